@@ -1,0 +1,9 @@
+"""Real hospitals with real records: who they are, what each of them knows, and a model they can share.
+
+* `fl_integration.hospitals.records`: each hospital's own rows, split, imputed and scaled by that hospital
+  alone. Needs numpy only.
+* `fl_integration.hospitals.model`: logistic regression on these features, and the area under its curve.
+* `fl_integration.hospitals.derive`: rebuilds `data/heart_disease.csv` from its source, byte for byte.
+
+Where the records come from, whom to credit and what is wrong with them: `data/README.md`.
+"""

@@ -1,0 +1,60 @@
+"""Secure sums: protocols as sans-I/O machines behind one interface. The README in this folder is the map."""
+
+from protocols.identity import Identity, Roster
+from protocols.interface import (
+    Client,
+    IntegerSum,
+    Learner,
+    MemoryReleaseLog,
+    NeedUpdate,
+    Outcome,
+    Policy,
+    ReleaseLog,
+    Round,
+    Server,
+    Sum,
+    SumProtocol,
+)
+from protocols.masked import MaskedSum
+from protocols.plain import PlainSum
+from protocols.requirements import Adversary, Plan, Requirements
+from protocols.run import run_round
+from protocols.simulation import Message, Session, Simulation, Traffic, simulate
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, SecAggError
+from secagg.fixedpoint import Rounding, Segment, suggest_clip
+
+__all__ = [
+    "Adversary",
+    "Client",
+    "DecodeError",
+    "Identity",
+    "IntegerSum",
+    "Learner",
+    "MaskedSum",
+    "MemoryReleaseLog",
+    "Message",
+    "NeedUpdate",
+    "Outcome",
+    "ParameterError",
+    "PeerViolation",
+    "PlainSum",
+    "Plan",
+    "Policy",
+    "ReleaseLog",
+    "Requirements",
+    "Roster",
+    "Round",
+    "RoundAborted",
+    "Rounding",
+    "SecAggError",
+    "Segment",
+    "Server",
+    "Session",
+    "Simulation",
+    "Sum",
+    "SumProtocol",
+    "Traffic",
+    "run_round",
+    "simulate",
+    "suggest_clip",
+]

@@ -1,0 +1,317 @@
+"""The client's machine: one for every protocol.
+
+It checks envelopes, answers a repeated message with the identical reply, refuses what breaks the protocol,
+writes to the release log before a reply leaves, and saves and restores itself. The protocol's own table is
+`ClientSteps.react`; nothing is committed until a step of it has succeeded.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from protocols.envelope import ACKNOWLEDGEMENT, REFUSAL, RESULT, Envelope, Refusal, check_session, reply_stage
+from protocols.identity import SERVER, Identity, Roster
+from protocols.interface import Client, MemoryReleaseLog, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
+from protocols.schema import U8, U64, Body, Key32, Name, UpTo, decode, encode
+from protocols.sealing import open_state, seal_state
+from protocols.suite import Asked, ClientContext, Replied, Suite
+from secagg import labels
+from secagg.entropy import Entropy
+from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
+from secagg.secret import Secret
+from secagg.signing import SigningKey
+from secagg.wire import Buffer
+
+__all__ = ["ClientMachine", "Request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The body of whatever a server sends: results of earlier rounds, and the protocol's own message."""
+
+    results: Annotated[tuple[Body, ...], UpTo(1024)]
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answered step: a repeated request gets the same reply."""
+
+    request: Key32
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that waits for the update."""
+
+    stage: U8
+    request: Key32
+    length: U64
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Everything that a client remembers, as it is saved."""
+
+    name: Name
+    signing_key: Secret
+    roster: tuple[tuple[Name, Key32], ...]
+    session: Annotated[bytes, UpTo(64)]
+    min_contributors: U64
+    max_length: U64
+    logged_elsewhere: bool
+    round: U64
+    clipped: U64
+    answers: dict[U8, Answer]
+    pending: Pending | None
+    results: tuple[bytes, ...]
+    state_kind: U8
+    state: Secret
+
+
+class ClientMachine(Client):
+    """See `protocols.interface.Client` for what it promises."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        *,
+        identity: Identity,
+        roster: Roster,
+        session: bytes,
+        policy: Policy | None,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        policy = policy or Policy()
+        if dict(roster.keys).get(identity.client) != identity.key.public_key:
+            raise ParameterError(
+                f"the roster does not hold {identity.client!r} with this identity's public key"
+            )
+        least = suite.requirements.min_contributors
+        self._suite = suite
+        self._identity = identity
+        self._roster = roster
+        self._session = check_session(session)
+        self._min_contributors = (
+            least if policy.min_contributors is None else max(least, policy.min_contributors)
+        )
+        self._max_length = policy.max_length
+        self._logged_elsewhere = policy.release_log is not None
+        self._log: ReleaseLog = policy.release_log or MemoryReleaseLog()
+        self._entropy = entropy
+        self._round = 0  # rounds are numbered from 1 inside: a message's number plus one
+        self._answers: dict[int, Answer] = {}
+        self._pending: Pending | None = None
+        self._state: Any = suite.client.states[0]()
+        self.refusal = None
+        self.clipped = 0
+        self.results = ()
+
+    # Messages
+
+    def receive(self, message: Buffer) -> Reply | NeedUpdate:
+        self.refusal = None
+        number, stage = max(self._round - 1, 0), RESULT
+        try:
+            envelope = Envelope.decode(message)
+            number, stage = envelope.round, envelope.stage
+            self._check_header(envelope)
+            digest = hashlib.sha256(message).digest()
+            if (known := self._repeated(number, stage, digest)) is not None:
+                return known
+            request = decode(Request, envelope.body)
+            if stage == RESULT:
+                self._take_results(request)
+                return self._envelope(number, ACKNOWLEDGEMENT, b"")
+            return self._step(number, stage, digest, request)
+        except PeerViolation as error:
+            return self._refuse(number, stage, error.reason)
+        except (DecodeError, VerificationError) as error:
+            return self._refuse(number, stage, str(error))
+
+    def _check_header(self, envelope: Envelope) -> None:
+        if envelope.protocol != self._suite.code:
+            raise DecodeError("a message of another protocol")
+        if envelope.session != self._session:
+            raise DecodeError("a message of another session")
+        if envelope.sender != SERVER:
+            raise DecodeError("a request that names another sender than the server")
+        if envelope.stage != RESULT and (
+            envelope.stage % 2 or envelope.stage // 2 >= len(self._suite.requests)
+        ):
+            raise DecodeError("a message of a stage that no server sends")
+        if envelope.round + 1 < self._round and envelope.stage != RESULT:
+            raise DecodeError(f"a message of round {envelope.round}; round {self._round - 1} is under way")
+
+    def _repeated(self, number: int, stage: int, digest: bytes) -> Reply | NeedUpdate | None:
+        """What was said before to this very request; a different one for an answered step is refused."""
+        if number + 1 != self._round:
+            return None
+        if (answer := self._answers.get(stage)) is not None:
+            if answer.request == digest:
+                return answer.reply
+            raise DecodeError("a different message for a step that was answered already")
+        if self._pending is not None and self._pending.stage == stage:
+            if self._pending.request == digest:
+                return NeedUpdate(number, self._pending.length, self._pending.model)
+            raise DecodeError("a different message for a step that waits for its update")
+        return None
+
+    def _step(self, number: int, stage: int, digest: bytes, request: Request) -> Reply | NeedUpdate:
+        fresh = number + 1 > self._round
+        steps = self._suite.client
+        state = steps.idle(self._state) if fresh else self._state
+        step = steps.react(
+            self._context(number), state, decode(self._suite.requests[stage // 2], request.body)
+        )
+        if isinstance(step, Replied):
+            return self._release(number, stage, digest, step, fresh=fresh, request=request)
+        self._enter(number, step, fresh=fresh)
+        self._take_results(request)
+        self._pending = Pending(stage, digest, step.length, step.model)
+        return NeedUpdate(number, step.length, step.model)
+
+    def contribute(
+        self, update: Update, *, weight: int = 1, metrics: Mapping[str, float] | None = None
+    ) -> Reply:
+        pending = self._pending
+        if pending is None:
+            raise ParameterError("no update was asked for; contribute once after each NeedUpdate")
+        vector, clipped = self._suite.surface.encode(
+            update, length=pending.length, weight=weight, metrics=metrics or {}, entropy=self._entropy
+        )
+        self.refusal = None
+        number = self._round - 1
+        try:
+            step = self._suite.client.fold(self._context(number), self._state, vector)
+        except (PeerViolation, VerificationError, DecodeError) as error:
+            return self._refuse(number, pending.stage, getattr(error, "reason", str(error)))
+        reply = self._release(number, pending.stage, pending.request, step, fresh=False, request=None)
+        if self.refusal is None:
+            self.clipped = clipped
+        return reply
+
+    def _release(
+        self, number: int, stage: int, digest: bytes, step: Replied, *, fresh: bool, request: Request | None
+    ) -> Reply:
+        """Commits a step: first to the log, which may know of a different release, then to the state."""
+        reply = self._envelope(number, reply_stage(stage // 2), encode(step.message))
+        release = hashlib.sha256(labels.RELEASE + digest + hashlib.sha256(reply).digest()).digest()
+        if self._log.insert(self._session, number, stage, release) != release:
+            return self._refuse(
+                number, stage, "this step was answered before by a later state of this client"
+            )
+        self._enter(number, step, fresh=fresh)
+        if request is not None:
+            self._take_results(request)
+        self._pending = None
+        self._answers[stage] = Answer(digest, reply)
+        return reply
+
+    def _enter(self, number: int, step: Replied | Asked, *, fresh: bool) -> None:
+        if fresh:
+            self._round = number + 1
+            self._answers = {}
+            self._pending = None
+        self._state = step.state
+
+    def _take_results(self, request: Request) -> None:
+        for result in request.results:
+            if (copy := bytes(result)) not in self.results:
+                self.results = (*self.results, copy)
+
+    def _refuse(self, number: int, stage: int, reason: str) -> Reply:
+        self.refusal = reason
+        return self._envelope(number, REFUSAL, encode(Refusal(f"{self._stage_name(stage)}: {reason}"[:1024])))
+
+    def _stage_name(self, stage: int) -> str:
+        names = self._suite.exchanges
+        return names[stage // 2] if stage // 2 < len(names) else "message"
+
+    def _envelope(self, number: int, stage: int, body: Buffer) -> bytes:
+        return Envelope(
+            protocol=self._suite.code,
+            session=self._session,
+            round=number,
+            stage=stage,
+            sender=self._identity.client,
+            body=body,
+        ).encode()
+
+    def _context(self, number: int) -> ClientContext:
+        return ClientContext(
+            suite=self._suite,
+            identity=self._identity,
+            roster=self._roster,
+            session=self._session,
+            min_contributors=self._min_contributors,
+            max_length=self._max_length,
+            round=number,
+            entropy=self._entropy,
+        )
+
+    # Results
+
+    def open(self, result: Buffer) -> Sum:
+        try:
+            total = self._suite.client.open(self._context(max(self._round - 1, 0)), self._state, result)
+        except (DecodeError, VerificationError) as error:
+            raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error
+        opened = bytes(result)
+        self.results = tuple(waiting for waiting in self.results if waiting != opened)
+        return total
+
+    # Saved states
+
+    def export(self, *, key: Secret) -> bytes:
+        memory = Memory(
+            name=self._identity.client,
+            signing_key=self._identity.key.secret,
+            roster=self._roster.keys,
+            session=self._session,
+            min_contributors=self._min_contributors,
+            max_length=self._max_length,
+            logged_elsewhere=self._logged_elsewhere,
+            round=self._round,
+            clipped=self.clipped,
+            answers=self._answers,
+            pending=self._pending,
+            results=self.results,
+            state_kind=self._suite.client.states.index(type(self._state)),
+            state=Secret(encode(self._state)),
+        )
+        return seal_state(
+            encode(memory), key=key, role="client", parameters=self._suite.digest, entropy=self._entropy
+        )
+
+    @classmethod
+    def restore(
+        cls, suite: Suite, blob: Buffer, *, key: Secret, release_log: ReleaseLog | None, entropy: Entropy
+    ) -> "ClientMachine":
+        """The machine that `export` saved."""
+        memory = decode(Memory, open_state(blob, key=key, role="client", parameters=suite.digest))
+        if memory.logged_elsewhere and release_log is None:
+            raise ParameterError("this client wrote to a release log; pass the same one as release_log")
+        machine = cls(
+            suite,
+            identity=Identity(memory.name, SigningKey.from_secret(memory.signing_key)),
+            roster=Roster(memory.roster),
+            session=memory.session,
+            policy=Policy(
+                min_contributors=memory.min_contributors,
+                max_length=memory.max_length,
+                release_log=release_log,
+            ),
+            entropy=entropy,
+        )
+        machine._round = memory.round
+        machine._answers = memory.answers
+        machine._pending = memory.pending
+        machine._state = decode(suite.client.states[memory.state_kind], memory.state.reveal())
+        machine.results = memory.results
+        machine.clipped = memory.clipped
+        return machine

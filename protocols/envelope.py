@@ -1,0 +1,105 @@
+"""The envelope around every message: which library, protocol, session, round, step and sender.
+
+    magic "SAGG" | version u8 | protocol u8 | session 16..64 bytes | round u64 | stage u8 | sender | body
+
+A stage is 2·e for what the server sends in exchange e, 2·e + 1 for what a client answers; three stages
+above stand for messages that any protocol may need. What does not fit is a `DecodeError`.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from secagg.errors import DecodeError, ParameterError
+from secagg.wire import Buffer, Reader, Writer
+
+__all__ = ["ACKNOWLEDGEMENT", "REFUSAL", "RESULT", "Envelope", "Refusal", "reply_stage", "request_stage"]
+
+MAGIC: Final = b"SAGG"
+VERSION: Final = 1
+MINIMUM_SESSION: Final = 16
+MAXIMUM_SESSION: Final = 64
+
+RESULT: Final = 253
+"""Server to client: the sum of an earlier round, which only clients open."""
+ACKNOWLEDGEMENT: Final = 254
+"""Client to server: a result arrived."""
+REFUSAL: Final = 255
+"""Client to server: the last request broke the protocol or this client's policy; nothing was released."""
+
+
+def request_stage(exchange: int) -> int:
+    """The stage of the server's message in exchange number `exchange`."""
+    return 2 * exchange
+
+
+def reply_stage(exchange: int) -> int:
+    """The stage of a client's answer in exchange number `exchange`."""
+    return 2 * exchange + 1
+
+
+def check_session(session: object) -> bytes:
+    """`session`, if it may name one: 16 to 64 bytes, never used before by the same parties."""
+    if type(session) is not bytes or not MINIMUM_SESSION <= len(session) <= MAXIMUM_SESSION:
+        raise ParameterError(
+            f"a session is {MINIMUM_SESSION} to {MAXIMUM_SESSION} bytes, for example 16 random ones"
+        )
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a client releases nothing. The reason is for people; it contains no value."""
+
+    reason: "str"
+
+    def __post_init__(self) -> None:
+        if len(self.reason.encode()) > 4096:
+            raise ParameterError("a refusal's reason has at most 4096 bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One decoded message; `body` is a view into it."""
+
+    protocol: int
+    session: bytes
+    round: int
+    stage: int
+    sender: str
+    body: Buffer
+
+    def encode(self) -> bytes:
+        """The message's bytes."""
+        return (
+            Writer()
+            .fixed(MAGIC)
+            .uint(VERSION, 1)
+            .uint(self.protocol, 1)
+            .blob(self.session)
+            .uint(self.round, 8)
+            .uint(self.stage, 1)
+            .text(self.sender)
+            .fixed(self.body)
+            .finish()
+        )
+
+    @classmethod
+    def decode(cls, message: Buffer) -> "Envelope":
+        """The envelope of `message`; its body is still to be decoded.
+
+        Raises:
+            DecodeError: the bytes do not begin with a header of this version.
+        """
+        reader = Reader(message)
+        if bytes(reader.fixed(4)) != MAGIC:
+            raise DecodeError("the message does not begin with this library's magic bytes")
+        if (version := reader.uint(1)) != VERSION:
+            raise DecodeError(f"a message of wire version {version}; this library speaks version {VERSION}")
+        return cls(
+            protocol=reader.uint(1),
+            session=bytes(reader.blob(minimum=MINIMUM_SESSION, maximum=MAXIMUM_SESSION)),
+            round=reader.uint(8),
+            stage=reader.uint(1),
+            sender=reader.text(maximum=64),
+            body=reader.rest(),
+        )

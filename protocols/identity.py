@@ -1,0 +1,120 @@
+"""Who takes part: long-term identities and the roster that was agreed out of band.
+
+Every client has one Ed25519 identity. A `Roster` maps client ids to public keys, in an order that all
+parties share. Ephemeral keys are signed by identities, so a server that relays them cannot put its own in
+their place (ATTACKS A4). Agreeing on the roster, over the telephone or in a contract, is the one step that
+this library cannot do for its users.
+
+>>> alice, bob = Identity.generate("alice"), Identity.generate("bob")
+>>> roster = Roster.of(alice, bob)
+>>> roster.members
+('alice', 'bob')
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from secagg.entropy import Entropy
+from secagg.errors import ParameterError, VerificationError
+from secagg.signing import SigningKey, verify
+
+__all__ = ["SERVER", "ClientId", "Identity", "Roster", "check_client_id"]
+
+ClientId: TypeAlias = str
+"""1 to 64 bytes of printable UTF-8, other than `"server"`."""
+
+SERVER: Final = "server"
+MAXIMUM_ID_BYTES: Final = 64
+
+
+def check_client_id(value: object) -> ClientId:
+    """`value`, if it may name a client; else `ParameterError`."""
+    if not isinstance(value, str):
+        raise ParameterError(f"a client id is a str, not {type(value).__name__}")
+    if value == SERVER:
+        raise ParameterError("'server' names the server; choose another client id")
+    if not value.isprintable() or not 1 <= len(value.encode("utf-8", "replace")) <= MAXIMUM_ID_BYTES:
+        raise ParameterError(f"a client id has 1 to {MAXIMUM_ID_BYTES} printable UTF-8 bytes")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A client id and its long-term Ed25519 signing key."""
+
+    client: ClientId
+    key: SigningKey
+
+    def __post_init__(self) -> None:
+        check_client_id(self.client)
+
+    @classmethod
+    def generate(cls, client: ClientId, *, entropy: Entropy = os.urandom) -> "Identity":
+        """A fresh identity; keep `identity.key.secret` as safe as any long-term key."""
+        return cls(client, SigningKey.generate(entropy))
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Client ids and their Ed25519 public keys (32 bytes each), in the agreed order.
+
+    The order matters where a protocol needs a first member: the custodian of a consortium key, the index of
+    a Shamir share. Two parties whose rosters differ do not understand each other's messages.
+    """
+
+    keys: tuple[tuple[ClientId, bytes], ...]
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise ParameterError("a roster without members; name each client and its public key")
+        for client, key in self.keys:
+            check_client_id(client)
+            if type(key) is not bytes or len(key) != 32:
+                raise ParameterError(f"the public key of {client!r} is not 32 bytes")
+        if len({client for client, _ in self.keys}) != len(self.keys):
+            raise ParameterError("a client id stands in the roster twice")
+        if len({key for _, key in self.keys}) != len(self.keys):
+            raise ParameterError("a public key stands in the roster twice; each client needs its own")
+
+    @classmethod
+    def of(cls, *identities: Identity) -> "Roster":
+        """The roster of identities that are all at hand: tests, simulations, notebooks."""
+        return cls(tuple((identity.client, identity.key.public_key) for identity in identities))
+
+    @classmethod
+    def from_mapping(cls, keys: Mapping[ClientId, bytes]) -> "Roster":
+        """The roster with the mapping's order."""
+        return cls(tuple(keys.items()))
+
+    @property
+    def members(self) -> tuple[ClientId, ...]:
+        """The client ids, in order."""
+        return tuple(client for client, _ in self.keys)
+
+    def __contains__(self, client: object) -> bool:
+        return any(client == member for member, _ in self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def order(self, clients: Iterable[ClientId]) -> tuple[ClientId, ...]:
+        """`clients` in the roster's order, each once.
+
+        Raises:
+            ParameterError: one of them is not a member.
+        """
+        wanted = set(clients)
+        ordered = tuple(client for client in self.members if client in wanted)
+        if len(ordered) != len(wanted):
+            stranger = min(wanted.difference(ordered))
+            raise ParameterError(f"{stranger!r} is not in the roster; add it out of band first")
+        return ordered
+
+    def verify(self, client: ClientId, signature: bytes, message: bytes, *, label: bytes) -> None:
+        """Raises `VerificationError` unless `client` is a member and signed `message` under `label`."""
+        key = dict(self.keys).get(client)
+        if key is None:
+            raise VerificationError(f"{client!r} is not in the roster")
+        verify(key, signature, message, label=label)

@@ -1,0 +1,352 @@
+"""The one interface that every protocol has, and what it promises.
+
+A `SumProtocol` is frozen parameters that make two session-long machines, a `Server` and a `Client`. They are
+sans-I/O: bytes in, bytes out. Whoever moves the bytes writes one function, `exchange(outbox)`, and hands it
+to `run_round`; simulations, adapters, conformance tests and benchmarks are written once against this page.
+
+Promises, which the conformance suite holds every protocol to:
+
+* Contributors are fixed when the collecting exchange closes. Losing more than the protocol can bear later
+  raises `RoundAborted`; a round that ended stays ended.
+* `Server.receive` raises only `PeerViolation`, and the culprit is out of this round. The identical message
+  again gets the identical reply; a different one for an answered step is a violation.
+* A client refuses, and releases nothing, whenever a request breaks the protocol or its own policy. The
+  refusal is a message, so that the server has a reason.
+* State may leave the process between any two exchanges (`export`), sealed. The caller stores the new state
+  before a reply leaves and never restores an older one; the `ReleaseLog` is what holds if it does.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.identity import ClientId, Identity, Roster
+from protocols.record import SignedRecord
+from protocols.requirements import Plan
+from secagg.entropy import Entropy
+from secagg.errors import ParameterError
+from secagg.secret import Secret
+from secagg.wire import Buffer
+
+__all__ = [
+    "Client",
+    "IntegerSum",
+    "Learner",
+    "MemoryReleaseLog",
+    "NeedUpdate",
+    "Outcome",
+    "Policy",
+    "ReleaseLog",
+    "Reply",
+    "Round",
+    "Server",
+    "Sum",
+    "SumProtocol",
+]
+
+Reply: TypeAlias = bytes
+"""What a client sends back. Whether it is a refusal stands in `Client.refusal`."""
+
+Update: TypeAlias = NDArray[Any]
+"""A 1-D vector: float32 or float64 for the protocols, uint64 for their integer surface."""
+
+
+class Learner(Enum):
+    """Who learns the sum."""
+
+    SERVER = "server"
+    CLIENTS = "clients"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What the server is asked to run.
+
+    Attributes:
+        number: above the number of every earlier round of the session; in [0, 2**63).
+        cohort: the clients that are asked, members of the roster.
+        length: values in each update, at least 1.
+        model: any bytes, given to each client together with the request for its update. Its digest is
+            bound into the protocol where the protocol can.
+    """
+
+    number: int
+    cohort: tuple[ClientId, ...]
+    length: int
+    model: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedUpdate:
+    """The moment to train: call `Client.contribute` with `length` values."""
+
+    round: int
+    length: int
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What is learnt: the weighted mean and the total weight, of all contributors together.
+
+    Attributes:
+        mean: float64[d], Σ w_k·x_k / Σ w_k over the contributors.
+        total_weight: Σ w_k.
+        contributors: whose updates are in it.
+        metrics: weighted mean of each metric that the protocol's constructor names.
+    """
+
+    mean: NDArray[np.float64]
+    total_weight: int
+    contributors: frozenset[ClientId]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerSum(Sum):
+    """A sum on the integer surface: `total` is uint64[d], exact; `mean` is total / contributors, rounded."""
+
+    total: NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a round ended. Exactly one of `total` and `result` is there.
+
+    Attributes:
+        round: its number.
+        contributors: whose updates are in the sum.
+        dropped: reason by client; a client that had contributed before it was lost stands in both.
+        total: the sum, where the server learns it.
+        result: bytes that only clients open (`Client.open`), where they learn it.
+        record: what happened, signed by the server; no secret in it.
+    """
+
+    round: int
+    contributors: frozenset[ClientId]
+    dropped: dict[ClientId, str]
+    total: Sum | None
+    result: bytes | None
+    record: SignedRecord
+
+
+class ReleaseLog(Protocol):
+    """A durable insert-if-absent map, kept where the server cannot rewind it.
+
+    A client writes here before a reply leaves it. Should it ever come back from an older state, the entry
+    refuses a second, different release for the same step (ATTACKS A14); sealing the state cannot do that.
+    """
+
+    def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
+        """Stores the digest unless (session, round, step) has one, durably; returns the one that stands."""
+        ...  # a Protocol's signature
+
+
+class MemoryReleaseLog:
+    """A release log that lasts as long as its process. It cannot see a rollback across processes.
+
+    >>> log = MemoryReleaseLog()
+    >>> log.insert(b"session", 1, 3, b"first") == log.insert(b"session", 1, 3, b"second") == b"first"
+    True
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[bytes, int, int], bytes] = {}
+
+    def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
+        return self._digests.setdefault((session, round, step), digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a client insists on, whatever the server says. `None` takes the protocol's own value.
+
+    Args:
+        min_contributors: the smallest cohort and the smallest set of survivors that it takes part in.
+        max_length: the most values that it will ever contribute in a round.
+        release_log: durable memory of what was released; without one, a fresh `MemoryReleaseLog`.
+    """
+
+    min_contributors: int | None = None
+    max_length: int = 2**40
+    release_log: ReleaseLog | None = None
+
+    def __post_init__(self) -> None:
+        least = self.min_contributors
+        if least is not None and (type(least) is not int or least < 2):
+            raise ParameterError(f"min_contributors is {least!r}; a policy asks for at least 2")
+        if type(self.max_length) is not int or self.max_length < 1:
+            raise ParameterError(f"max_length is {self.max_length!r}; it must be at least 1")
+
+
+class Server(ABC):
+    """The aggregating party, for a whole session."""
+
+    @property
+    @abstractmethod
+    def collecting(self) -> bool:
+        """Whether the open exchange asks for updates."""
+
+    @abstractmethod
+    def start(self, round: Round) -> dict[ClientId, bytes]:
+        """Opens a round; what to send to whom. Members outside the cohort may get a result, nothing else.
+
+        Raises:
+            ParameterError: the round can never work; nothing has changed.
+        """
+
+    @abstractmethod
+    def receive(self, sender: ClientId, message: Buffer) -> None:
+        """Takes one message of `sender`, which the transport has authenticated.
+
+        Raises:
+            PeerViolation: the message is refused; its sender is out of this round and the rest goes on.
+        """
+
+    @abstractmethod
+    def advance(self) -> dict[ClientId, bytes]:
+        """Closes this exchange with whoever answered; what to send next. Empty: the round is over.
+
+        Raises:
+            RoundAborted: too few are left.
+        """
+
+    @abstractmethod
+    def outcome(self) -> Outcome:
+        """How the last round ended.
+
+        Raises:
+            RoundAborted: it was aborted, for the same reason as `advance` said.
+            ParameterError: no round has ended.
+        """
+
+    @abstractmethod
+    def deliver(self) -> dict[ClientId, bytes]:
+        """Results that wait for the next `start`, now: for a last round, or an impatient deployment."""
+
+    @abstractmethod
+    def record(self) -> SignedRecord:
+        """The signed record of the last round that ended, well or not."""
+
+    @abstractmethod
+    def export(self, *, key: Secret) -> bytes:
+        """The whole state, versioned, sealed under a 32-byte key of the caller."""
+
+
+class Client(ABC):
+    """One contributing party, for a whole session."""
+
+    refusal: str | None
+    """Why the last `receive` or `contribute` ended in a refusal; None when it did not."""
+    clipped: int
+    """How many values of the last contribution were clipped. It is told to the client alone."""
+    results: tuple[bytes, ...]
+    """Results that arrived and were not opened yet, oldest first (`Learner.CLIENTS`)."""
+
+    @abstractmethod
+    def receive(self, message: Buffer) -> Reply | NeedUpdate:
+        """Answers one message of the server. It never raises for what a message says: it refuses."""
+
+    @abstractmethod
+    def contribute(
+        self, update: Update, *, weight: int = 1, metrics: Mapping[str, float] | None = None
+    ) -> Reply:
+        """The update that `NeedUpdate` asked for.
+
+        Args:
+            update: float32 or float64, 1-D, finite, of the length that was asked for. Values outside the
+                clip are clipped and counted.
+            weight: a positive integer up to the protocol's `max_weight`, for example an example count.
+            metrics: one float for each metric that the protocol names.
+
+        Raises:
+            ParameterError: the argument can never work, or nothing was asked; nothing was released.
+        """
+
+    @abstractmethod
+    def open(self, result: Buffer) -> Sum:
+        """The sum inside a result (`Learner.CLIENTS` only).
+
+        Raises:
+            PeerViolation: the result does not verify; the server is the culprit and nothing is returned.
+            ParameterError: this protocol's clients learn no sum.
+        """
+
+    @abstractmethod
+    def export(self, *, key: Secret) -> bytes:
+        """The whole state, versioned, sealed under a 32-byte key of the caller."""
+
+
+class SumProtocol(ABC):
+    """Frozen parameters that make the two machines."""
+
+    learns: Learner
+
+    @abstractmethod
+    def exchanges(self, *, first: bool) -> tuple[str, ...]:
+        """The steps' names, in order, of a session's first round or of a later one."""
+
+    @abstractmethod
+    def server(
+        self,
+        *,
+        roster: Roster,
+        session: bytes,
+        identity: Identity | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Server:
+        """The server's machine. `identity` signs the records; without one a fresh key does."""
+
+    @abstractmethod
+    def client(
+        self,
+        *,
+        identity: Identity,
+        roster: Roster,
+        session: bytes,
+        policy: Policy | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Client:
+        """One client's machine."""
+
+    @abstractmethod
+    def restore_server(self, blob: Buffer, *, key: Secret, entropy: Entropy = os.urandom) -> Server:
+        """The machine that `Server.export` saved, made by equal parameters.
+
+        Raises:
+            ParameterError: another protocol, other parameters or another version saved it.
+            VerificationError: the key is wrong or the blob was changed.
+        """
+
+    @abstractmethod
+    def restore_client(
+        self,
+        blob: Buffer,
+        *,
+        key: Secret,
+        release_log: ReleaseLog | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Client:
+        """The machine that `Client.export` saved. A client that had a release log needs it again.
+
+        Raises:
+            ParameterError, VerificationError: as `restore_server`.
+        """
+
+    @abstractmethod
+    def plan(self, n: int) -> Plan:
+        """The parameters of a round among n clients."""
+
+    @abstractmethod
+    def error_bound(self, n_clients: int) -> float:
+        """Largest absolute error of a mean against the weighted mean of the clipped updates."""
+
+    @abstractmethod
+    def exact(self, *, max_summand: int) -> "SumProtocol":
+        """The integer surface: the same machines on uint64 vectors with values in [0, max_summand]."""

@@ -1,0 +1,218 @@
+"""The parameters that every protocol shares, and how they become machines.
+
+`Parameters` is the keyword-only shape of all constructors; a protocol adds only what is its own and says
+what `suite` it runs. `ExactSum` is the same protocol on its integer surface.
+"""
+
+import hashlib
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from protocols.client_machine import ClientMachine
+from protocols.identity import Identity, Roster
+from protocols.interface import Client, Policy, ReleaseLog, Server, SumProtocol
+from protocols.requirements import Adversary, Plan, Requirements
+from protocols.server_machine import ServerMachine
+from protocols.suite import Suite
+from protocols.summand import FloatSurface, IntegerSurface, Surface
+from secagg import labels
+from secagg.entropy import Entropy
+from secagg.errors import ParameterError
+from secagg.fixedpoint import FixedPoint, Rounding, Segment
+from secagg.secret import Secret
+from secagg.wire import Buffer
+
+__all__ = ["ExactSum", "MachineProtocol", "Parameters"]
+
+MAXIMUM_CLIENTS = 1 << 20
+
+
+class MachineProtocol(SumProtocol):
+    """Everything that follows from a suite."""
+
+    @property
+    @abstractmethod
+    def suite(self) -> Suite:
+        """The messages, steps and numbers of this protocol."""
+
+    def server(
+        self,
+        *,
+        roster: Roster,
+        session: bytes,
+        identity: Identity | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Server:
+        return ServerMachine(self.suite, roster=roster, session=session, identity=identity, entropy=entropy)
+
+    def client(
+        self,
+        *,
+        identity: Identity,
+        roster: Roster,
+        session: bytes,
+        policy: Policy | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Client:
+        return ClientMachine(
+            self.suite, identity=identity, roster=roster, session=session, policy=policy, entropy=entropy
+        )
+
+    def restore_server(self, blob: Buffer, *, key: Secret, entropy: Entropy = os.urandom) -> Server:
+        return ServerMachine.restore(self.suite, blob, key=key, entropy=entropy)
+
+    def restore_client(
+        self,
+        blob: Buffer,
+        *,
+        key: Secret,
+        release_log: ReleaseLog | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Client:
+        return ClientMachine.restore(self.suite, blob, key=key, release_log=release_log, entropy=entropy)
+
+    def plan(self, n: int) -> Plan:
+        if type(n) is not int or n < 1:
+            raise ParameterError(f"a plan for {n!r} clients; n is a positive integer")
+        return self.suite.plan(n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(MachineProtocol):
+    """The shared constructor of all protocols.
+
+    Args:
+        clip: values outside [-clip, clip] are clipped and counted; a tuple of `Segment` gives parts of the
+            vector a clip of their own.
+        bits: bits of one value on the signed grid, in [2, 32]; the grid has 2**(bits-1) - 1 steps each way.
+        max_clients: the most clients in a round.
+        max_weight: the largest weight of one client; each client caps its own.
+        max_total_weight: the largest sum of weights in a round, if less than max_clients·max_weight: it saves
+            bits on the wire. A round whose total weight turns out to be above it is aborted.
+        metrics: (low, high) by name: numbers that ride along with every update, averaged by weight.
+        rounding: stochastic (unbiased) or to nearest.
+        requirements: the adversary and the fractions that parameters are planned for.
+    """
+
+    clip: float | tuple[Segment, ...] = 1.0
+    bits: int = 16
+    max_clients: int = 100
+    max_weight: int = 1
+    max_total_weight: int | None = None
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rounding: Rounding = Rounding.STOCHASTIC
+    requirements: Requirements = field(default_factory=Requirements)
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("max_clients", 2, MAXIMUM_CLIENTS),
+            ("max_weight", 1, 1 << 48),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ParameterError(f"{name} is {value!r}; it must be an integer in [{least}, {most}]")
+        total = self.max_total_weight
+        if total is not None and (
+            type(total) is not int or not 1 <= total <= self.max_clients * self.max_weight
+        ):
+            raise ParameterError(
+                f"max_total_weight is {total!r}; it must be an integer in [1, max_clients * max_weight]"
+            )
+        if not isinstance(self.requirements, Requirements):
+            raise ParameterError("requirements is a Requirements(...)")
+        if self.requirements.min_contributors > self.max_clients:
+            raise ParameterError(
+                f"min_contributors is {self.requirements.min_contributors} but max_clients is {self.max_clients}: "
+                f"no round could ever end; raise max_clients"
+            )
+        if self.requirements.adversary is not Adversary.SEMI_HONEST:
+            raise ParameterError(
+                f"{type(self).__name__} withstands Adversary.SEMI_HONEST; it has no answer to "
+                f"{self.requirements.adversary} and does not pretend to"
+            )
+        for name, limits in self.metrics.items():
+            if not isinstance(name, str) or len(tuple(limits)) != 2:
+                raise ParameterError("metrics maps each name to its (low, high)")
+            low, high = limits
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ParameterError(
+                    f"metric {name!r} has the range ({low}, {high}); it needs finite low < high"
+                )
+        _ = self.suite  # what can never work is refused now
+
+    @property
+    def surface(self) -> FloatSurface:
+        """The numbers that are summed."""
+        codec = FixedPoint(bits=self.bits, clip=self.clip, rounding=self.rounding)
+        surface = FloatSurface(
+            codec=codec,
+            max_clients=self.max_clients,
+            max_weight=self.max_weight,
+            max_total_weight=self.max_total_weight or self.max_clients * self.max_weight,
+            metrics=tuple((name, *map(float, self.metrics[name])) for name in sorted(self.metrics)),
+        )
+        _ = surface.ring
+        return surface
+
+    @property
+    def suite(self) -> Suite:
+        return self.suite_on(self.surface, digest=self._digest(None))
+
+    @abstractmethod
+    def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+        """This protocol's suite over the given numbers."""
+
+    def _digest(self, max_summand: int | None) -> bytes:
+        """SHA-256 over the public parameters, so that no two parties run with different ones unnoticed."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["metrics"] = sorted((name, tuple(map(float, self.metrics[name]))) for name in self.metrics)
+        values["clip"] = float(self.clip) if isinstance(self.clip, int | float) else self.clip
+        text = repr((type(self).__name__, max_summand, sorted(values.items(), key=lambda item: item[0])))
+        return hashlib.sha256(labels.PARAMETERS + text.encode()).digest()
+
+    def exchanges(self, *, first: bool) -> tuple[str, ...]:
+        return self.suite.exchanges
+
+    def error_bound(self, n_clients: int) -> float:
+        if type(n_clients) is not int or n_clients < 1:
+            raise ParameterError(f"an error bound for {n_clients!r} clients; pass a positive integer")
+        return self.surface.codec.error_bound()
+
+    def exact(self, *, max_summand: int) -> "ExactSum":
+        return ExactSum(base=self, max_summand=max_summand)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSum(MachineProtocol):
+    """A protocol's integer surface: the same machines, exchanges and guarantees on uint64 vectors.
+
+    Its sums are `IntegerSum`s. It has no weights, no clipping and no error.
+    """
+
+    base: Parameters
+    max_summand: int
+
+    def __post_init__(self) -> None:
+        _ = self.suite
+
+    @property
+    def learns(self) -> Any:  # type: ignore[override]
+        return self.base.learns
+
+    @property
+    def suite(self) -> Suite:
+        surface = IntegerSurface(max_clients=self.base.max_clients, max_summand=self.max_summand)
+        return self.base.suite_on(surface, digest=self.base._digest(self.max_summand))
+
+    def exchanges(self, *, first: bool) -> tuple[str, ...]:
+        return self.base.exchanges(first=first)
+
+    def error_bound(self, n_clients: int) -> float:
+        return 0.0
+
+    def exact(self, *, max_summand: int) -> "ExactSum":
+        return ExactSum(base=self.base, max_summand=max_summand)

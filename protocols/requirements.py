@@ -1,0 +1,124 @@
+"""What a deployment asks for, and the parameters that follow from it.
+
+Nobody types a bare threshold. `Requirements` states the adversary, which share of the clients may be corrupt
+and which may drop out, and how many contributors a sum needs before anybody may read it; `plan_complete`
+derives degree and Shamir threshold for the complete graph of Bonawitz et al. (CCS'17), or raises and says
+which number to change.
+
+The rule for n clients with every pair connected and each client keeping a share of its own secrets: at most
+c = ⌈γn⌉ holders are corrupt and pool their shares with a curious server, so t = max(c + 1, 2) shares must be
+out of their reach; at most d = ⌈δn⌉ vanish, so t ≤ n - d. Losing more than n - min_contributors clients
+ends the round by policy whatever t is, so d is capped there. Both conditions hold with certainty, not with
+a probability: the failure probabilities of such a plan are zero while no more than c and d fail.
+
+>>> plan_complete(10, Requirements(), ring_bits=20).threshold
+3
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from enum import Enum
+
+from secagg.errors import ParameterError
+
+__all__ = ["Adversary", "Plan", "Requirements", "plan_complete"]
+
+
+class Adversary(Enum):
+    """What the server, together with the corrupt clients, may do."""
+
+    SEMI_HONEST = "semi-honest"
+    """Follows the protocol and reads everything."""
+    SEMI_MALICIOUS = "semi-malicious"
+    """May also tell different clients different stories."""
+    MALICIOUS = "malicious"
+    """The same, answered by a survivor set that a quorum signs before any share is released."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What the parties ask of a round.
+
+    Args:
+        adversary: what the server may do; each protocol says which it withstands and raises on the others.
+        corrupt_fraction: γ in [0, 1): the share of the cohort that may pool its secrets with the server.
+        dropout_fraction: δ in [0, 1): the share that may vanish in a round that must still end.
+        min_contributors: the fewest contributors whose sum may be opened. Two contributors are never private
+            from each other, each subtracts its own update, so 2 must be typed, and 1 is refused.
+        security_bits: σ: a plan's security may fail with probability up to 2**-σ.
+        liveness_bits: η: a round may fail for want of shares with probability up to 2**-η.
+    """
+
+    adversary: Adversary = Adversary.SEMI_HONEST
+    corrupt_fraction: float = 0.2
+    dropout_fraction: float = 0.3
+    min_contributors: int = 3
+    security_bits: int = 40
+    liveness_bits: int = 20
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.adversary, Adversary):
+            raise ParameterError("adversary is a member of Adversary, for example Adversary.SEMI_HONEST")
+        for name in ("corrupt_fraction", "dropout_fraction"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ParameterError(f"{name} is {value!r}; it must be a number in [0, 1)")
+        if type(self.min_contributors) is not int or self.min_contributors < 2:
+            raise ParameterError(
+                f"min_contributors is {self.min_contributors!r}; a sum of fewer than 2 is somebody's update"
+            )
+        for name in ("security_bits", "liveness_bits"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= 256:
+                raise ParameterError(f"{name} is {value!r}; it must be an integer in [1, 256]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The parameters of one round.
+
+    Attributes:
+        degree: neighbours of each client (k); n - 1 on the complete graph, 0 where pairs share nothing.
+        threshold: shares that rebuild a secret (t), or contributors that an opening needs where nothing is
+            shared out.
+        ring_bits: bits of one summed value on the wire.
+        security_failure: probability that the corrupt clients hold too many shares, in [0, 1].
+        liveness_failure: probability that too few shares are left, in [0, 1].
+    """
+
+    degree: int
+    threshold: int
+    ring_bits: int
+    security_failure: float
+    liveness_failure: float
+
+
+def ceil_fraction(fraction: float, count: int) -> int:
+    """⌈fraction·count⌉ in exact decimals, so that 0.3 of 10 is 3 and not 4."""
+    return int((Decimal(repr(fraction)) * count).to_integral_value(ROUND_CEILING))
+
+
+def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan:
+    """Degree and threshold for n clients on the complete graph, for a semi-honest server.
+
+    Raises:
+        ParameterError: fewer than `min_contributors` clients, or no threshold satisfies both fractions.
+    """
+    least = requirements.min_contributors
+    if n < least:
+        raise ParameterError(f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it")
+    corrupt = ceil_fraction(requirements.corrupt_fraction, n)
+    dropped = min(ceil_fraction(requirements.dropout_fraction, n), n - least)
+    threshold = max(corrupt + 1, 2)
+    if threshold > n - dropped:
+        raise ParameterError(
+            f"{corrupt} of {n} clients may be corrupt, so {threshold} shares are needed, but {dropped} may drop "
+            f"out, which leaves {n - dropped}: lower corrupt_fraction or dropout_fraction"
+        )
+    return Plan(
+        degree=n - 1,
+        threshold=threshold,
+        ring_bits=ring_bits,
+        security_failure=0.0,
+        liveness_failure=0.0,
+    )

@@ -1,0 +1,450 @@
+"""The server's machine: one for every protocol.
+
+It keeps the books of a round: who was asked, who answered with what, who was lost and why, who contributed,
+and it signs the record at the end. It never trusts a message: decoding, sender, session, round and step are
+checked before a protocol's own `ServerSteps.absorb` sees it, and a message counts whole or not at all.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.client_machine import Request
+from protocols.envelope import (
+    ACKNOWLEDGEMENT,
+    REFUSAL,
+    RESULT,
+    Envelope,
+    Refusal,
+    check_session,
+    request_stage,
+)
+from protocols.identity import SERVER, ClientId, Identity, Roster
+from protocols.interface import IntegerSum, Outcome, Round, Server, Sum
+from protocols.record import RoundRecord, SignedRecord, Transcript
+from protocols.schema import U8, U64, Key32, Name, UpTo, decode, encode
+from protocols.sealing import open_state, seal_state
+from protocols.suite import Finished, Opened, ServerContext, Suite
+from secagg.entropy import Entropy
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
+from secagg.secret import Secret
+from secagg.signing import SigningKey
+from secagg.wire import Buffer
+
+__all__ = ["ServerMachine"]
+
+Reason = Annotated[str, UpTo(8192)]
+EMPTY_ROUND = Round(0, (), 1)
+
+
+class Status(Enum):
+    """Where the machine stands; `value` is its code in a saved state."""
+
+    IDLE = 0
+    OPEN = 1
+    DONE = 2
+    ABORTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSum:
+    """A `Sum` as it is saved."""
+
+    mean: NDArray[np.float64]
+    total_weight: U64
+    contributors: frozenset[Name]
+    metric_names: tuple[Annotated[str, UpTo(4096)], ...]
+    metric_values: NDArray[np.float64]
+    total: NDArray[np.uint64] | None
+
+    @classmethod
+    def of(cls, value: Sum) -> "SavedSum":
+        names = tuple(value.metrics)
+        total = value.total if isinstance(value, IntegerSum) else None
+        numbers = np.array([value.metrics[name] for name in names], dtype=np.float64)
+        return cls(value.mean, value.total_weight, value.contributors, names, numbers, total)
+
+    def restore(self) -> Sum:
+        metrics = dict(zip(self.metric_names, map(float, self.metric_values), strict=True))
+        if self.total is None:
+            return Sum(self.mean, self.total_weight, self.contributors, metrics)
+        return IntegerSum(self.mean, self.total_weight, self.contributors, metrics, self.total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How the last round ended, as it is saved."""
+
+    total: SavedSum | None
+    result: bytes | None
+    record: SignedRecord
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Everything that a server remembers, as it is saved."""
+
+    signing_key: Secret
+    roster: tuple[tuple[Name, Key32], ...]
+    session: Annotated[bytes, UpTo(64)]
+    rounds: U64
+    cohort: tuple[Name, ...]
+    length: U64
+    model: bytes
+    status: U8
+    exchange: U8
+    expected: frozenset[Name]
+    answered: dict[Name, Key32]
+    seen: frozenset[tuple[Name, Key32]]
+    seen_before: frozenset[tuple[Name, Key32]]
+    dropped: dict[Name, Reason]
+    contributors: frozenset[Name]
+    transcript: Key32
+    results: dict[U64, bytes]
+    owed: dict[Name, tuple[U64, ...]]
+    carried: dict[Name, tuple[U64, ...]]
+    ending: Ending | None
+    state_kind: U8
+    state: Secret
+
+
+class ServerMachine(Server):
+    """See `protocols.interface.Server` for what it promises."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        *,
+        roster: Roster,
+        session: bytes,
+        identity: Identity | None,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self._suite = suite
+        self._roster = roster
+        self._session = check_session(session)
+        self._entropy = entropy
+        self._key = identity.key if identity is not None else SigningKey.generate(entropy)
+        self._round = EMPTY_ROUND
+        self._rounds = 0  # number of the latest round plus one
+        self._status = Status.IDLE
+        self._exchange = 0
+        self._expected: frozenset[ClientId] = frozenset()
+        self._answered: dict[ClientId, bytes] = {}
+        self._seen: set[tuple[ClientId, bytes]] = set()
+        self._seen_before: set[tuple[ClientId, bytes]] = set()
+        self._dropped: dict[ClientId, str] = {}
+        self._contributors: frozenset[ClientId] = frozenset()
+        self._transcript = Transcript()
+        self._results: dict[int, bytes] = {}
+        self._owed: dict[ClientId, tuple[int, ...]] = {}
+        self._carried: dict[ClientId, tuple[int, ...]] = {}
+        self._ending: Ending | None = None
+        self._state: Any = suite.server.states[0]()
+
+    @property
+    def collecting(self) -> bool:
+        return self._status is Status.OPEN and self._exchange == self._suite.collecting
+
+    # A round's life
+
+    def start(self, round: Round) -> dict[ClientId, bytes]:
+        cohort = self._check_round(round)
+        if self._status is Status.OPEN:
+            self._abort(f"round {round.number} was started")
+        steps = self._suite.server
+        checked = Round(round.number, cohort, round.length, round.model)
+        opened = steps.begin(self._context(checked), steps.idle(self._state), cohort)
+        self._round, self._rounds = checked, round.number + 1
+        self._status, self._ending = Status.OPEN, None
+        self._dropped, self._contributors = {}, frozenset()
+        self._seen_before, self._seen = self._seen, set()
+        self._transcript = Transcript()
+        return self._enter(opened, start=True)
+
+    def _check_round(self, round: Round) -> tuple[ClientId, ...]:
+        """The cohort in the roster's order; everything that can be wrong with a round is said here."""
+        if type(round.number) is not int or not self._rounds <= round.number < 1 << 63:
+            raise ParameterError(
+                f"round {round.number!r}; the next round's number is at least {self._rounds}"
+            )
+        if len(set(round.cohort)) != len(tuple(round.cohort)):
+            raise ParameterError("a client stands in the cohort twice")
+        cohort = self._roster.order(round.cohort)
+        least = self._suite.requirements.min_contributors
+        if len(cohort) < least:
+            raise ParameterError(
+                f"a cohort of {len(cohort)}, min_contributors is {least}: ask more clients, or pass "
+                f"Requirements(min_contributors={max(2, len(cohort))}) and read what it reveals"
+            )
+        if len(cohort) > self._suite.max_clients:
+            raise ParameterError(
+                f"a cohort of {len(cohort)}, max_clients is {self._suite.max_clients}; pass max_clients={len(cohort)}"
+            )
+        if type(round.length) is not int or round.length < 1:
+            raise ParameterError(f"a length of {round.length!r}; an update has at least one value")
+        self._suite.surface.check_length(round.length)
+        if type(round.model) is not bytes:
+            raise ParameterError(f"a round's model is bytes, not {type(round.model).__name__}")
+        self._suite.plan(len(cohort))
+        return cohort
+
+    def _enter(self, opened: Opened, *, start: bool = False) -> dict[ClientId, bytes]:
+        """Opens an exchange; one encoding serves all who get the same request."""
+        self._state, self._exchange, self._answered = opened.state, opened.exchange, {}
+        asked = {client: body for client, body in opened.requests.items() if client not in self._dropped}
+        self._expected = frozenset(asked)
+        encoded: dict[tuple[int, tuple[int, ...]], bytes] = {}
+        outbox: dict[ClientId, bytes] = {}
+        for client, request in asked.items():
+            owed = self._carry(client) if start else ()
+            kind = (id(request), owed)
+            if kind not in encoded:
+                encoded[kind] = self._request(request_stage(opened.exchange), owed, encode(request))
+            outbox[client] = encoded[kind]
+        if start:
+            outbox.update(self._deliver(except_to=self._expected))
+        return outbox
+
+    def _request(self, stage: int, owed: tuple[int, ...], body: bytes) -> bytes:
+        results = tuple(memoryview(self._results[number]) for number in owed)
+        return Envelope(
+            protocol=self._suite.code,
+            session=self._session,
+            round=self._round.number,
+            stage=stage,
+            sender=SERVER,
+            body=encode(Request(results, memoryview(body))),
+        ).encode()
+
+    def advance(self) -> dict[ClientId, bytes]:
+        if self._status is Status.DONE:
+            return {}
+        if self._status is Status.ABORTED and self._ending is not None:
+            raise RoundAborted(self._ending.reason)
+        if self._status is Status.IDLE:
+            raise ParameterError("no round was started; call start first")
+        name = self._suite.exchanges[self._exchange]
+        for client in sorted(self._expected - set(self._answered) - set(self._dropped)):
+            self._dropped[client] = f"did not answer in {name}"
+        self._transcript.absorb(self._exchange, self._answered)
+        if self._exchange == self._suite.collecting:
+            self._contributors = present = frozenset(self._answered)
+        else:
+            present = frozenset(self._answered) - set(self._dropped)
+        try:
+            least = self._suite.requirements.min_contributors
+            if self.collecting and len(present) < least:
+                raise RoundAborted(
+                    f"{len(present)} contributors, at least {least} are needed before anything is opened"
+                )
+            step = self._suite.server.close(self._context(self._round), self._state, present)
+        except RoundAborted as error:
+            self._abort(error.reason)
+            raise
+        if isinstance(step, Opened):
+            return self._enter(step)
+        self._finish(step)
+        return {}
+
+    def _finish(self, step: Finished) -> None:
+        self._state, self._status = self._suite.server.idle(step.state), Status.DONE
+        total = None if step.total is None else SavedSum.of(step.total)
+        self._ending = Ending(total=total, result=step.result, record=self._sign(""), reason="")
+        if step.result is not None:
+            self._results[self._round.number] = step.result
+            self._owed = {m: (*self._owed.get(m, ()), self._round.number) for m in self._roster.members}
+
+    def _abort(self, reason: str) -> None:
+        self._state, self._status = self._suite.server.idle(self._state), Status.ABORTED
+        self._contributors = frozenset()
+        self._ending = Ending(total=None, result=None, record=self._sign(reason), reason=reason[:2048])
+
+    def _sign(self, aborted: str) -> SignedRecord:
+        plan = self._suite.plan(len(self._round.cohort))
+        return SignedRecord.sign(
+            RoundRecord(
+                protocol=self._suite.code,
+                parameters=self._suite.digest,
+                session=self._session,
+                round=self._round.number,
+                length=self._round.length,
+                model=hashlib.sha256(self._round.model).digest(),
+                cohort=self._round.cohort,
+                contributors=self._contributors,
+                dropped=self._dropped,
+                degree=plan.degree,
+                threshold=plan.threshold,
+                ring_bits=plan.ring_bits,
+                transcript=self._transcript.digest(),
+                aborted=aborted[:2048],
+            ),
+            self._key,
+        )
+
+    def outcome(self) -> Outcome:
+        if self._ending is None:
+            raise ParameterError("no round has ended; run one to its empty outbox first")
+        if self._status is Status.ABORTED:
+            raise RoundAborted(self._ending.reason)
+        total = None if self._ending.total is None else self._ending.total.restore()
+        return Outcome(
+            round=self._round.number,
+            contributors=self._contributors,
+            dropped=dict(self._dropped),
+            total=total,
+            result=self._ending.result,
+            record=self._ending.record,
+        )
+
+    def record(self) -> SignedRecord:
+        if self._ending is None:
+            raise ParameterError("no round has ended; run one to its empty outbox first")
+        return self._ending.record
+
+    # Results that only clients open
+
+    def deliver(self) -> dict[ClientId, bytes]:
+        return self._deliver(except_to=frozenset())
+
+    def _deliver(self, *, except_to: frozenset[ClientId]) -> dict[ClientId, bytes]:
+        waiting = [
+            client for client in self._roster.members if self._owed.get(client) and client not in except_to
+        ]
+        return {client: self._request(RESULT, self._carry(client), b"") for client in waiting}
+
+    def _carry(self, client: ClientId) -> tuple[int, ...]:
+        """The results that go to `client` now; they are owed until it answers."""
+        self._carried[client] = self._owed.get(client, ())
+        return self._carried[client]
+
+    def _arrived(self, client: ClientId) -> None:
+        carried = self._carried.pop(client, ())
+        left = tuple(number for number in self._owed.get(client, ()) if number not in carried)
+        self._owed[client] = left
+        wanted = {number for numbers in self._owed.values() for number in numbers}
+        self._results = {number: result for number, result in self._results.items() if number in wanted}
+
+    # Messages
+
+    def receive(self, sender: ClientId, message: Buffer) -> None:
+        if sender not in self._roster:
+            raise PeerViolation(
+                "a message of a stranger; the roster does not hold this id", culprit=str(sender)
+            )
+        try:
+            digest = hashlib.sha256(message).digest()
+        except (TypeError, ValueError):
+            raise self._expel(sender, "a message that is no contiguous buffer of bytes") from None
+        if (sender, digest) in self._seen or (sender, digest) in self._seen_before:
+            return
+        try:
+            self._take(sender, Envelope.decode(message), digest)
+        except (DecodeError, VerificationError) as error:
+            raise self._expel(sender, str(error)) from error
+        except PeerViolation as error:
+            raise self._expel(sender, error.reason) from error
+
+    def _take(self, sender: ClientId, envelope: Envelope, digest: bytes) -> None:
+        if envelope.sender != sender:
+            raise DecodeError("a message in another party's name")
+        if envelope.protocol != self._suite.code:
+            raise DecodeError("a message of another protocol")
+        if envelope.session != self._session:
+            raise DecodeError("a message of another session")
+        if envelope.round != self._round.number and envelope.stage != ACKNOWLEDGEMENT:
+            raise DecodeError(f"a message for round {envelope.round}; this is round {self._round.number}")
+        if envelope.stage == ACKNOWLEDGEMENT:
+            if len(envelope.body):
+                raise DecodeError("an acknowledgement with a body")
+            self._arrived(sender)
+            return
+        if self._status is not Status.OPEN:
+            raise DecodeError("a message after the round's end")
+        if envelope.stage == REFUSAL:
+            reason = decode(Refusal, envelope.body).reason
+            self._seen.add((sender, digest))
+            self._dropped.setdefault(sender, f"refused: {reason}"[:2048])
+            return
+        if sender not in self._round.cohort:
+            raise DecodeError("a message of a client that this round did not ask")
+        if envelope.stage != request_stage(self._exchange) + 1:
+            raise DecodeError(f"a message of another step than {self._suite.exchanges[self._exchange]}")
+        if sender in self._answered:
+            raise DecodeError("a different message for a step that was answered already")
+        if sender not in self._expected or sender in self._dropped:
+            raise DecodeError("a message of a client that is not asked in this exchange")
+        reply = decode(self._suite.replies[self._exchange], envelope.body)
+        self._state = self._suite.server.absorb(self._context(self._round), self._state, sender, reply)
+        self._answered[sender] = digest
+        self._seen.add((sender, digest))
+        self._arrived(sender)
+
+    def _expel(self, sender: ClientId, reason: str) -> PeerViolation:
+        """Puts a culprit out of the open round; the first reason stands."""
+        if self._status is Status.OPEN and sender in self._round.cohort:
+            self._dropped.setdefault(sender, reason[:2048])
+        return PeerViolation(reason, culprit=sender)
+
+    def _context(self, round: Round) -> ServerContext:
+        return ServerContext(
+            suite=self._suite, roster=self._roster, session=self._session, round=round, entropy=self._entropy
+        )
+
+    # Saved states
+
+    def export(self, *, key: Secret) -> bytes:
+        memory = Memory(
+            signing_key=self._key.secret,
+            roster=self._roster.keys,
+            session=self._session,
+            rounds=self._rounds,
+            cohort=self._round.cohort,
+            length=self._round.length,
+            model=self._round.model,
+            status=self._status.value,
+            exchange=self._exchange,
+            expected=self._expected,
+            answered=self._answered,
+            seen=frozenset(self._seen),
+            seen_before=frozenset(self._seen_before),
+            dropped=self._dropped,
+            contributors=self._contributors,
+            transcript=self._transcript.digest(),
+            results=self._results,
+            owed=self._owed,
+            carried=self._carried,
+            ending=self._ending,
+            state_kind=self._suite.server.states.index(type(self._state)),
+            state=Secret(encode(self._state)),
+        )
+        return seal_state(
+            encode(memory), key=key, role="server", parameters=self._suite.digest, entropy=self._entropy
+        )
+
+    @classmethod
+    def restore(cls, suite: Suite, blob: Buffer, *, key: Secret, entropy: Entropy) -> "ServerMachine":
+        """The machine that `export` saved."""
+        saved = decode(Memory, open_state(blob, key=key, role="server", parameters=suite.digest))
+        identity = Identity("record", SigningKey.from_secret(saved.signing_key))
+        machine = cls(
+            suite, roster=Roster(saved.roster), session=saved.session, identity=identity, entropy=entropy
+        )
+        machine._rounds = saved.rounds
+        machine._round = Round(max(saved.rounds - 1, 0), saved.cohort, saved.length, saved.model)
+        machine._status = Status(saved.status)
+        machine._exchange = saved.exchange
+        machine._expected, machine._answered = saved.expected, saved.answered
+        machine._seen, machine._seen_before = set(saved.seen), set(saved.seen_before)
+        machine._dropped, machine._contributors = saved.dropped, saved.contributors
+        machine._transcript = Transcript(saved.transcript)
+        machine._results, machine._owed, machine._carried = saved.results, saved.owed, saved.carried
+        machine._ending = saved.ending
+        machine._state = decode(suite.server.states[saved.state_kind], saved.state.reveal())
+        return machine

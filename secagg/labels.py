@@ -1,0 +1,39 @@
+"""Every domain-separation label, in one file.
+
+A derived key is bound to what it is for by its label, so that no two uses of one secret can meet. A label
+names the library, its wire version and the purpose. Changing one changes every key that depends on it:
+the pinned test vectors will say so.
+"""
+
+from typing import Final
+
+_PREFIX: Final = b"secagg/1/"
+
+# Randomness
+SEEDED_ENTROPY: Final = _PREFIX + b"seeded entropy"
+ROUNDING: Final = _PREFIX + b"stochastic rounding"
+
+# State and records
+STATE_SEAL: Final = _PREFIX + b"state seal"
+TRANSCRIPT: Final = _PREFIX + b"transcript"
+ROUND_RECORD: Final = _PREFIX + b"round record"
+RELEASE: Final = _PREFIX + b"release"
+PARAMETERS: Final = _PREFIX + b"parameters"
+
+# Masking (Bonawitz et al. CCS'17)
+KEY_ADVERTISEMENT: Final = _PREFIX + b"key advertisement"
+CHANNEL: Final = _PREFIX + b"channel"
+MASK_KEY: Final = _PREFIX + b"mask key"
+PAIR_MASK: Final = _PREFIX + b"pair mask"
+SELF_MASK: Final = _PREFIX + b"self mask"
+SHARE_COMMITMENT: Final = _PREFIX + b"share commitment"
+SELF_MASK_COMMITMENT: Final = _PREFIX + b"self mask commitment"
+SIMULATED_IDENTITY: Final = _PREFIX + b"simulated identity"
+
+# Consortium key (CKKS and Paillier)
+CONSORTIUM_ADVERTISEMENT: Final = _PREFIX + b"consortium advertisement"
+CONSORTIUM_CHANNEL: Final = _PREFIX + b"consortium channel"
+CONSORTIUM_SEAL: Final = _PREFIX + b"consortium seal"
+CONSORTIUM_KEY_ID: Final = _PREFIX + b"consortium key id"
+CONSORTIUM_MAC_FORM: Final = _PREFIX + b"consortium mac linear form"
+CONSORTIUM_MAC_PAD: Final = _PREFIX + b"consortium mac pad"
