@@ -107,7 +107,7 @@ def train_locally(
         seed: in [0, 2**63); give each client and round its own.
 
     Returns:
-        The number of examples, which is this client's weight in the mean.
+        The number of examples, which is this client's weight in the mean. No gradient is left behind.
 
     Raises:
         ParameterError: the seed, a piece or the model does not fit; the model is as it was.
@@ -139,6 +139,7 @@ def train_locally(
                     if parameter.grad is not None:
                         parameter.grad.add_(parameter.detach() - start, alpha=settings.proximal)
                 optimiser.step()
+        optimiser.zero_grad()
     return len(x)
 
 

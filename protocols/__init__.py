@@ -1,5 +1,6 @@
 """Secure sums: protocols as sans-I/O machines behind one interface. The README in this folder is the map."""
 
+from protocols.ckks import CkksSum
 from protocols.identity import Identity, Roster
 from protocols.interface import (
     Client,
@@ -16,6 +17,7 @@ from protocols.interface import (
     SumProtocol,
 )
 from protocols.masked import MaskedSum
+from protocols.paillier import PaillierSum
 from protocols.plain import PlainSum
 from protocols.requirements import Adversary, Plan, Requirements
 from protocols.run import run_round
@@ -25,6 +27,7 @@ from secagg.fixedpoint import Rounding, Segment, suggest_clip
 
 __all__ = [
     "Adversary",
+    "CkksSum",
     "Client",
     "DecodeError",
     "Identity",
@@ -35,6 +38,7 @@ __all__ = [
     "Message",
     "NeedUpdate",
     "Outcome",
+    "PaillierSum",
     "ParameterError",
     "PeerViolation",
     "PlainSum",

@@ -69,6 +69,7 @@ class Memory:
     answers: dict[U8, Answer]
     pending: Pending | None
     results: tuple[bytes, ...]
+    opened: dict[U64, Key32]
     state_kind: U8
     state: Secret
 
@@ -110,6 +111,7 @@ class ClientMachine(Client):
         self.refusal = None
         self.clipped = 0
         self.results = ()
+        self._opened: dict[int, bytes] = {}  # digest of the one result that was opened, by round
 
     # Messages
 
@@ -258,12 +260,15 @@ class ClientMachine(Client):
 
     def open(self, result: Buffer) -> Sum:
         try:
-            total = self._suite.client.open(self._context(max(self._round - 1, 0)), self._state, result)
+            opening = self._suite.client.open(self._context(max(self._round - 1, 0)), self._state, result)
         except (DecodeError, VerificationError) as error:
             raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error
+        digest = hashlib.sha256(result).digest()
+        if self._opened.setdefault(opening.round, digest) != digest:
+            raise PeerViolation(f"a second, different result of round {opening.round}", culprit=SERVER)
         opened = bytes(result)
         self.results = tuple(waiting for waiting in self.results if waiting != opened)
-        return total
+        return opening.sum
 
     # Saved states
 
@@ -281,6 +286,7 @@ class ClientMachine(Client):
             answers=self._answers,
             pending=self._pending,
             results=self.results,
+            opened=self._opened,
             state_kind=self._suite.client.states.index(type(self._state)),
             state=Secret(encode(self._state)),
         )
@@ -313,5 +319,6 @@ class ClientMachine(Client):
         machine._pending = memory.pending
         machine._state = decode(suite.client.states[memory.state_kind], memory.state.reveal())
         machine.results = memory.results
+        machine._opened = memory.opened
         machine.clipped = memory.clipped
         return machine

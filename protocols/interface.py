@@ -286,7 +286,10 @@ class Client(ABC):
 class SumProtocol(ABC):
     """Frozen parameters that make the two machines."""
 
-    learns: Learner
+    @property
+    @abstractmethod
+    def learns(self) -> Learner:
+        """Who learns the sum."""
 
     @abstractmethod
     def exchanges(self, *, first: bool) -> tuple[str, ...]:

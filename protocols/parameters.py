@@ -10,11 +10,10 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from protocols.client_machine import ClientMachine
 from protocols.identity import Identity, Roster
-from protocols.interface import Client, Policy, ReleaseLog, Server, SumProtocol
+from protocols.interface import Client, Learner, Policy, ReleaseLog, Server, SumProtocol
 from protocols.requirements import Adversary, Plan, Requirements
 from protocols.server_machine import ServerMachine
 from protocols.suite import Suite
@@ -153,7 +152,9 @@ class Parameters(MachineProtocol):
             max_clients=self.max_clients,
             max_weight=self.max_weight,
             max_total_weight=self.max_total_weight or self.max_clients * self.max_weight,
-            metrics=tuple((name, *map(float, self.metrics[name])) for name in sorted(self.metrics)),
+            metrics=tuple(
+                (name, float(low), float(high)) for name, (low, high) in sorted(self.metrics.items())
+            ),
         )
         _ = surface.ring
         return surface
@@ -200,7 +201,7 @@ class ExactSum(MachineProtocol):
         _ = self.suite
 
     @property
-    def learns(self) -> Any:  # type: ignore[override]
+    def learns(self) -> Learner:
         return self.base.learns
 
     @property

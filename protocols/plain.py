@@ -115,7 +115,9 @@ class PlainServerSteps(ServerSteps):
 class PlainSum(Parameters):
     """The sum in the clear: the server sees every update. See the module for what it is for."""
 
-    learns: ClassVar[Learner] = Learner.SERVER
+    @property
+    def learns(self) -> Learner:
+        return Learner.SERVER
 
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
         def plan(n: int) -> Plan:

@@ -107,7 +107,8 @@ def encode(value: object) -> bytes:
         ParameterError: a field holds what its annotation does not allow.
     """
     writer = Writer()
-    _codec(type(value)).write(writer, value)
+    kind: Any = type(value)
+    _codec(kind).write(writer, value)
     return writer.finish()
 
 
@@ -118,7 +119,8 @@ def decode(kind: type[T], data: Buffer) -> T:
         DecodeError: `data` is anything but the canonical encoding of such a value.
     """
     reader = Reader(data)
-    value = _codec(kind).read(reader)
+    wanted: Any = kind
+    value = _codec(wanted).read(reader)
     reader.finish()
     return cast(T, value)
 
@@ -231,7 +233,7 @@ def _array() -> _Codec:
         if kind not in _DTYPES or value.ndim != 1:
             raise ParameterError(f"an array of {kind} in {value.ndim} dimensions has no encoding")
         writer.uint(_DTYPES.index(kind), 1)
-        writer.blob(memoryview(np.ascontiguousarray(value, dtype=kind)).cast("B"))
+        writer.blob(np.ascontiguousarray(value, dtype=kind).tobytes())
 
     def read(reader: Reader) -> np.ndarray[Any, Any]:
         code = reader.uint(1)

@@ -380,7 +380,7 @@ class ServerMachine(Server):
             raise DecodeError("a different message for a step that was answered already")
         if sender not in self._expected or sender in self._dropped:
             raise DecodeError("a message of a client that is not asked in this exchange")
-        reply = decode(self._suite.replies[self._exchange], envelope.body)
+        reply: Any = decode(self._suite.replies[self._exchange], envelope.body)
         self._state = self._suite.server.absorb(self._context(self._round), self._state, sender, reply)
         self._answered[sender] = digest
         self._seen.add((sender, digest))
@@ -400,6 +400,7 @@ class ServerMachine(Server):
     # Saved states
 
     def export(self, *, key: Secret) -> bytes:
+        state = self._suite.server.freeze(self._context(self._round), self._state)
         memory = Memory(
             signing_key=self._key.secret,
             roster=self._roster.keys,
@@ -421,8 +422,8 @@ class ServerMachine(Server):
             owed=self._owed,
             carried=self._carried,
             ending=self._ending,
-            state_kind=self._suite.server.states.index(type(self._state)),
-            state=Secret(encode(self._state)),
+            state_kind=self._suite.server.states.index(type(state)),
+            state=Secret(encode(state)),
         )
         return seal_state(
             encode(memory), key=key, role="server", parameters=self._suite.digest, entropy=self._entropy
@@ -446,5 +447,7 @@ class ServerMachine(Server):
         machine._transcript = Transcript(saved.transcript)
         machine._results, machine._owed, machine._carried = saved.results, saved.owed, saved.carried
         machine._ending = saved.ending
-        machine._state = decode(suite.server.states[saved.state_kind], saved.state.reveal())
+        machine._state = suite.server.thaw(
+            decode(suite.server.states[saved.state_kind], saved.state.reveal())
+        )
         return machine

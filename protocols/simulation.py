@@ -250,14 +250,14 @@ class Session:
             if (reply := self._answer(client, request, wire, gone, give)) is not None:
                 self.server.receive(client, reply)
         sums: list[Sum] = []
-        for name, client in self.clients.items():
+        for name, party in self.clients.items():
             if (
-                outcome.result in client.results
+                outcome.result in party.results
                 and name in outcome.contributors
                 and outcome.result is not None
             ):
                 wire.turn(name)
-                sums.append(client.open(outcome.result))
+                sums.append(party.open(outcome.result))
         wire.turn(SERVER)
         if not sums:
             raise RoundAborted("no contributor was left to open the result; it rides on the next start")

@@ -29,6 +29,7 @@ __all__ = [
     "ClientSteps",
     "Finished",
     "Opened",
+    "Opening",
     "Replied",
     "ServerContext",
     "ServerSteps",
@@ -70,6 +71,14 @@ class Finished:
     state: Any
     total: Sum | None = None
     result: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A result that a client opened, and the round that it belongs to."""
+
+    round: int
+    sum: Sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +160,7 @@ class ClientSteps(ABC):
     def fold(self, context: ClientContext, state: Any, vector: Words) -> Replied:
         """Finishes an `Asked` step with the encoded update, which it may overwrite."""
 
-    def open(self, context: ClientContext, state: Any, result: Buffer) -> Sum:
+    def open(self, context: ClientContext, state: Any, result: Buffer) -> Opening:
         """The sum inside a result, checked; only where the clients learn it."""
         raise ParameterError(
             f"{context.suite.name} tells the sum to the server; clients have nothing to open"
@@ -178,6 +187,14 @@ class ServerSteps(ABC):
     @abstractmethod
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
         """Ends the open exchange. `present` answered it well; the others are gone. May raise `RoundAborted`."""
+
+    def freeze(self, context: ServerContext, state: Any) -> Any:
+        """`state` as one of `states`, all fields encodable; most states are so already."""
+        return state
+
+    def thaw(self, state: Any) -> Any:
+        """The inverse of `freeze`."""
+        return state
 
 
 def check_request(

@@ -43,6 +43,11 @@ class Surface(Protocol):
         """Largest absolute value in one client's vector."""
         ...
 
+    @property
+    def sum_bound(self) -> int:
+        """Largest absolute value in a sum."""
+        ...
+
     def check_length(self, length: int) -> None:
         """Raises `ParameterError` for a vector length that this surface cannot carry."""
         ...
@@ -96,16 +101,17 @@ class FloatSurface:
 
     @property
     def ring(self) -> Ring:
-        # The sum of weights may exceed max_total_weight before anybody can tell; it must not wrap either.
-        heaviest = self.max_clients * self.max_weight
         ring = self.codec.sum_ring(max_total_weight=self.max_total_weight)
-        return ring if heaviest < 1 << (ring.bits - 1) else Ring(bits=heaviest.bit_length() + 1)
+        return Ring(bits=max(ring.bits, self.sum_bound.bit_length() + 1))
 
     @property
     def summand_bound(self) -> int:
-        return self.max_weight * max(
-            self.codec.largest_step, self._metric_codec.largest_step if self.metrics else 1
-        )
+        return self.max_weight * self.codec.largest_step
+
+    @property
+    def sum_bound(self) -> int:
+        heaviest = self.max_clients * self.max_weight  # the sum of weights, before anybody can check it
+        return max(self.max_total_weight * self.codec.largest_step, heaviest)
 
     @property
     def _metric_codec(self) -> FixedPoint:
@@ -201,6 +207,10 @@ class IntegerSurface:
     @property
     def summand_bound(self) -> int:
         return self.max_summand
+
+    @property
+    def sum_bound(self) -> int:
+        return self.max_clients * self.max_summand
 
     def check_length(self, length: int) -> None:
         """Every length will do."""

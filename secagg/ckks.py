@@ -15,16 +15,17 @@ integers share a coefficient as digits of radix 2 * bound + 1.
 
 **Why rounding is exact.** Write P for the largest packed coefficient of the sum, n for `max_summands` and
 u = 2^-53. A decoded coefficient differs from its integer by E / Delta + F.
-  E: symmetric encryption adds one centred binomial error per summand, a sum of 42 terms of ±1/2. It is
-     strictly sub-Gaussian: variance 10.5, at most 21. So Pr[|E| > z sqrt(10.5 n)] <= 2 exp(-z^2 / 2), and
-     |E| <= 21 n always. z = sqrt(2 ln 2 * 91) = 11.3 makes the tail 2^-90.
+  E: symmetric encryption adds one centred binomial error per summand, a sum of 42 terms of ±1/2: strictly
+     sub-Gaussian with variance 10.5, and at most 21.
   F: float64. Encoding and decoding are two transforms each, of 12 butterfly levels and a twist; a level is a
-     scaled unitary map whose elementary roundings add at most 4 u^2 of its relative energy. With roundings
-     modelled as independent and centred (Higham and Mary, SIAM J. Sci. Comput. 2019), and the last r levels
-     mapping blocks of 2^r coefficients of at most P each, encoding or decoding leaves z 2u sqrt(26) P.
-     Rounding Delta * c to integers at most doubles the former. Altogether |F| <= 3 * z 2u sqrt(26) P.
-`Parameters` refuses unless the sum of both bounds is under 1/4. Over 2^30 coefficients and the n + 2 events
-of each, n <= 2^20, any failure has probability below 2^-40.
+     scaled unitary map whose elementary roundings carry at most 4 u^2 / 3 of its relative energy. Roundings
+     are modelled as independent and uniform (after Higham and Mary, SIAM J. Sci. Comput. 2019). The last r
+     levels map blocks of 2^r coefficients of at most P each, so encoding and decoding each leave a
+     sub-Gaussian error of variance at most f^2 P^2, f = 2u sqrt(26 / 3).
+Variances of independent sub-Gaussian errors add, and Pr[|error| > z s] <= 2 exp(-z^2 / 2), which
+z = sqrt(2 ln 2 * 91) = 11.2 makes 2^-90. Where z f P Delta reaches 1/2, encoding may also round to a neighbour:
+n / (2 Delta) more. `Parameters` refuses unless the whole is under 1/4. Over 2^29 coefficients and n <= 2^20
+encodings of each, any failure has probability below 2^-40.
 
 It does not protect against whoever holds the key (any client together with the server reads every vector:
 ATTACKS C1), nor does it authenticate: a ciphertext that was tampered with may decrypt to other integers. Bind
@@ -77,12 +78,12 @@ _COEFFICIENTS: Final = DEGREE // 2  # free coefficients of a polynomial whose sl
 _SPECIAL_PRIME_BITS: Final = 20  # TenSEAL refuses a single prime; this one never travels
 _DATA_PRIME_BITS: Final = range(24, 61)
 _MAX_SUMMANDS: Final = 1 << 20
-_MAX_COUNT: Final = 1 << 30
+_MAX_COUNT: Final = 1 << 29
 
 _TAIL: Final = math.sqrt(2 * math.log(2) * 91)  # z of the module's essay
 _NOISE_VARIANCE: Final = 10.5
 _NOISE_LARGEST: Final = 21
-_FLOAT_ERROR: Final = 3 * _TAIL * 2 * 2.0**-53 * math.sqrt(26)  # relative to the packed bound
+_FLOAT_ERROR: Final = 2 * 2.0**-53 * math.sqrt(26 / 3)  # f: of one way, relative to P
 
 # A failure of the C++ side arrives as one of these, whatever bytes it was given.
 _TENSEAL_ERRORS: Final = (ValueError, RuntimeError, TypeError, IndexError, OverflowError, MemoryError)
@@ -167,7 +168,7 @@ class Parameters:
         return _error_bound(self.packed_bound, self.max_summands, self.scale_bits)
 
     def blocks(self, count: int) -> int:
-        """Ciphertexts that carry a vector of `count` elements, count in [1, 2^30]."""
+        """Ciphertexts that carry a vector of `count` elements, count in [1, 2^29]."""
         if type(count) is not int or not 1 <= count <= _MAX_COUNT:
             raise ParameterError(f"a vector has 1 to {_MAX_COUNT} elements")
         return -(-count // self.values_per_block)
@@ -178,8 +179,12 @@ def _packed_bound(bound: int, values_per_coefficient: int) -> int:
 
 
 def _error_bound(packed_bound: int, max_summands: int, scale_bits: int) -> float:
-    noise = min(_TAIL * math.sqrt(_NOISE_VARIANCE * max_summands), _NOISE_LARGEST * max_summands)
-    return noise / 2.0**scale_bits + _FLOAT_ERROR * packed_bound
+    scale = 2.0**scale_bits
+    float_error = _FLOAT_ERROR * packed_bound
+    error = _TAIL * math.hypot(math.sqrt(_NOISE_VARIANCE * max_summands) / scale, math.sqrt(2) * float_error)
+    largest = _NOISE_LARGEST * max_summands / scale + _TAIL * math.sqrt(2) * float_error
+    inexact = _TAIL * float_error * scale >= 0.5
+    return min(error, largest) + (max_summands / (2 * scale) if inexact else 0.0)
 
 
 def choose_parameters(*, bound: int, max_summands: int) -> Parameters:
@@ -233,7 +238,7 @@ class PublicContext:
 
 
 class SecretKey:
-    """The consortium's key: `generate_key` makes one, `decode` restores it. Whoever holds it reads everything."""
+    """The consortium's key, from `generate_key` or `decode`. Whoever holds it reads everything."""
 
     __slots__ = ("_context", "parameters")
     parameters: Parameters
@@ -279,7 +284,7 @@ class SecretKey:
         """The body of `encrypt_vector` one block at a time, to be written as it comes.
 
         Args:
-            values: int64[d], 1 <= d <= 2^30, every |value| <= parameters.bound.
+            values: int64[d], 1 <= d <= 2^29, every |value| <= parameters.bound.
 
         Raises:
             ParameterError: another type, dtype or shape, or a value beyond the bound; at once.
@@ -331,7 +336,8 @@ class SecretKey:
 
     def _encrypt_block(self, values: Int64Vector) -> bytes:
         slots = _to_slots(_pack(values, self.parameters)).tolist()
-        vector = _tenseal().ckks_vector(self._context, slots)
+        # TenSEAL's own front end copies the slots through five containers first: a quarter of the time.
+        vector = _tenseal()._ts_cpp.CKKSVector(self._context.data, slots)
         block = _unfield(_CIPHERTEXT_TAG, _between(vector.serialize(), *_vector_frame(self.parameters)))
         return Writer().blob(block).finish()
 
@@ -404,7 +410,7 @@ class Accumulator:
 
 
 def generate_key(parameters: Parameters) -> SecretKey:
-    """A fresh key. The randomness is TenSEAL's own (the system's, through SEAL's Blake2xb): no seed repeats it.
+    """A fresh key. Its randomness is TenSEAL's own (SEAL's Blake2xb, seeded by the system).
 
     Raises:
         MissingExtraError: TenSEAL is not installed.
@@ -414,13 +420,14 @@ def generate_key(parameters: Parameters) -> SecretKey:
 
 # --- coefficients and slots --------------------------------------------------------------------------------
 
-# Slot i of SEAL is the value at zeta^(5^i), zeta = exp(i pi / N); the values at odd powers come in order.
-_ORBIT: Final = np.array([pow(5, i, 2 * DEGREE) // 2 for i in range(_COEFFICIENTS)])
+# Slot i of SEAL is the value at zeta^(3^i), zeta = exp(i pi / N); hfft gives those at odd powers, in order.
+# Any other order would still decrypt to the same integers, but with the noise of a whole slot.
+_ORBIT: Final = np.array([pow(3, i, 2 * DEGREE) // 2 for i in range(_COEFFICIENTS)])
 _TWIST: Final = np.exp(-1j * np.pi / DEGREE * np.arange(_COEFFICIENTS))
 
 
 def _to_slots(coefficients: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values of c_0 + sum_j c_j (X^j - X^(N-j)), 0 < j < N/2, at zeta^(5^i): real, float64[N/2].
+    """Values of c_0 + sum_j c_j (X^j - X^(N-j)), 0 < j < N/2, at zeta^(3^i): real, float64[N/2].
 
     At zeta^(2k+1) it is c_0 + 2 sum_j c_j cos(pi j (2k+1) / N), a DCT-III.
     """
@@ -466,7 +473,7 @@ def _unpack(coefficients: npt.NDArray[np.float64], parameters: Parameters) -> In
 
 # --- TenSEAL's bytes ---------------------------------------------------------------------------------------
 # TenSEAL wraps each SEAL object into a protocol buffer. Only the SEAL object travels; the wrapping is public,
-# rebuilt here, and so never hostile (a wrong slot count in it makes TenSEAL read beyond its buffer).
+# rebuilt here, and so never hostile (TenSEAL believes the slot count in it, and reads beyond its buffer).
 
 _CIPHERTEXT_TAG: Final = b"\x12"
 _PRIVATE_TAG: Final = b"\x1a"
@@ -558,8 +565,8 @@ def _blocks(body: Buffer, parameters: Parameters, count: int) -> list[memoryview
 def _check_seal_frame(data: memoryview, *, content: int) -> None:
     """One SEAL 4 object that Zstandard (RFC 8878) inflates to about `content` bytes, nothing before or after.
 
-    SEAL before 4.2 inflates before it looks, so that a kilobyte could cost gigabytes; no SEAL minds bytes
-    between the end of the object and that of its frame.
+    What TenSEAL inflates is bounded here, before it starts: a SEAL that inflates first and looks then would
+    let a kilobyte cost gigabytes. And SEAL does not mind bytes after an object; we do.
 
     Raises:
         DecodeError: anything else.

@@ -175,7 +175,7 @@ class FixedPoint:
                 value), or an argument is anything else.
         """
         self._check_encode(values, weight, out)
-        values = np.asarray(values)  # A masked array would hide its NaN from min and max.
+        values = values.view(np.ndarray)  # A masked array would hide its NaN from min and max.
         rounder = _Rounder(self, weight, entropy, min(len(values), _CHUNK))
         clipped = 0
         for start, stop, clip in self._runs(len(values)):
@@ -368,7 +368,7 @@ def suggest_clip(sample: Floats, *, clipped_fraction: float = 1e-4) -> float:
         raise ParameterError("clipped_fraction is a number in [0, 1)")
     if not len(sample):
         raise ParameterError("the sample is empty; pass at least one value")
-    sample = np.asarray(sample)
+    sample = sample.view(np.ndarray)
     finite = np.isfinite(sample)
     if not finite.all():
         raise ParameterError(f"the value at index {int(np.argmin(finite))} of the sample is NaN or infinite")

@@ -5,14 +5,15 @@ and the product of ciphertexts decrypts to the sum of plaintexts. Semantic secur
 composite residuosity assumption (DCRA).
 
 **Where r comes from.** Paillier's r^n costs an exponentiation as long as n. Damgård, Jurik and Nielsen (Int.
-J. Inf. Security 2010, section 4.2) publish h_s = h^n mod n² once, h = -x² mod n for random x, and use
-r = h_s^α with a short α; p ≡ q ≡ 3 mod 4 and gcd(p-1, q-1) = 2, so that h generates, up to a negligible
-chance, all elements of Jacobi symbol one. They take α half as long as n, which is safe if factoring is
-hard. Ours has `EXPONENT_BITS` = 400 bits, which is safe under one more assumption: that short-exponent
-discrete logarithms modulo n are hard (Koshiba and Kurosawa, PKC'04). The best attack that we know is
-Pollard's kangaroo, 2^(bits/2) steps: 256 bits would be the bare minimum. But h_s is the base of every
-ciphertext of a session, and a table made in advance helps against all (Bernstein and Lange, ASIACRYPT'13):
-about 2^(2·bits/3) steps once, 2^(bits/3) for each ciphertext. At 400 bits these are 2^267 and 2^133.
+J. Inf. Security 2010) publish h_s = h^n mod n² once, h = -x² mod n for random x, and use r = h_s^α with a
+short α. With p ≡ q ≡ 3 mod 4 and gcd(p-1, q-1) = 2 the elements of Jacobi symbol one are a cyclic group, and
+h generates it or a large part of it. Their α is half as long as n: such powers look like those of full length
+if factoring is hard (Goldreich and Rosen, J. Cryptology 2003). Ours has `EXPONENT_BITS` = 400 bits, for which
+one must assume in addition that short-exponent discrete logarithms modulo n are hard (Koshiba and Kurosawa,
+PKC'04). The best attack that we know is Pollard's kangaroo, 2^(bits/2) steps: 256 bits would be the bare
+minimum. But h_s is the base of every ciphertext of a session, and a table made in advance helps against all
+of them (Bernstein and Lange, INDOCRYPT'12): about 2^(2·bits/3) steps once, then 2^(bits/3) for each. At 400
+bits these are 2^267 and 2^133.
 
 **Fixed base.** The powers of h_s stand in a table with windows of 8 bits, 50 × 256 residues, which a key
 makes when it has encrypted more than a few integers: 50 multiplications then replace some 470. It takes
@@ -109,14 +110,11 @@ class _FixedBase:
         if not self._rows:
             self._without_table += len(exponents)
             if self._without_table < _TABLE_FROM:
-                return [self._power(exponent) for exponent in exponents]
+                square = self._modulus**2
+                full = (gmpy2.powmod(self._base, int.from_bytes(e, "little"), square) for e in exponents)
+                return [(power % self._modulus, power // self._modulus) for power in full]
             self._rows = self._table()
         return [self._product(exponent) for exponent in exponents]
-
-    def _power(self, exponent: bytes) -> tuple[mpz, mpz]:
-        power = gmpy2.powmod(self._base, int.from_bytes(exponent, "little"), self._modulus**2)
-        high, low = gmpy2.f_divmod(power, self._modulus)
-        return low, high
 
     def _product(self, exponent: bytes) -> tuple[mpz, mpz]:
         modulus = self._modulus
@@ -138,8 +136,7 @@ class _FixedBase:
             power = mpz(1)
             row = []
             for _ in range(_WINDOW):
-                high, low = gmpy2.f_divmod(power, self._modulus)
-                row.append((low, high))
+                row.append((power % self._modulus, power // self._modulus))
                 power = power * step % square
             rows.append(row)
             step = power
@@ -225,13 +222,10 @@ class PublicKey:
         if self._powers is not None:
             return self._powers.powers([draw(entropy, _EXPONENT_BYTES) for _ in range(count)])
         modulus = mpz(self.n)
-        residues = []
-        for _ in range(count):
-            # r shares a factor with n with probability below 2^-1000; whoever finds such an r has factored n.
-            r = 1 + uniform_below(entropy, self.n - 1)
-            high, low = gmpy2.f_divmod(gmpy2.powmod(r, modulus, modulus**2), modulus)
-            residues.append((low, high))
-        return residues
+        # r shares a factor with n with probability below 2^-1000; whoever finds such an r has factored n.
+        draws = (1 + uniform_below(entropy, self.n - 1) for _ in range(count))
+        residues = (gmpy2.powmod(r, modulus, modulus**2) for r in draws)
+        return [(residue % modulus, residue // modulus) for residue in residues]
 
     def encode(self) -> bytes:
         """key_bits (2 bytes), whether h_s follows (1), n (key_bits/8), h_s (key_bits/4)."""
@@ -386,11 +380,11 @@ def generate_key(*, key_bits: int = DEFAULT_KEY_BITS, entropy: Entropy = system_
     check_key_bits(key_bits)
     p = _random_prime(key_bits // 2, entropy)
     q = _random_prime(key_bits // 2, entropy)
-    while gcd(p - 1, q - 1) != 2 or abs(p - q).bit_length() <= key_bits // 2 - _CLOSE_PRIMES_BITS:
+    while gcd(p - 1, q - 1) != 2:
         q = _random_prime(key_bits // 2, entropy)
     n = p * q
     x = 1 + uniform_below(entropy, n - 1)
-    # DJN10, section 4.2: h = -x² mod n and h_s = h^n mod n².
+    # DJN10, key generation: h = -x² mod n and h_s = h^n mod n².
     return PrivateKey(p=p, q=q, h_s=int(gmpy2.powmod(-x * x % n, n, n * n)))
 
 

@@ -353,7 +353,7 @@ class _Packer:
         group = self._layout.items * self._layout.values_per_item
         padded = -(-len(values) // group) * group
         source = values.astype(self._values.dtype, copy=False)
-        if len(values) < padded or not values.flags.aligned:
+        if len(values) < padded:
             self._values[: len(values)] = values
             self._values[len(values) : padded] = 0
             source = self._values[:padded]

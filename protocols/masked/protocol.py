@@ -17,7 +17,6 @@ taking part, and anything against a server that lies about who survived.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from protocols.interface import Learner
 from protocols.masked.client import MaskedClientSteps
@@ -47,7 +46,9 @@ class MaskedSum(Parameters):
     `requirements.adversary` must be `SEMI_HONEST`; the others raise `ParameterError`.
     """
 
-    learns: ClassVar[Learner] = Learner.SERVER
+    @property
+    def learns(self) -> Learner:
+        return Learner.SERVER
 
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
         return Suite(

@@ -212,9 +212,11 @@ def test_delta_then_apply_is_the_new_model():
 
 def test_apply_delta_rounds_once_from_float64():
     one = np.float32(1)
-    half_step = np.array([2.0**-24 + 2.0**-40])
+    half_step = np.array([2.0**-24 + 2.0**-50])  # as float32 it would be a tie, which rounds down
     assert apply_delta([np.array([one])], half_step)[0][0] == one + np.float32(2.0**-23)
-    assert apply_delta([np.array([one])], half_step.astype(np.float32))[0].dtype == np.float32
+    moved = apply_delta([np.array([one])], half_step.astype(np.float32))[0]
+    assert moved.dtype == np.float32
+    assert moved[0] == one
 
 
 def test_apply_delta_leaves_the_reference_alone():
@@ -328,6 +330,12 @@ def test_first_pattern_counts_and_equal_neighbours_merge():
     )
     found = segments(manifest, clip=1.0, overrides={"a.b": 2.0, "*.b": 2.0, "a.*": 3.0})
     assert found == (Segment(length=1, clip=3.0), Segment(length=5, clip=2.0))
+
+
+def test_patterns_tell_case_apart():
+    manifest = manifest_of({"Head.w": np.ones(1), "head.w": np.ones(1)})
+    found = segments(manifest, clip=1.0, overrides={"Head.*": 2.0})
+    assert found == (Segment(length=1, clip=2.0), Segment(length=1, clip=1.0))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.5, 1.0, 2.0])), min_size=1, max_size=8))

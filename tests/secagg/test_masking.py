@@ -1,6 +1,7 @@
 """Masks: published keystreams, cancellation, whole against parts, uniformity with planted weak generators."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +116,7 @@ def test_a_stream_in_parts_is_the_whole(cuts: list[int], bits: int) -> None:
     apply_masks(whole, ring=ring, add=add, subtract=subtract)
     stream = MaskStream(ring=ring, add=add, subtract=subtract)
     bounds = [0, *sorted(cuts), 70_000]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         stream.apply(parts[start:stop])
     assert np.array_equal(parts, whole)
 

@@ -1,0 +1,1 @@
+"""Sums under one homomorphic key that the clients hold together; CkksSum and PaillierSum bring the scheme."""

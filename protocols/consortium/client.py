@@ -1,0 +1,262 @@
+"""The client of the consortium protocol.
+
+One of the clients, the custodian, makes the key and seals it to each other client; the server relays what it
+cannot read. Each round a client sends its encrypted vector with a tag. It opens a sum only after it has
+checked who is said to be in it and how many, and returns nothing unless the tag binds the sum, that list, the
+round and the model (ATTACKS C4). It opens one result a round.
+
+The tag travels beside the ciphertext and not in its plaintext: opened limbs of it would tell more than the
+sum (ATTACKS C8), while the sum of tags over a prime field tells nothing that the sum of vectors does not.
+
+Against a server that reads everything. It falls, whole, to a client that colludes with the server.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from protocols.consortium.messages import (
+    AdvertiseKeys,
+    Announcement,
+    Collect,
+    ConsortiumSecret,
+    Contribution,
+    Delivery,
+    Distribute,
+    DistributeKey,
+    Result,
+    SignedDistribution,
+    SignedKey,
+    key_id_of,
+    mac_context,
+)
+from protocols.consortium.scheme import Key, Scheme
+from protocols.identity import ClientId
+from protocols.schema import U64, Key32, decode, encode
+from protocols.suite import Asked, ClientContext, ClientSteps, Opening, Replied, check_request
+from protocols.summand import Words
+from secagg import labels
+from secagg.aead import open_sealed, seal
+from secagg.agreement import agree, public_key
+from secagg.entropy import draw
+from secagg.errors import ParameterError, PeerViolation, VerificationError
+from secagg.kdf import hkdf
+from secagg.linear_mac import KEY_BYTES, TAG_BYTES, MacKey
+from secagg.secret import Secret
+from secagg.wire import Buffer, Writer
+
+__all__ = ["ConsortiumClientSteps"]
+
+FROM_SERVER: Final = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Nothing was said yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """A channel key is out; the consortium's key will be sealed to it, in this round or a later one."""
+
+    channel: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """Holds the consortium's key."""
+
+    key_id: Key32
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """Asked for an update."""
+
+    key_id: Key32
+    secret: Secret
+    length: U64
+    model: Key32
+
+
+class ConsortiumClientSteps(ClientSteps):
+    """The table of legal (state, request) pairs, over one scheme."""
+
+    states: ClassVar[tuple[type, ...]] = (Fresh, Advertised, Keyed, Collecting)
+
+    def __init__(self, scheme: Scheme) -> None:
+        self._scheme = scheme
+        self._opened: tuple[Secret, Key] | None = None  # an opened key has tables; they are built once
+
+    def idle(self, state: Any) -> Any:
+        return Keyed(state.key_id, state.secret) if isinstance(state, Collecting) else state
+
+    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
+        check_request(context, parameters=request.parameters, cohort=request.cohort, length=request.length)
+        match state, request:
+            case Fresh() | Advertised(), Announcement():
+                return self._advertise(context, state)
+            case Fresh() | Advertised() | Keyed(), Distribute():
+                return self._distribute(context, state, request)
+            case Fresh() | Advertised() | Keyed(), Collect():
+                return self._prepare(context, state, request)
+        raise PeerViolation(
+            f"{type(request).__name__} came where this client is {type(state).__name__}", culprit=FROM_SERVER
+        )
+
+    # Set-up
+
+    def _advertise(self, context: ClientContext, state: Fresh | Advertised) -> Replied:
+        channel = state.channel if isinstance(state, Advertised) else Secret(draw(context.entropy, 32))
+        public = public_key(channel)
+        signed = SignedKey(context.suite.digest, context.session, context.me, public)
+        signature = context.identity.key.sign(encode(signed), label=labels.CONSORTIUM_ADVERTISEMENT)
+        return Replied(Advertised(channel), AdvertiseKeys(public, signature))
+
+    def _distribute(
+        self, context: ClientContext, state: Fresh | Advertised | Keyed, request: Distribute
+    ) -> Replied:
+        """Seals the key to each newcomer; makes it first if this client has none."""
+        newcomers = {client: key for client, key in request.newcomers.items() if client != context.me}
+        for client, advertised in newcomers.items():
+            signed = SignedKey(context.suite.digest, context.session, client, advertised.channel_key)
+            context.roster.verify(
+                client, advertised.signature, encode(signed), label=labels.CONSORTIUM_ADVERTISEMENT
+            )
+        if isinstance(state, Keyed):
+            keyed = state
+        else:
+            if len(newcomers) + 1 < context.min_contributors:
+                raise PeerViolation(
+                    f"a key for {len(newcomers) + 1} clients; this client shares one from "
+                    f"{context.min_contributors} on",
+                    culprit=FROM_SERVER,
+                )
+            keyed = self._generate(context)
+        secret = decode(ConsortiumSecret, keyed.secret.reveal())
+        public = self._key(secret.private_key).public()
+        channel = Secret(draw(context.entropy, 32))
+        distribution = SignedDistribution(
+            context.suite.digest,
+            context.session,
+            context.me,
+            keyed.key_id,
+            hashlib.sha256(public).digest(),
+            public_key(channel),
+        )
+        signature = context.identity.key.sign(encode(distribution), label=labels.CONSORTIUM_SEAL)
+        sealed = {
+            client: seal(
+                _seal_key(channel, advertised.channel_key, distribution, receiver=client),
+                keyed.secret.reveal(),
+                associated_data=encode(distribution),
+                entropy=context.entropy,
+            )
+            for client, advertised in newcomers.items()
+        }
+        return Replied(keyed, DistributeKey(keyed.key_id, public, public_key(channel), sealed, signature))
+
+    def _generate(self, context: ClientContext) -> Keyed:
+        key = self._scheme.generate(context.entropy)
+        mac_key = Secret(draw(context.entropy, KEY_BYTES))
+        encoded = encode(ConsortiumSecret(mac_key, key.encode()))
+        self._opened = (key.encode(), key)
+        return Keyed(key_id_of(session=context.session, encoded_secret=encoded), Secret(encoded))
+
+    def _accept(self, context: ClientContext, state: Advertised, key_id: bytes, delivery: Delivery) -> Keyed:
+        """The consortium's key, if a member of the roster sealed it to this client."""
+        distribution = SignedDistribution(
+            context.suite.digest,
+            context.session,
+            delivery.custodian,
+            key_id,
+            hashlib.sha256(delivery.public).digest(),
+            delivery.channel_key,
+        )
+        context.roster.verify(
+            delivery.custodian, delivery.signature, encode(distribution), label=labels.CONSORTIUM_SEAL
+        )
+        seal_key = _seal_key(state.channel, delivery.channel_key, distribution, receiver=context.me)
+        encoded = open_sealed(seal_key, delivery.sealed, associated_data=encode(distribution))
+        if key_id_of(session=context.session, encoded_secret=encoded.reveal()) != key_id:
+            raise VerificationError("the key that was sealed is another one than was announced")
+        secret = decode(ConsortiumSecret, encoded.reveal())
+        if self._key(secret.private_key).public() != delivery.public:
+            raise VerificationError("the key that was sealed does not belong to the server's public part")
+        return Keyed(key_id, encoded)
+
+    def _key(self, private: Secret) -> Key:
+        if self._opened is None or self._opened[0] != private:
+            self._opened = (private, self._scheme.open_key(private))
+        return self._opened[1]
+
+    # Every round
+
+    def _prepare(self, context: ClientContext, state: Fresh | Advertised | Keyed, request: Collect) -> Asked:
+        if isinstance(state, Keyed):
+            keyed = state
+        elif isinstance(state, Advertised) and request.delivery is not None:
+            keyed = self._accept(context, state, request.key_id, request.delivery)
+        else:
+            raise PeerViolation("an update was asked for, and this client has no key", culprit=FROM_SERVER)
+        if keyed.key_id != request.key_id:
+            raise PeerViolation("the server works with another key than this client", culprit=FROM_SERVER)
+        model = hashlib.sha256(request.model).digest()
+        following = Collecting(keyed.key_id, keyed.secret, request.length, model)
+        return Asked(following, request.length, request.model)
+
+    def fold(self, context: ClientContext, state: Collecting, vector: Words) -> Replied:
+        secret = decode(ConsortiumSecret, state.secret.reveal())
+        values = context.suite.surface.ring.centred(vector)
+        tag = MacKey(secret.mac_key).tag(
+            values,
+            signer=context.me.encode(),
+            context=_context(context, context.round, state.length, state.model),
+        )
+        body = self._key(secret.private_key).encrypt(values, entropy=context.entropy)
+        message = Contribution(state.key_id, state.model, tag.to_bytes(TAG_BYTES, "big"), memoryview(body))
+        return Replied(Keyed(state.key_id, state.secret), message)
+
+    def open(self, context: ClientContext, state: Any, result: Buffer) -> Opening:
+        if not isinstance(state, Keyed | Collecting):
+            raise ParameterError("this client has no key yet; it gets one in a round that it takes part in")
+        given = decode(Result, result)
+        if given.key_id != state.key_id:
+            raise VerificationError("a sum under another key")
+        for client in given.contributors:
+            if client not in context.roster:
+                raise VerificationError(f"{client!r} is not in the roster")
+        # The list proves nothing by itself, but the tag below binds it: checked before anything is opened.
+        if len(given.contributors) < context.min_contributors:
+            raise VerificationError(
+                f"a sum of {len(given.contributors)}; this client opens sums of {context.min_contributors} and more"
+            )
+        if not 1 <= given.length <= context.max_length:
+            raise VerificationError(f"a sum of {given.length} values")
+        surface = context.suite.surface
+        secret = decode(ConsortiumSecret, state.secret.reveal())
+        values = self._key(secret.private_key).decrypt(
+            given.vector, count=surface.elements(given.length), summands=len(given.contributors)
+        )
+        MacKey(secret.mac_key).verify(
+            values,
+            int.from_bytes(given.tag, "big"),
+            signers=[client.encode() for client in sorted(given.contributors)],
+            context=_context(context, given.round, given.length, given.model),
+        )
+        return Opening(given.round, surface.decode(values.astype(surface.ring.dtype), given.contributors))
+
+
+def _context(context: ClientContext, round: int, length: int, model: bytes) -> bytes:
+    return mac_context(
+        session=context.session, round=round, length=length, model=model, parameters=context.suite.digest
+    )
+
+
+def _seal_key(
+    private: Secret, public: bytes, distribution: SignedDistribution, *, receiver: ClientId
+) -> Secret:
+    """The AEAD key for what the custodian seals to `receiver`."""
+    place = Writer().fixed(hashlib.sha256(encode(distribution)).digest()).text(receiver).finish()
+    return hkdf(agree(private, public), label=labels.CONSORTIUM_CHANNEL, context=place)

@@ -1,0 +1,157 @@
+"""The messages of the consortium protocol.
+
+Set-up, where somebody of the cohort has no key yet: AdvertiseKeys and DistributeKey. Every round: Contribute.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated
+
+from protocols.schema import U64, Body, Key32, Name, Signature, Size, UpTo
+from secagg import labels
+from secagg.linear_mac import TAG_BYTES
+from secagg.secret import Secret
+from secagg.wire import Writer
+
+__all__ = [
+    "AdvertiseKeys",
+    "Announcement",
+    "Collect",
+    "ConsortiumSecret",
+    "Contribution",
+    "Delivery",
+    "Distribute",
+    "DistributeKey",
+    "Result",
+    "SignedDistribution",
+    "SignedKey",
+]
+
+Sealed = Annotated[bytes, UpTo(1 << 20)]
+Public = Annotated[bytes, UpTo(1 << 16)]
+Tag = Annotated[bytes, Size(TAG_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Down, AdvertiseKeys: a round begins, and its receiver has no key yet."""
+
+    parameters: Key32
+    cohort: tuple[Name, ...]
+    length: U64
+
+
+@dataclass(frozen=True, slots=True)
+class AdvertiseKeys:
+    """Up: a channel key for this session, signed with the client's identity."""
+
+    channel_key: Key32
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class SignedKey:
+    """What that signature covers."""
+
+    parameters: Key32
+    session: Annotated[bytes, UpTo(64)]
+    client: Name
+    channel_key: Key32
+
+
+@dataclass(frozen=True, slots=True)
+class Distribute:
+    """Down, DistributeKey: seal the consortium's key to these; make one if there is none."""
+
+    parameters: Key32
+    cohort: tuple[Name, ...]
+    length: U64
+    newcomers: dict[Name, AdvertiseKeys]
+
+
+@dataclass(frozen=True, slots=True)
+class DistributeKey:
+    """Up: what the server adds with, and the key for each newcomer, sealed to it."""
+
+    key_id: Key32
+    public: Public
+    channel_key: Key32
+    sealed: dict[Name, Sealed]
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class SignedDistribution:
+    """What that signature covers."""
+
+    parameters: Key32
+    session: Annotated[bytes, UpTo(64)]
+    custodian: Name
+    key_id: Key32
+    public: Key32
+    channel_key: Key32
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One newcomer's part of a distribution, as the server passes it on."""
+
+    custodian: Name
+    public: Public
+    channel_key: Key32
+    sealed: Sealed
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Down, Contribute: send your encrypted update; the key comes with it where it is still missing."""
+
+    parameters: Key32
+    cohort: tuple[Name, ...]
+    length: U64
+    key_id: Key32
+    delivery: Delivery | None
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """Up: the encrypted vector and its tag under the consortium's MAC key."""
+
+    key_id: Key32
+    model: Key32
+    tag: Tag
+    vector: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The encrypted sum, for clients only."""
+
+    round: U64
+    key_id: Key32
+    contributors: frozenset[Name]
+    length: U64
+    model: Key32
+    tag: Tag
+    vector: Body
+
+
+@dataclass(frozen=True, slots=True)
+class ConsortiumSecret:
+    """What the clients share: the scheme's private key and a MAC key."""
+
+    mac_key: Secret
+    private_key: Secret
+
+
+def mac_context(*, session: bytes, round: int, length: int, model: bytes, parameters: bytes) -> bytes:
+    """What a tag is good for: this sum of this session, answering this model, and no other."""
+    return Writer().fixed(parameters).blob(session).uint(round, 8).uint(length, 8).fixed(model).finish()
+
+
+def key_id_of(*, session: bytes, encoded_secret: bytes) -> bytes:
+    """A name for a key that says nothing about it: SHA-256 of hundreds of uniform bits and more."""
+    place = Writer().blob(session).blob(encoded_secret).finish()
+    return hashlib.sha256(labels.CONSORTIUM_KEY_ID + place).digest()

@@ -1,0 +1,77 @@
+"""The consortium protocol over any scheme: set-up in the first round's exchanges, then one exchange a round."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from protocols.consortium.client import ConsortiumClientSteps
+from protocols.consortium.messages import (
+    AdvertiseKeys,
+    Announcement,
+    Collect,
+    Contribution,
+    Distribute,
+    DistributeKey,
+)
+from protocols.consortium.scheme import Scheme
+from protocols.consortium.server import ConsortiumServerSteps
+from protocols.interface import Learner
+from protocols.parameters import Parameters
+from protocols.requirements import Plan
+from protocols.suite import Suite
+from protocols.summand import Surface
+from secagg.errors import ParameterError
+
+__all__ = ["ConsortiumParameters"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsortiumParameters(Parameters):
+    """What CkksSum and PaillierSum share."""
+
+    code: ClassVar[int]
+
+    @property
+    def learns(self) -> Learner:
+        return Learner.CLIENTS
+
+    @abstractmethod
+    def scheme(self, surface: Surface) -> Scheme:
+        """The scheme, with parameters that hold the largest sum of `surface`."""
+
+    def exchanges(self, *, first: bool) -> tuple[str, ...]:
+        return self.suite.exchanges if first else self.suite.exchanges[2:]
+
+    def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+        scheme = self.scheme(surface)
+
+        def plan(n: int) -> Plan:
+            least = self.requirements.min_contributors
+            if n < least:
+                raise ParameterError(
+                    f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it"
+                )
+            return Plan(
+                degree=0,
+                threshold=least,
+                ring_bits=surface.ring.bits,
+                security_failure=0.0,
+                liveness_failure=0.0,
+            )
+
+        return Suite(
+            code=self.code,
+            name=type(self).__name__,
+            learns=self.learns,
+            surface=surface,
+            requirements=self.requirements,
+            max_clients=self.max_clients,
+            digest=digest,
+            exchanges=("AdvertiseKeys", "DistributeKey", "Contribute"),
+            collecting=2,
+            requests=(Announcement, Distribute, Collect),
+            replies=(AdvertiseKeys, DistributeKey, Contribution),
+            client=ConsortiumClientSteps(scheme),
+            server=ConsortiumServerSteps(scheme),
+            plan=plan,
+        )
