@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from protocols.envelope import ACKNOWLEDGEMENT, REFUSAL, RESULT, Envelope, Refusal, check_session, reply_stage
 from protocols.identity import SERVER, Identity, Roster
@@ -25,6 +25,10 @@ from secagg.signing import SigningKey
 from secagg.wire import Buffer
 
 __all__ = ["ClientMachine", "Request"]
+
+MAXIMUM_FAILED_OPENINGS: Final = 8
+"""Whether a doctored result opens may tell the server something of the key, a bit or so each time (Li and
+Micciancio's attack in its reaction form), so a client stops opening under a key that failed this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Memory:
     pending: Pending | None
     results: tuple[bytes, ...]
     opened: dict[U64, Key32]
+    failed_openings: U64
     state_kind: U8
     state: Secret
 
@@ -111,6 +116,7 @@ class ClientMachine(Client):
         self.refusal = None
         self.clipped = 0
         self.results = ()
+        self._failed_openings = 0
         self._opened: dict[int, bytes] = {}  # digest of the one result that was opened, by round
 
     # Messages
@@ -259,9 +265,15 @@ class ClientMachine(Client):
     # Results
 
     def open(self, result: Buffer) -> Sum:
+        if self._failed_openings >= MAXIMUM_FAILED_OPENINGS:
+            raise PeerViolation(
+                f"{self._failed_openings} results did not verify, so this key is retired: start a new session",
+                culprit=SERVER,
+            )
         try:
             opening = self._suite.client.open(self._context(max(self._round - 1, 0)), self._state, result)
         except (DecodeError, VerificationError) as error:
+            self._failed_openings += 1
             raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error
         digest = hashlib.sha256(result).digest()
         if self._opened.setdefault(opening.round, digest) != digest:
@@ -287,6 +299,7 @@ class ClientMachine(Client):
             pending=self._pending,
             results=self.results,
             opened=self._opened,
+            failed_openings=self._failed_openings,
             state_kind=self._suite.client.states.index(type(self._state)),
             state=Secret(encode(self._state)),
         )
@@ -320,5 +333,6 @@ class ClientMachine(Client):
         machine._state = decode(suite.client.states[memory.state_kind], memory.state.reveal())
         machine.results = memory.results
         machine._opened = memory.opened
+        machine._failed_openings = memory.failed_openings
         machine.clipped = memory.clipped
         return machine

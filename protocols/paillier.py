@@ -1,4 +1,4 @@
-"""PaillierSum: Paillier under one key that the clients share, many values in a plaintext; clients learn the sum.
+"""PaillierSum: packed Paillier under one key that the clients share; the clients learn the sum.
 
 A CLIENT THAT COLLUDES WITH THE SERVER READS EVERY UPDATE, and so does a server whose operator is also a
 client: every client holds the one key (ATTACKS C1). Choose it where that cannot happen, or choose MaskedSum.

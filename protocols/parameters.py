@@ -125,8 +125,8 @@ class Parameters(MachineProtocol):
             raise ParameterError("requirements is a Requirements(...)")
         if self.requirements.min_contributors > self.max_clients:
             raise ParameterError(
-                f"min_contributors is {self.requirements.min_contributors} but max_clients is {self.max_clients}: "
-                f"no round could ever end; raise max_clients"
+                f"min_contributors {self.requirements.min_contributors} is above max_clients "
+                f"{self.max_clients}: no round could ever end; raise max_clients"
             )
         if self.requirements.adversary is not Adversary.SEMI_HONEST:
             raise ParameterError(

@@ -112,8 +112,8 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
     threshold = max(corrupt + 1, 2)
     if threshold > n - dropped:
         raise ParameterError(
-            f"{corrupt} of {n} clients may be corrupt, so {threshold} shares are needed, but {dropped} may drop "
-            f"out, which leaves {n - dropped}: lower corrupt_fraction or dropout_fraction"
+            f"{corrupt} of {n} clients may be corrupt, so {threshold} shares are needed, but {dropped} may "
+            f"drop out, which leaves {n - dropped}: lower corrupt_fraction or dropout_fraction"
         )
     return Plan(
         degree=n - 1,

@@ -19,6 +19,7 @@ secagg.errors.DecodeError: 1 bytes are left over at the end
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
@@ -276,7 +277,7 @@ def _record(items: tuple[_Codec, ...]) -> _Codec:
 
 
 def _ascending(keys: list[Any]) -> None:
-    if any(not first < second for first, second in zip(keys, keys[1:], strict=False)):
+    if any(not first < second for first, second in itertools.pairwise(keys)):
         raise DecodeError("keys that do not ascend strictly")
 
 

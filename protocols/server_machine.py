@@ -185,7 +185,8 @@ class ServerMachine(Server):
             )
         if len(cohort) > self._suite.max_clients:
             raise ParameterError(
-                f"a cohort of {len(cohort)}, max_clients is {self._suite.max_clients}; pass max_clients={len(cohort)}"
+                f"a cohort of {len(cohort)}, max_clients is {self._suite.max_clients}; "
+                f"pass max_clients={len(cohort)}"
             )
         if type(round.length) is not int or round.length < 1:
             raise ParameterError(f"a length of {round.length!r}; an update has at least one value")

@@ -323,6 +323,6 @@ def _check_drop(
             gone[name] = every.index(now[step])
         else:
             raise ParameterError(
-                f"drop[{name!r}] is {step!r}; it is an exchange of {list(now)} or its index, 0 to {len(now) - 1}"
+                f"drop[{name!r}] is {step!r}; it is one of {list(now)}, or an index in [0, {len(now)})"
             )
     return gone

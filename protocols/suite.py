@@ -186,7 +186,7 @@ class ServerSteps(ABC):
 
     @abstractmethod
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
-        """Ends the open exchange. `present` answered it well; the others are gone. May raise `RoundAborted`."""
+        """Ends the open exchange with those who answered it well. May raise `RoundAborted`."""
 
     def freeze(self, context: ServerContext, state: Any) -> Any:
         """`state` as one of `states`, all fields encodable; most states are so already."""
@@ -220,7 +220,8 @@ def check_request(
         raise PeerViolation("a cohort without this client", culprit="server")
     if not context.min_contributors <= len(cohort) <= suite.max_clients:
         raise PeerViolation(
-            f"a cohort of {len(cohort)}; this client takes part in {context.min_contributors} to {suite.max_clients}",
+            f"a cohort of {len(cohort)}; this client takes part among {context.min_contributors} to "
+            f"{suite.max_clients}",
             culprit="server",
         )
     if not 1 <= length <= context.max_length:

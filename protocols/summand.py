@@ -171,8 +171,8 @@ class FloatSurface:
         total_weight = int(tail[-1])
         if not len(contributors) <= total_weight <= self.max_total_weight:
             raise RoundAborted(
-                f"the total weight is outside [{len(contributors)}, {self.max_total_weight}]: a contributor broke "
-                f"its cap, or max_total_weight is too small for this cohort"
+                f"the total weight is outside [{len(contributors)}, {self.max_total_weight}]: "
+                f"a contributor broke its cap, or max_total_weight is too small for this cohort"
             )
         mean = self.codec.decode(self.ring.centred(total[:length]), total_weight=total_weight)
         metrics: dict[str, float] = {}
@@ -196,8 +196,8 @@ class IntegerSurface:
             raise ParameterError(f"max_summand is {self.max_summand!r}; it must be a positive integer")
         if (self.max_clients * self.max_summand).bit_length() > 63:
             raise ParameterError(
-                f"{self.max_clients} summands of up to {self.max_summand} do not fit 63 bits: lower max_summand or "
-                f"max_clients"
+                f"{self.max_clients} summands of up to {self.max_summand} do not fit 63 bits: "
+                f"lower max_summand or max_clients"
             )
 
     @property

@@ -23,13 +23,15 @@ u = 2^-53. A decoded coefficient differs from its integer by E / Delta + F.
      levels map blocks of 2^r coefficients of at most P each, so encoding and decoding each leave a
      sub-Gaussian error of variance at most f^2 P^2, f = 2u sqrt(26 / 3).
 Variances of independent sub-Gaussian errors add, and Pr[|error| > z s] <= 2 exp(-z^2 / 2), which
-z = sqrt(2 ln 2 * 91) = 11.2 makes 2^-90. Where z f P Delta reaches 1/2, encoding may also round to a neighbour:
+z = sqrt(2 ln 2 * 91) = 11.2 makes 2^-90. Where z f P Delta reaches 1/2, encoding may round to a neighbour:
 n / (2 Delta) more. `Parameters` refuses unless the whole is under 1/4. Over 2^29 coefficients and n <= 2^20
 encodings of each, any failure has probability below 2^-40.
 
 It does not protect against whoever holds the key (any client together with the server reads every vector:
-ATTACKS C1), nor does it authenticate: a ciphertext that was tampered with may decrypt to other integers. Bind
-the sum with a MAC in the plaintext. TenSEAL draws its own randomness and holds the GIL throughout.
+ATTACKS C1), nor does it authenticate: a ciphertext that was tampered with may decrypt to other integers, or
+to the same ones. Bind the sum with a MAC in the plaintext, and retire the key after the first
+`VerificationError`: honest sums raise none, and a server that nudges a sum up to the limit of 1/4 learns a
+digit of the key from whether it was opened. TenSEAL draws its own randomness and holds the GIL throughout.
 
 >>> import numpy as np
 >>> parameters = choose_parameters(bound=3 * 32767, max_summands=3)
@@ -265,6 +267,8 @@ class SecretKey:
     def decode(cls, secret: Secret, parameters: Parameters) -> "SecretKey":
         """The key that `encode` wrote, under the same parameters.
 
+        Encoding again is the identity within one version of TenSEAL; across versions, compression may differ.
+
         Raises:
             DecodeError: these bytes are not a key of these parameters.
         """
@@ -273,12 +277,9 @@ class SecretKey:
         head, tail = _key_frame(parameters)
         blob = b"".join((head, _field(_PRIVATE_TAG, _field(_SECRET_TAG, data)), tail))
         try:
-            key = cls(parameters=parameters, context=_tenseal().context_from(blob, n_threads=1))
+            return cls(parameters=parameters, context=_tenseal().context_from(blob, n_threads=1))
         except _TENSEAL_ERRORS:
             raise DecodeError("TenSEAL refuses these bytes as a secret key of these parameters") from None
-        if key.encode() != secret:
-            raise DecodeError("the bytes of a secret key are not canonical")
-        return key
 
     def encrypt_blocks(self, values: Int64Vector) -> Iterator[bytes]:
         """The body of `encrypt_vector` one block at a time, to be written as it comes.

@@ -16,7 +16,8 @@ linear form of a vector as a one-time pad does. Whoever holds the key can forge.
 >>> import numpy as np
 >>> key = MacKey(Secret(bytes(32)))
 >>> a, b = np.array([1, -2, 3]), np.array([10, 20, 30])
->>> total = (key.tag(a, signer=b"a", context=b"round 1") + key.tag(b, signer=b"b", context=b"round 1")) % PRIME
+>>> tags = key.tag(a, signer=b"a", context=b"round 1"), key.tag(b, signer=b"b", context=b"round 1")
+>>> total = sum(tags) % PRIME
 >>> key.verify(a + b, total, signers=[b"a", b"b"], context=b"round 1")
 >>> key.verify(a + b, total, signers=[b"a", b"c"], context=b"round 1")
 Traceback (most recent call last):

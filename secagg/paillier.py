@@ -19,7 +19,7 @@ bits these are 2^267 and 2^133.
 makes when it has encrypted more than a few integers: 50 multiplications then replace some 470. It takes
 about 12 MB at 3072 bits (28 MB at 8192), and equal keys in a process share it. A residue modulo n² is kept
 as the pair (a, b) with a + b·n: shorter products and divisions, 1.2 times as fast. Working modulo p² and q²
-with the private key would gain another 1.35, too little for a second path that handles the primes.
+with the private key gained only another 1.2 to 1.4, too little for a second path that handles the primes.
 
 **Not protected.** Who holds the private key opens every ciphertext, not only sums. Neither Python nor GMP is
 constant-time: table look-ups are indexed by the secret exponent, so that code on the same processor may read

@@ -1,4 +1,4 @@
-"""The consortium protocol over any scheme: set-up in the first round's exchanges, then one exchange a round."""
+"""The consortium protocol over any scheme: set-up in the first round, then one exchange a round."""
 
 from abc import abstractmethod
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ class Total(Protocol):
     """The server's running sum."""
 
     def add(self, body: Buffer) -> None:
-        """Adds one encrypted vector, whole or not at all; `DecodeError` or `VerificationError` if it is none."""
+        """Adds one encrypted vector whole, or raises `DecodeError` or `VerificationError`."""
         ...
 
     def to_bytes(self) -> bytes:

@@ -156,7 +156,7 @@ def advertise_keys(context: ClientContext, request: Announcement) -> Replied:
 
 
 def share_keys(context: ClientContext, state: Advertised, request: CohortKeys) -> Replied:
-    """Round 1, ShareKeys: check the others' keys, then deal shares of both secrets, sealed to their holders."""
+    """Round 1, ShareKeys: check the others' keys, then deal sealed shares of both secrets."""
     keys = request.keys
     _check_keys(context, state, keys)
     # Fig. 4, round 1: assert |U_1| >= t. The threshold is this client's own plan for that many clients, not
@@ -319,11 +319,8 @@ def unmask(context: ClientContext, state: Masked, request: Survivors) -> Replied
     if context.me not in survivors:
         raise PeerViolation("this client sent its vector and is listed as dropped", culprit=FROM_SERVER)
     # Fig. 4, round 3: assert |U_3| >= t.
-    if len(survivors) < max(context.min_contributors, state.threshold):
-        raise PeerViolation(
-            f"{len(survivors)} survivors; at least {max(context.min_contributors, state.threshold)} are needed",
-            culprit=FROM_SERVER,
-        )
+    if len(survivors) < (needed := max(context.min_contributors, state.threshold)):
+        raise PeerViolation(f"{len(survivors)} survivors; {needed} are needed", culprit=FROM_SERVER)
     reveals: dict[ClientId, SelfMaskShare | PairKeyShare] = {}
     for dealer, shares in state.held.items():
         plain = shares.reveal()

@@ -252,7 +252,7 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
     seeds: list[Secret] = []
     pairs_add: list[Secret] = []
     pairs_subtract: list[Secret] = []
-    for dealer in order:
+    for dealer, position in order.items():
         secret = _rebuild(state, dealer, revealed)
         if dealer in state.survivors:
             _check_seed(context, state, dealer, secret)
@@ -267,7 +267,7 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
             seed = pair_mask_seed(
                 private, state.keys[survivor].mask_key, transcript=state.transcript, low=low, high=high
             )
-            (pairs_subtract if order[survivor] > order[dealer] else pairs_add).append(seed)
+            (pairs_subtract if order[survivor] > position else pairs_add).append(seed)
     ring = context.suite.surface.ring
     apply_masks(state.total, ring=ring, add=pairs_add, subtract=[*seeds, *pairs_subtract])
     return Finished(Idle(), total=context.suite.surface.decode(state.total, state.survivors))
