@@ -267,7 +267,7 @@ class ClientMachine(Client):
     def open(self, result: Buffer) -> Sum:
         if self._failed_openings >= MAXIMUM_FAILED_OPENINGS:
             raise PeerViolation(
-                f"{self._failed_openings} results did not verify, so this key is retired: start a new session",
+                f"{self._failed_openings} results did not verify and retired this key; start a new session",
                 culprit=SERVER,
             )
         try:

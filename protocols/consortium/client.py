@@ -230,7 +230,7 @@ class ConsortiumClientSteps(ClientSteps):
         # The list proves nothing by itself, but the tag below binds it: checked before anything is opened.
         if len(given.contributors) < context.min_contributors:
             raise VerificationError(
-                f"a sum of {len(given.contributors)}, {context.min_contributors} are needed before it is opened"
+                f"a sum of {len(given.contributors)}; this client opens {context.min_contributors} or more"
             )
         if not 1 <= given.length <= context.max_length:
             raise VerificationError(f"a sum of {given.length} values")
