@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg import ckks
+from secagg import ckks, ckks_encoding, ckks_parameters
 from secagg.ckks import (
     DEGREE,
     LOG_Q_LIMIT,
@@ -69,7 +69,7 @@ def coefficients(key, body, count):
     """What decryption yields before it is rounded, in steps."""
     blocks = ckks._blocks(body, key.parameters, count)
     loaded = [ckks._load(key._context, key.parameters, block) for block in blocks]
-    return np.array([ckks._from_slots(np.array(block.decrypt())) for block in loaded])
+    return np.array([ckks_encoding.from_slots(np.array(block.decrypt())) for block in loaded])
 
 
 # --- parameters --------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_parameters_refuse_inexact_or_unknown_values(change):
 
 
 def test_security_limit_is_enforced(monkeypatch):
-    monkeypatch.setattr(ckks, "_SPECIAL_PRIME_BITS", 61)
+    monkeypatch.setattr(ckks_parameters, "SPECIAL_PRIME_BITS", 61)
     with pytest.raises(ParameterError, match="109"):
         choose_parameters(bound=TEN.bound, max_summands=10)
 
@@ -173,13 +173,13 @@ def test_slots_are_the_polynomial_at_powers_of_three():
     # The definition, term by term, for a few slots; the order is that of SEAL's CKKSEncoder (generator 3).
     c = vector(1, count=DEGREE // 2).astype(float)
     full = np.concatenate([c, [0.0], -c[:0:-1]])
-    slots = ckks._to_slots(c)
+    slots = ckks_encoding.to_slots(c)
     for i in (0, 1, 2, 1000, DEGREE // 2 - 1):
         root = np.exp(1j * np.pi / DEGREE * pow(3, i, 2 * DEGREE))
         value = (full * root ** np.arange(DEGREE)).sum()
         assert abs(value.imag) < 1e-4
         assert slots[i] == pytest.approx(value.real, abs=1e-4)
-    assert np.abs(ckks._from_slots(slots) - c).max() < 1e-9
+    assert np.abs(ckks_encoding.from_slots(slots) - c).max() < 1e-9
 
 
 def test_a_coefficient_meets_only_its_own_noise(key, server):
@@ -451,7 +451,7 @@ def test_padding_that_is_not_zero_is_refused(key, body):
 
 
 def test_a_value_between_integers_is_refused(key):
-    slots = ckks._to_slots(np.full(DEGREE // 2, 0.5)).tolist()
+    slots = ckks_encoding.to_slots(np.full(DEGREE // 2, 0.5)).tolist()
     fresh = ckks._tenseal().ckks_vector(key._context, slots)
     block = ckks._unfield(b"\x12", ckks._between(fresh.serialize(), *ckks._vector_frame(TEN)))
     with pytest.raises(VerificationError, match="integer"):
