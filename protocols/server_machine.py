@@ -40,6 +40,8 @@ __all__ = ["ServerMachine"]
 
 Reason = Annotated[str, UpTo(8192)]
 EMPTY_ROUND = Round(0, (), 1)
+KEPT_RESULTS = 4
+"""Results kept for a member who does not fetch them; who was away longer asks a peer for the model."""
 
 
 class Status(Enum):
@@ -260,7 +262,9 @@ class ServerMachine(Server):
         self._ending = Ending(total=total, result=step.result, record=self._sign(""), reason="")
         if step.result is not None:
             self._results[self._round.number] = step.result
-            self._owed = {m: (*self._owed.get(m, ()), self._round.number) for m in self._roster.members}
+            for member in self._roster.members:
+                self._owed[member] = (*self._owed.get(member, ()), self._round.number)[-KEPT_RESULTS:]
+            self._forget_results()
 
     def _abort(self, reason: str) -> None:
         self._state, self._status = self._suite.server.idle(self._state), Status.ABORTED
@@ -329,6 +333,9 @@ class ServerMachine(Server):
         carried = self._carried.pop(client, ())
         left = tuple(number for number in self._owed.get(client, ()) if number not in carried)
         self._owed[client] = left
+        self._forget_results()
+
+    def _forget_results(self) -> None:
         wanted = {number for numbers in self._owed.values() for number in numbers}
         self._results = {number: result for number, result in self._results.items() if number in wanted}
 

@@ -141,6 +141,7 @@ class FloatSurface:
         self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float], entropy: Entropy
     ) -> tuple[Words, int]:
         values, units = self._check_form(update, length, weight), self._normalised(metrics)
+        weight = int(weight)
         words = np.empty(self.elements(length), dtype=self.ring.dtype)
         clipped = self.codec.encode(values, weight=weight, out=words[:length], entropy=entropy)
         if self.metrics:

@@ -565,7 +565,7 @@ ONES = b"\x01\0\0\0\0\0\0\0" * DEGREE
         {"data": ONES + bytes(8 * DEGREE)},  # a plaintext in the clear
         {"parms_id": (0, 0, 0, 0)},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:24],
 )
 def test_forged_metadata_is_refused(key, server, forge, change):
     refused(key, server, framed(forge.block(forge.members(**change))), count=1)
