@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from protocols.identity import ClientId
 from protocols.interface import Learner
 from protocols.parameters import Parameters
-from protocols.requirements import Plan
+from protocols.requirements import plan_unshared
 from protocols.schema import U64, Body, Key32, Name
 from protocols.suite import (
     Asked,
@@ -34,7 +34,7 @@ from protocols.suite import (
     check_request,
 )
 from protocols.summand import Surface, Words
-from secagg.errors import ParameterError, PeerViolation
+from secagg.errors import PeerViolation
 
 __all__ = ["PlainSum"]
 
@@ -120,20 +120,6 @@ class PlainSum(Parameters):
         return Learner.SERVER
 
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
-        def plan(n: int) -> Plan:
-            least = self.requirements.min_contributors
-            if n < least:
-                raise ParameterError(
-                    f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it"
-                )
-            return Plan(
-                degree=0,
-                threshold=least,
-                ring_bits=surface.ring.bits,
-                security_failure=1.0,
-                liveness_failure=0.0,
-            )
-
         return Suite(
             code=1,
             name="PlainSum",
@@ -148,5 +134,7 @@ class PlainSum(Parameters):
             replies=(PlainUpdate,),
             client=PlainClientSteps(),
             server=PlainServerSteps(),
-            plan=plan,
+            plan=lambda n: plan_unshared(
+                n, self.requirements, ring_bits=surface.ring.bits, security_failure=1.0
+            ),
         )

@@ -21,7 +21,7 @@ from enum import Enum
 
 from secagg.errors import ParameterError
 
-__all__ = ["Adversary", "Plan", "Requirements", "plan_complete"]
+__all__ = ["Adversary", "Plan", "Requirements", "plan_complete", "plan_unshared"]
 
 
 class Adversary(Enum):
@@ -104,9 +104,7 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
     Raises:
         ParameterError: fewer than `min_contributors` clients, or no threshold satisfies both fractions.
     """
-    least = requirements.min_contributors
-    if n < least:
-        raise ParameterError(f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it")
+    least = _check_size(n, requirements)
     corrupt = ceil_fraction(requirements.corrupt_fraction, n)
     dropped = min(ceil_fraction(requirements.dropout_fraction, n), n - least)
     threshold = max(corrupt + 1, 2)
@@ -122,3 +120,26 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
         security_failure=0.0,
         liveness_failure=0.0,
     )
+
+
+def plan_unshared(n: int, requirements: Requirements, *, ring_bits: int, security_failure: float) -> Plan:
+    """The plan of a protocol in which clients share nothing out, so that any dropout is survived.
+
+    Raises:
+        ParameterError: fewer than `min_contributors` clients.
+    """
+    return Plan(
+        degree=0,
+        threshold=_check_size(n, requirements),
+        ring_bits=ring_bits,
+        security_failure=security_failure,
+        liveness_failure=0.0,
+    )
+
+
+def _check_size(n: int, requirements: Requirements) -> int:
+    """`min_contributors`, if n clients are as many."""
+    least = requirements.min_contributors
+    if n < least:
+        raise ParameterError(f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it")
+    return least

@@ -7,12 +7,7 @@ checked before a protocol's own `ServerSteps.absorb` sees it, and a message coun
 
 import hashlib
 import os
-from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from protocols.client_machine import Request
 from protocols.envelope import (
@@ -25,10 +20,11 @@ from protocols.envelope import (
     request_stage,
 )
 from protocols.identity import SERVER, ClientId, Identity, Roster
-from protocols.interface import IntegerSum, Outcome, Round, Server, Sum
+from protocols.interface import Outcome, Round, Server
 from protocols.record import RoundRecord, SignedRecord, Transcript
-from protocols.schema import U8, U64, Key32, Name, UpTo, decode, encode
+from protocols.schema import UpTo, decode, encode
 from protocols.sealing import open_state, seal_state
+from protocols.server_memory import Ending, Memory, SavedSum, Status
 from protocols.suite import Finished, Opened, ServerContext, Suite
 from secagg.entropy import Entropy
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
@@ -42,78 +38,6 @@ Reason = Annotated[str, UpTo(8192)]
 EMPTY_ROUND = Round(0, (), 1)
 KEPT_RESULTS = 4
 """Results kept for a member who does not fetch them; who was away longer asks a peer for the model."""
-
-
-class Status(Enum):
-    """Where the machine stands; `value` is its code in a saved state."""
-
-    IDLE = 0
-    OPEN = 1
-    DONE = 2
-    ABORTED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class SavedSum:
-    """A `Sum` as it is saved."""
-
-    mean: NDArray[np.float64]
-    total_weight: U64
-    contributors: frozenset[Name]
-    metric_names: tuple[Annotated[str, UpTo(4096)], ...]
-    metric_values: NDArray[np.float64]
-    total: NDArray[np.uint64] | None
-
-    @classmethod
-    def of(cls, value: Sum) -> "SavedSum":
-        names = tuple(value.metrics)
-        total = value.total if isinstance(value, IntegerSum) else None
-        numbers = np.array([value.metrics[name] for name in names], dtype=np.float64)
-        return cls(value.mean, value.total_weight, value.contributors, names, numbers, total)
-
-    def restore(self) -> Sum:
-        metrics = dict(zip(self.metric_names, map(float, self.metric_values), strict=True))
-        if self.total is None:
-            return Sum(self.mean, self.total_weight, self.contributors, metrics)
-        return IntegerSum(self.mean, self.total_weight, self.contributors, metrics, self.total)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How the last round ended, as it is saved."""
-
-    total: SavedSum | None
-    result: bytes | None
-    record: SignedRecord
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Everything that a server remembers, as it is saved."""
-
-    signing_key: Secret
-    roster: tuple[tuple[Name, Key32], ...]
-    session: Annotated[bytes, UpTo(64)]
-    rounds: U64
-    cohort: tuple[Name, ...]
-    length: U64
-    model: bytes
-    status: U8
-    exchange: U8
-    expected: frozenset[Name]
-    answered: dict[Name, Key32]
-    seen: frozenset[tuple[Name, Key32]]
-    seen_before: frozenset[tuple[Name, Key32]]
-    dropped: dict[Name, Reason]
-    contributors: frozenset[Name]
-    transcript: Key32
-    results: dict[U64, bytes]
-    owed: dict[Name, tuple[U64, ...]]
-    carried: dict[Name, tuple[U64, ...]]
-    ending: Ending | None
-    state_kind: U8
-    state: Secret
 
 
 class ServerMachine(Server):

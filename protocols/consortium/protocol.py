@@ -17,10 +17,9 @@ from protocols.consortium.scheme import Scheme
 from protocols.consortium.server import ConsortiumServerSteps
 from protocols.interface import Learner
 from protocols.parameters import Parameters
-from protocols.requirements import Plan
+from protocols.requirements import plan_unshared
 from protocols.suite import Suite
 from protocols.summand import Surface
-from secagg.errors import ParameterError
 
 __all__ = ["ConsortiumParameters"]
 
@@ -45,20 +44,6 @@ class ConsortiumParameters(Parameters):
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
         scheme = self.scheme(surface)
 
-        def plan(n: int) -> Plan:
-            least = self.requirements.min_contributors
-            if n < least:
-                raise ParameterError(
-                    f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it"
-                )
-            return Plan(
-                degree=0,
-                threshold=least,
-                ring_bits=surface.ring.bits,
-                security_failure=0.0,
-                liveness_failure=0.0,
-            )
-
         return Suite(
             code=self.code,
             name=type(self).__name__,
@@ -73,5 +58,7 @@ class ConsortiumParameters(Parameters):
             replies=(AdvertiseKeys, DistributeKey, Contribution),
             client=ConsortiumClientSteps(scheme),
             server=ConsortiumServerSteps(scheme),
-            plan=plan,
+            plan=lambda n: plan_unshared(
+                n, self.requirements, ring_bits=surface.ring.bits, security_failure=0.0
+            ),
         )
