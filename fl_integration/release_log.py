@@ -1,13 +1,13 @@
-"""A release log that survives the process and the power: one SQLite file, kept where the server cannot rewind it.
+"""A release log that outlives the process: one SQLite file, kept where the server cannot rewind it.
 
 A client that comes back from an older saved state could release a second, different answer for a step that it
-answered before: the other kind of share, or a second vector under the same masks (ATTACKS A14; the two together
-open what one alone does not). Sealing the state does not stop that. `SqliteReleaseLog` does: before a reply
-leaves, its digest is written, durably and only if the step has none; what stands there decides.
+answered before: the other kind of share, or a second vector under the same masks (ATTACKS A14). Sealing the
+state does not stop that. `SqliteReleaseLog` does: before a reply leaves, its digest is written, durably and
+only if the step has none; what stands there decides.
 
-Durable means that the transaction has reached the disk when `insert` returns: `synchronous` is at its strictest
-setting, which is FULL and in addition syncs the directory after the journal is gone. It holds as far as the
-disk keeps its word, and as far as nobody restores the *file* from a backup: put it on storage of its own and
+Durable means that the transaction has reached the disk when `insert` returns: `synchronous` has its strictest
+setting, which is FULL and in addition syncs the folder once the journal is gone. It holds as far as the disk
+keeps its word, and as long as nobody restores the *file* from a backup: put it on storage of its own and
 leave it out of snapshots. Only digests are stored, never a share, a vector or a key.
 
 >>> import tempfile, pathlib
@@ -19,7 +19,8 @@ True
 import os
 import sqlite3
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -59,34 +60,101 @@ class SqliteReleaseLog:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
+        if not isinstance(self._path, str) or self._path in ("", ":memory:"):
+            raise ParameterError(f"a release log lasts in a file; {self._path!r} does not name one")
         self._lock = threading.Lock()
-        try:
+        with self._refusing("opened"):
             self._connection = sqlite3.connect(
                 self._path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
-        except sqlite3.Error as error:
-            raise ParameterError(f"the release log {self._path!r} cannot be opened: {error}") from error
         try:
-            self._connection.execute("PRAGMA journal_mode = DELETE")
-            self._connection.execute("PRAGMA synchronous = EXTRA")
-            self._prepare()
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise ParameterError(
-                f"the file {self._path!r} cannot be used as a release log: {error}; name a new file or one that this "
-                "class wrote"
-            ) from error
+            with self._refusing("used"):
+                self._connection.execute("PRAGMA journal_mode = DELETE")
+                self._connection.execute("PRAGMA synchronous = EXTRA")
+                with self._transaction():
+                    self._prepare()
         except ParameterError:
             self._connection.close()
             raise
 
+    def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
+        """Stores the digest unless (session, round, step) has one, durably; returns the one that stands.
+
+        Args:
+            session: the session's id, at least 1 byte.
+            round: in [0, 2**63).
+            step: in [0, 2**63).
+            digest: of what is about to be released, at least 1 byte.
+
+        Raises:
+            ParameterError: an argument is outside its range, the log was closed, or the disk refused. Nothing
+                may be released then.
+        """
+        for name, data in (("session", session), ("digest", digest)):
+            if type(data) is not bytes or not data:
+                raise ParameterError(f"the {name} is not a non-empty bytes object")
+        for name, number in (("round", round), ("step", step)):
+            if type(number) is not int or not 0 <= number < _INTEGERS:
+                raise ParameterError(f"the {name} is {number!r}; it must be an int in [0, 2**63)")
+        place = (session, round, step)
+        with self._lock, self._refusing("written"), self._transaction():
+            self._connection.execute(
+                "INSERT INTO releases VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (*place, digest)
+            )
+            stands = self._connection.execute(
+                "SELECT digest FROM releases WHERE session = ? AND round = ? AND step = ?", place
+            ).fetchone()
+        return bytes(stands[0])
+
+    def close(self) -> None:
+        """Closes the file; closing twice is harmless."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def _prepare(self) -> None:
         """Makes the table in an empty file; refuses a file that is not a log of this version."""
+        found = tuple(self._one(f"PRAGMA {name}") for name in ("application_id", "user_version"))
+        if found == (0, 0) and not self._one("SELECT count(*) FROM sqlite_schema"):
+            self._connection.execute(_TABLE)
+            self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        elif found != (_APPLICATION, _FORMAT):
+            raise ParameterError(
+                f"the file {self._path!r} holds something else than a release log of version {_FORMAT}; "
+                "name a new file or one that this class wrote"
+            )
+
+    def _one(self, query: str) -> int:
+        return int(self._connection.execute(query).fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing; on the disk when it is left without an exception."""
         self._connection.execute("BEGIN IMMEDIATE")
-        with suppress(sqlite3.Error), _Transaction(self._connection):
-            found = self._pragma("application_id"), self._pragma("user_version")
-            tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-            if not tables and found == (0, 0):
-                self._connection.execute(_TABLE)
-                self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """No error of the database leaves this room under its own name."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ParameterError(
+                f"the release log {self._path!r} cannot be {what}: {error}; release nothing until it can"
+            ) from error

@@ -24,8 +24,9 @@ from secagg.secret import Secret
 from secagg.signing import SigningKey
 from secagg.wire import Buffer
 
-__all__ = ["ClientMachine", "Request"]
+__all__ = ["ClientMachine", "Received", "Request"]
 
+MAXIMUM_ROUND: Final = (1 << 63) - 1
 MAXIMUM_FAILED_OPENINGS: Final = 8
 """Whether a doctored result opens may tell the server something of the key, a bit or so each time (Li and
 Micciancio's attack in its reaction form), so a client stops opening under a key that failed this often."""
@@ -37,6 +38,13 @@ class Request:
 
     results: Annotated[tuple[Body, ...], UpTo(1024)]
     body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The body of an acknowledgement: the SHA-256 of each result that came."""
+
+    results: Annotated[tuple[Key32, ...], UpTo(1024)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,7 @@ class Memory:
     pending: Pending | None
     results: tuple[bytes, ...]
     opened: dict[U64, Key32]
-    failed_openings: U64
+    failed: frozenset[Key32]
     state_kind: U8
     state: Secret
 
@@ -102,12 +110,13 @@ class ClientMachine(Client):
         self._identity = identity
         self._roster = roster
         self._session = check_session(session)
+        self._log_name = session + b"/" + identity.client.encode()
         self._min_contributors = (
             least if policy.min_contributors is None else max(least, policy.min_contributors)
         )
         self._max_length = policy.max_length
         self._logged_elsewhere = policy.release_log is not None
-        self._log: ReleaseLog = policy.release_log or MemoryReleaseLog()
+        self._log: ReleaseLog = MemoryReleaseLog() if policy.release_log is None else policy.release_log
         self._entropy = entropy
         self._round = 0  # rounds are numbered from 1 inside: a message's number plus one
         self._answers: dict[int, Answer] = {}
@@ -116,7 +125,7 @@ class ClientMachine(Client):
         self.refusal = None
         self.clipped = 0
         self.results = ()
-        self._failed_openings = 0
+        self._failed: frozenset[bytes] = frozenset()  # digests of results that did not verify
         self._opened: dict[int, bytes] = {}  # digest of the one result that was opened, by round
 
     # Messages
@@ -134,7 +143,8 @@ class ClientMachine(Client):
             request = decode(Request, envelope.body)
             if stage == RESULT:
                 self._take_results(request)
-                return self._envelope(number, ACKNOWLEDGEMENT, b"")
+                received = tuple(hashlib.sha256(result).digest() for result in request.results)
+                return self._envelope(number, ACKNOWLEDGEMENT, encode(Received(received)))
             return self._step(number, stage, digest, request)
         except PeerViolation as error:
             return self._refuse(number, stage, error.reason)
@@ -148,6 +158,8 @@ class ClientMachine(Client):
             raise DecodeError("a message of another session")
         if envelope.sender != SERVER:
             raise DecodeError("a request that names another sender than the server")
+        if envelope.round > MAXIMUM_ROUND:
+            raise DecodeError(f"round {envelope.round}; rounds are numbered up to {MAXIMUM_ROUND}")
         if envelope.stage != RESULT and (
             envelope.stage % 2 or envelope.stage // 2 >= len(self._suite.requests)
         ):
@@ -209,7 +221,7 @@ class ClientMachine(Client):
         """Commits a step: first to the log, which may know of a different release, then to the state."""
         reply = self._envelope(number, reply_stage(stage // 2), encode(step.message))
         release = hashlib.sha256(labels.RELEASE + digest + hashlib.sha256(reply).digest()).digest()
-        if self._log.insert(self._session, number, stage, release) != release:
+        if self._log.insert(self._log_name, number, stage, release) != release:
             return self._refuse(
                 number, stage, "this step was answered before by a later state of this client"
             )
@@ -228,8 +240,11 @@ class ClientMachine(Client):
         self._state = step.state
 
     def _take_results(self, request: Request) -> None:
+        """Keeps what is new: a result that was opened, or that failed to, does not come back."""
         for result in request.results:
-            if (copy := bytes(result)) not in self.results:
+            digest = hashlib.sha256(result).digest()
+            known = digest in self._opened.values() or digest in self._failed
+            if not known and (copy := bytes(result)) not in self.results:
                 self.results = (*self.results, copy)
 
     def _refuse(self, number: int, stage: int, reason: str) -> Reply:
@@ -265,22 +280,31 @@ class ClientMachine(Client):
     # Results
 
     def open(self, result: Buffer) -> Sum:
-        if self._failed_openings >= MAXIMUM_FAILED_OPENINGS:
-            raise PeerViolation(
-                f"{self._failed_openings} results did not verify and retired this key; start a new session",
-                culprit=SERVER,
-            )
-        try:
-            opening = self._suite.client.open(self._context(max(self._round - 1, 0)), self._state, result)
-        except (DecodeError, VerificationError) as error:
-            self._failed_openings += 1
-            raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error
+        steps, context = self._suite.client, self._context(max(self._round - 1, 0))
         digest = hashlib.sha256(result).digest()
-        if self._opened.setdefault(opening.round, digest) != digest:
-            raise PeerViolation(f"a second, different result of round {opening.round}", culprit=SERVER)
-        opened = bytes(result)
-        self.results = tuple(waiting for waiting in self.results if waiting != opened)
-        return opening.sum
+        try:
+            number = steps.round_of(context, result)
+            if self._opened.get(number, digest) != digest:
+                raise PeerViolation(f"a second, different result of round {number}", culprit=SERVER)
+            if digest in self._failed or len(self._failed) >= MAXIMUM_FAILED_OPENINGS:
+                raise PeerViolation(
+                    f"{len(self._failed)} results did not verify, this one is not tried again; at "
+                    f"{MAXIMUM_FAILED_OPENINGS} the session's key is retired: start a new session",
+                    culprit=SERVER,
+                )
+            total = steps.open(context, self._state, result)
+        except DecodeError as error:
+            raise PeerViolation(f"a result that does not decode: {error}", culprit=SERVER) from error
+        except VerificationError as error:
+            self._failed |= {digest}
+            self._drop_result(digest)
+            raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error
+        self._opened[number] = digest
+        self._drop_result(digest)
+        return total
+
+    def _drop_result(self, digest: bytes) -> None:
+        self.results = tuple(each for each in self.results if hashlib.sha256(each).digest() != digest)
 
     # Saved states
 
@@ -299,7 +323,7 @@ class ClientMachine(Client):
             pending=self._pending,
             results=self.results,
             opened=self._opened,
-            failed_openings=self._failed_openings,
+            failed=self._failed,
             state_kind=self._suite.client.states.index(type(self._state)),
             state=Secret(encode(self._state)),
         )
@@ -333,6 +357,6 @@ class ClientMachine(Client):
         machine._state = decode(suite.client.states[memory.state_kind], memory.state.reveal())
         machine.results = memory.results
         machine._opened = memory.opened
-        machine._failed_openings = memory.failed_openings
+        machine._failed = memory.failed
         machine.clipped = memory.clipped
         return machine

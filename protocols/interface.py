@@ -144,7 +144,10 @@ class ReleaseLog(Protocol):
     """
 
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
-        """Stores the digest unless (session, round, step) has one, durably; returns the one that stands."""
+        """Stores the digest unless (session, round, step) has one, durably; returns the one that stands.
+
+        `session` names the session and the client, so that clients of one host may share a log.
+        """
         ...  # a Protocol's signature
 
 
@@ -274,7 +277,9 @@ class Client(ABC):
         """The sum inside a result (`Learner.CLIENTS` only).
 
         Raises:
-            PeerViolation: the result does not verify; the server is the culprit and nothing is returned.
+            PeerViolation: the result does not verify: the server, or a contributor, doctored it; nothing is
+                returned. It is not tried again, and after eight such results the key is retired.
+            RoundAborted: it is authentic, but cannot have come from honest summands.
             ParameterError: this protocol's clients learn no sum.
         """
 

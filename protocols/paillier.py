@@ -23,6 +23,7 @@ from protocols.consortium.scheme import Key, Scheme, Total
 from protocols.summand import Surface
 from secagg import paillier, paillier_packing
 from secagg.entropy import Entropy
+from secagg.errors import DecodeError
 from secagg.secret import Secret
 from secagg.wire import Buffer
 
@@ -64,10 +65,16 @@ class PaillierScheme(Scheme):
         return PaillierKey(key, self.packing)
 
     def open_key(self, secret: Secret) -> PaillierKey:
-        return PaillierKey(paillier.PrivateKey.decode(secret), self.packing)
+        key = paillier.PrivateKey.decode(secret)
+        self._check(key.public_key)
+        return PaillierKey(key, self.packing)
 
     def check_public(self, public: bytes) -> None:
-        paillier.PublicKey.decode(public)
+        self._check(paillier.PublicKey.decode(public))
+
+    def _check(self, key: paillier.PublicKey) -> None:
+        if key.key_bits != self.packing.key_bits or key.h_s is None:
+            raise DecodeError(f"a key of {key.key_bits} bits; {self.packing.key_bits} and a base were agreed")
 
     def total(self, public: bytes, *, count: int) -> Total:
         key = paillier.PublicKey.decode(public)

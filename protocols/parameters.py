@@ -137,7 +137,7 @@ class Parameters(MachineProtocol):
             if not isinstance(name, str) or len(tuple(limits)) != 2:
                 raise ParameterError("metrics maps each name to its (low, high)")
             low, high = limits
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            if not (math.isfinite(low) and math.isfinite(high) and low < high and math.isfinite(high - low)):
                 raise ParameterError(
                     f"metric {name!r} has the range ({low}, {high}); it needs finite low < high"
                 )
@@ -171,6 +171,7 @@ class Parameters(MachineProtocol):
         """SHA-256 over the public parameters, so that no two parties run with different ones unnoticed."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["metrics"] = sorted((name, tuple(map(float, self.metrics[name]))) for name in self.metrics)
+        values["max_total_weight"] = self.surface.max_total_weight
         values["clip"] = float(self.clip) if isinstance(self.clip, int | float) else self.clip
         text = repr((type(self).__name__, max_summand, sorted(values.items(), key=lambda item: item[0])))
         return hashlib.sha256(labels.PARAMETERS + text.encode()).digest()

@@ -7,9 +7,10 @@ which number to change.
 
 The rule for n clients with every pair connected and each client keeping a share of its own secrets: at most
 c = ⌈γn⌉ holders are corrupt and pool their shares with a curious server, so t = max(c + 1, 2) shares must be
-out of their reach; at most d = ⌈δn⌉ vanish, so t ≤ n - d. Losing more than n - min_contributors clients
-ends the round by policy whatever t is, so d is capped there. Both conditions hold with certainty, not with
-a probability: the failure probabilities of such a plan are zero while no more than c and d fail.
+out of their reach; at most d = ⌈δn⌉ vanish, so t ≤ n - d. At least c + 2 must survive, or the corrupt ones
+could subtract themselves from the sum and hold a single honest update; a round that loses more ends whatever
+t is, so d is capped there. The conditions hold with certainty, not with a probability: the failure
+probabilities of such a plan are zero while no more than c and d fail.
 
 >>> plan_complete(10, Requirements(), ring_bits=20).threshold
 3
@@ -18,10 +19,15 @@ a probability: the failure probabilities of such a plan are zero while no more t
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from enum import Enum
+from typing import Final
 
 from secagg.errors import ParameterError
+from secagg.shamir import MAXIMUM_INDEX
 
 __all__ = ["Adversary", "Plan", "Requirements", "plan_complete", "plan_unshared"]
+
+
+MAXIMUM_HOLDERS: Final = MAXIMUM_INDEX
 
 
 class Adversary(Enum):
@@ -63,6 +69,7 @@ class Requirements:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ParameterError(f"{name} is {value!r}; it must be a number in [0, 1)")
+            object.__setattr__(self, name, float(value))  # equal requirements have equal digests
         if type(self.min_contributors) is not int or self.min_contributors < 2:
             raise ParameterError(
                 f"min_contributors is {self.min_contributors!r}; a sum of fewer than 2 is somebody's update"
@@ -81,6 +88,7 @@ class Plan:
         degree: neighbours of each client (k); n - 1 on the complete graph, 0 where pairs share nothing.
         threshold: shares that rebuild a secret (t), or contributors that an opening needs where nothing is
             shared out.
+        min_survivors: contributors without whom nothing is opened.
         ring_bits: bits of one summed value on the wire.
         security_failure: probability that the corrupt clients hold too many shares, in [0, 1].
         liveness_failure: probability that too few shares are left, in [0, 1].
@@ -88,6 +96,7 @@ class Plan:
 
     degree: int
     threshold: int
+    min_survivors: int
     ring_bits: int
     security_failure: float
     liveness_failure: float
@@ -104,9 +113,15 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
     Raises:
         ParameterError: fewer than `min_contributors` clients, or no threshold satisfies both fractions.
     """
+    if n > MAXIMUM_HOLDERS:
+        raise ParameterError(
+            f"{n} clients share with each other, at most {MAXIMUM_HOLDERS} can; lower max_clients"
+        )
     least = _check_size(n, requirements)
     corrupt = ceil_fraction(requirements.corrupt_fraction, n)
-    dropped = min(ceil_fraction(requirements.dropout_fraction, n), n - least)
+    # A sum of one honest client and the corrupt ones is that client's update: two honest ones at least.
+    survivors = max(least, min(corrupt + 2, n))
+    dropped = min(ceil_fraction(requirements.dropout_fraction, n), n - survivors)
     threshold = max(corrupt + 1, 2)
     if threshold > n - dropped:
         raise ParameterError(
@@ -116,6 +131,7 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
     return Plan(
         degree=n - 1,
         threshold=threshold,
+        min_survivors=max(survivors, threshold),
         ring_bits=ring_bits,
         security_failure=0.0,
         liveness_failure=0.0,
@@ -128,9 +144,11 @@ def plan_unshared(n: int, requirements: Requirements, *, ring_bits: int, securit
     Raises:
         ParameterError: fewer than `min_contributors` clients.
     """
+    least = _check_size(n, requirements)
     return Plan(
         degree=0,
-        threshold=_check_size(n, requirements),
+        threshold=least,
+        min_survivors=least,
         ring_bits=ring_bits,
         security_failure=security_failure,
         liveness_failure=0.0,

@@ -7,9 +7,10 @@ checked before a protocol's own `ServerSteps.absorb` sees it, and a message coun
 
 import hashlib
 import os
+from collections.abc import Collection
 from typing import Annotated, Any
 
-from protocols.client_machine import Request
+from protocols.client_machine import Received, Request
 from protocols.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
@@ -38,6 +39,10 @@ Reason = Annotated[str, UpTo(8192)]
 EMPTY_ROUND = Round(0, (), 1)
 KEPT_RESULTS = 4
 """Results kept for a member who does not fetch them; who was away longer asks a peer for the model."""
+
+
+class Late(Exception):
+    """Inside `receive`: a message that came after its round."""
 
 
 class ServerMachine(Server):
@@ -82,15 +87,13 @@ class ServerMachine(Server):
 
     def start(self, round: Round) -> dict[ClientId, bytes]:
         cohort = self._check_round(round)
-        if self._status is Status.OPEN:
-            self._abort(f"round {round.number} was started")
         steps = self._suite.server
         checked = Round(round.number, cohort, round.length, round.model)
         opened = steps.begin(self._context(checked), steps.idle(self._state), cohort)
         self._round, self._rounds = checked, round.number + 1
         self._status, self._ending = Status.OPEN, None
         self._dropped, self._contributors = {}, frozenset()
-        self._seen_before, self._seen = self._seen, set()
+        self._seen_before, self._seen, self._carried = self._seen, set(), {}
         self._transcript = Transcript()
         return self._enter(opened, start=True)
 
@@ -125,12 +128,15 @@ class ServerMachine(Server):
     def _enter(self, opened: Opened, *, start: bool = False) -> dict[ClientId, bytes]:
         """Opens an exchange; one encoding serves all who get the same request."""
         self._state, self._exchange, self._answered = opened.state, opened.exchange, {}
+        self._carried = {}
         asked = {client: body for client, body in opened.requests.items() if client not in self._dropped}
         self._expected = frozenset(asked)
         encoded: dict[tuple[int, tuple[int, ...]], bytes] = {}
         outbox: dict[ClientId, bytes] = {}
         for client, request in asked.items():
-            owed = self._carry(client) if start else ()
+            owed = self._owed.get(client, ()) if start else ()
+            if owed:
+                self._carried[client] = owed
             kind = (id(request), owed)
             if kind not in encoded:
                 encoded[kind] = self._request(request_stage(opened.exchange), owed, encode(request))
@@ -173,6 +179,8 @@ class ServerMachine(Server):
                 )
             step = self._suite.server.close(self._context(self._round), self._state, present)
         except RoundAborted as error:
+            for culprit in error.culprits:
+                self._dropped.setdefault(culprit, error.reason)
             self._abort(error.reason)
             raise
         if isinstance(step, Opened):
@@ -246,17 +254,11 @@ class ServerMachine(Server):
         waiting = [
             client for client in self._roster.members if self._owed.get(client) and client not in except_to
         ]
-        return {client: self._request(RESULT, self._carry(client), b"") for client in waiting}
+        return {client: self._request(RESULT, self._owed[client], b"") for client in waiting}
 
-    def _carry(self, client: ClientId) -> tuple[int, ...]:
-        """The results that go to `client` now; they are owed until it answers."""
-        self._carried[client] = self._owed.get(client, ())
-        return self._carried[client]
-
-    def _arrived(self, client: ClientId) -> None:
-        carried = self._carried.pop(client, ())
-        left = tuple(number for number in self._owed.get(client, ()) if number not in carried)
-        self._owed[client] = left
+    def _arrived(self, client: ClientId, numbers: Collection[int]) -> None:
+        """`client` has the results of these rounds."""
+        self._owed[client] = tuple(n for n in self._owed.get(client, ()) if n not in numbers)
         self._forget_results()
 
     def _forget_results(self) -> None:
@@ -272,16 +274,29 @@ class ServerMachine(Server):
             )
         try:
             digest = hashlib.sha256(message).digest()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, BufferError):
             raise self._expel(sender, "a message that is no contiguous buffer of bytes") from None
         if (sender, digest) in self._seen or (sender, digest) in self._seen_before:
             return
         try:
-            self._take(sender, Envelope.decode(message), digest)
+            envelope = Envelope.decode(message)
+            if self._is_late(sender, envelope):
+                # An honest straggler of an earlier round must not lose this one for it.
+                raise Late
+            self._take(sender, envelope, digest)
+        except Late:
+            raise PeerViolation(
+                f"a message of an earlier round; this is round {self._round.number}", culprit=sender
+            ) from None
         except (DecodeError, VerificationError) as error:
             raise self._expel(sender, str(error)) from error
         except PeerViolation as error:
             raise self._expel(sender, error.reason) from error
+
+    def _is_late(self, sender: ClientId, envelope: Envelope) -> bool:
+        ours = envelope.protocol == self._suite.code and envelope.session == self._session
+        named = envelope.sender == sender and envelope.stage != ACKNOWLEDGEMENT
+        return ours and named and envelope.round < self._round.number
 
     def _take(self, sender: ClientId, envelope: Envelope, digest: bytes) -> None:
         if envelope.sender != sender:
@@ -293,19 +308,20 @@ class ServerMachine(Server):
         if envelope.round != self._round.number and envelope.stage != ACKNOWLEDGEMENT:
             raise DecodeError(f"a message for round {envelope.round}; this is round {self._round.number}")
         if envelope.stage == ACKNOWLEDGEMENT:
-            if len(envelope.body):
-                raise DecodeError("an acknowledgement with a body")
-            self._arrived(sender)
+            received = frozenset(decode(Received, envelope.body).results)
+            numbers = [n for n, each in self._results.items() if hashlib.sha256(each).digest() in received]
+            self._arrived(sender, numbers)
             return
         if self._status is not Status.OPEN:
             raise DecodeError("a message after the round's end")
-        if envelope.stage == REFUSAL:
-            reason = decode(Refusal, envelope.body).reason
-            self._seen.add((sender, digest))
-            self._dropped.setdefault(sender, f"refused: {reason}"[:2048])
-            return
         if sender not in self._round.cohort:
             raise DecodeError("a message of a client that this round did not ask")
+        if envelope.stage == REFUSAL:
+            reason = decode(Refusal, envelope.body).reason
+            if sender not in self._dropped:
+                self._state = self._suite.server.refused(self._state, sender)
+                self._dropped[sender] = f"refused: {reason}"[:2048]
+            return
         if envelope.stage != request_stage(self._exchange) + 1:
             raise DecodeError(f"a message of another step than {self._suite.exchanges[self._exchange]}")
         if sender in self._answered:
@@ -316,7 +332,7 @@ class ServerMachine(Server):
         self._state = self._suite.server.absorb(self._context(self._round), self._state, sender, reply)
         self._answered[sender] = digest
         self._seen.add((sender, digest))
-        self._arrived(sender)
+        self._arrived(sender, self._carried.pop(sender, ()))
 
     def _expel(self, sender: ClientId, reason: str) -> PeerViolation:
         """Puts a culprit out of the open round; the first reason stands."""

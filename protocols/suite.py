@@ -29,7 +29,6 @@ __all__ = [
     "ClientSteps",
     "Finished",
     "Opened",
-    "Opening",
     "Replied",
     "ServerContext",
     "ServerSteps",
@@ -71,14 +70,6 @@ class Finished:
     state: Any
     total: Sum | None = None
     result: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """A result that a client opened, and the round that it belongs to."""
-
-    round: int
-    sum: Sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +151,14 @@ class ClientSteps(ABC):
     def fold(self, context: ClientContext, state: Any, vector: Words) -> Replied:
         """Finishes an `Asked` step with the encoded update, which it may overwrite."""
 
-    def open(self, context: ClientContext, state: Any, result: Buffer) -> Opening:
-        """The sum inside a result, checked; only where the clients learn it."""
+    def round_of(self, context: ClientContext, result: Buffer) -> int:
+        """The round that a result says it belongs to; only where the clients learn the sum."""
+        raise ParameterError(
+            f"{context.suite.name} tells the sum to the server; clients have nothing to open"
+        )
+
+    def open(self, context: ClientContext, state: Any, result: Buffer) -> Sum:
+        """The sum inside a result, checked. `VerificationError` only for what the key was needed to see."""
         raise ParameterError(
             f"{context.suite.name} tells the sum to the server; clients have nothing to open"
         )
@@ -187,6 +184,10 @@ class ServerSteps(ABC):
     @abstractmethod
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
         """Ends the open exchange with those who answered it well. May raise `RoundAborted`."""
+
+    def refused(self, state: Any, client: ClientId) -> Any:
+        """The state after `client` refused a request."""
+        return state
 
     def freeze(self, context: ServerContext, state: Any) -> Any:
         """`state` as one of `states`, all fields encodable; most states are so already."""

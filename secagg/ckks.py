@@ -167,10 +167,9 @@ class SecretKey:
         if type(bound) is not int or not 0 <= bound <= self.parameters.bound:
             raise ParameterError(f"bound must be an int in [0, {self.parameters.bound}]")
         size = self.parameters.values_per_block
-        values = np.empty(self.parameters.blocks(count) * size, dtype=np.int64)
-        for start, block in zip(
-            range(0, values.size, size), _blocks(body, self.parameters, count), strict=True
-        ):
+        blocks = _blocks(body, self.parameters, count)  # as many as the body holds, before memory is taken
+        values = np.empty(len(blocks) * size, dtype=np.int64)
+        for start, block in zip(range(0, values.size, size), blocks, strict=True):
             slots = np.array(_load(self._context, self.parameters, block).decrypt())
             values[start : start + size] = unpack(from_slots(slots), self.parameters)
         if values[count:].any():

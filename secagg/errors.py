@@ -64,8 +64,14 @@ class PeerViolation(SecAggError):
 
 
 class RoundAborted(SecAggError):
-    """The round cannot end with a sum that the requirements allow; `reason` says why. Nothing was opened."""
+    """The round cannot end with a sum that the requirements allow.
 
-    def __init__(self, reason: str) -> None:
+    Attributes:
+        reason: why.
+        culprits: clients whose fault it is, where it is somebody's and can be told.
+    """
+
+    def __init__(self, reason: str, *, culprits: frozenset[str] = frozenset()) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.culprits = culprits

@@ -29,17 +29,19 @@ from protocols.consortium.messages import (
     SignedKey,
     key_id_of,
     mac_context,
+    signer,
 )
 from protocols.consortium.scheme import Key, Scheme
 from protocols.identity import ClientId
+from protocols.interface import Sum
 from protocols.schema import U64, Key32, decode, encode
-from protocols.suite import Asked, ClientContext, ClientSteps, Opening, Replied, check_request
+from protocols.suite import Asked, ClientContext, ClientSteps, Replied, check_request
 from protocols.summand import Words
 from secagg import labels
 from secagg.aead import open_sealed, seal
 from secagg.agreement import agree, public_key
 from secagg.entropy import draw
-from secagg.errors import ParameterError, PeerViolation, VerificationError
+from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
 from secagg.kdf import hkdf
 from secagg.linear_mac import KEY_BYTES, TAG_BYTES, MacKey
 from secagg.secret import Secret
@@ -64,10 +66,11 @@ class Advertised:
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """Holds the consortium's key."""
+    """Holds the consortium's key, and the channel key under which it would take another one."""
 
     key_id: Key32
     secret: Secret
+    channel: Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Collecting:
 
     key_id: Key32
     secret: Secret
+    channel: Secret
     length: U64
     model: Key32
 
@@ -90,12 +94,12 @@ class ConsortiumClientSteps(ClientSteps):
         self._opened: tuple[Secret, Key] | None = None  # an opened key has tables; they are built once
 
     def idle(self, state: Any) -> Any:
-        return Keyed(state.key_id, state.secret) if isinstance(state, Collecting) else state
+        return _keyed(state) if isinstance(state, Collecting) else state
 
     def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
         check_request(context, parameters=request.parameters, cohort=request.cohort, length=request.length)
         match state, request:
-            case Fresh() | Advertised(), Announcement():
+            case Fresh() | Advertised() | Keyed(), Announcement():
                 return self._advertise(context, state)
             case Fresh() | Advertised() | Keyed(), Distribute():
                 return self._distribute(context, state, request)
@@ -107,12 +111,15 @@ class ConsortiumClientSteps(ClientSteps):
 
     # Set-up
 
-    def _advertise(self, context: ClientContext, state: Fresh | Advertised) -> Replied:
-        channel = state.channel if isinstance(state, Advertised) else Secret(draw(context.entropy, 32))
+    def _advertise(self, context: ClientContext, state: Fresh | Advertised | Keyed) -> Replied:
+        # A client that holds a key may be asked again: a custodian whose distribution got lost on its way
+        # holds one that nobody else has.
+        channel = _channel(context, state)
         public = public_key(channel)
         signed = SignedKey(context.suite.digest, context.session, context.me, public)
         signature = context.identity.key.sign(encode(signed), label=labels.CONSORTIUM_ADVERTISEMENT)
-        return Replied(Advertised(channel), AdvertiseKeys(public, signature))
+        following = state if isinstance(state, Keyed) else Advertised(channel)
+        return Replied(following, AdvertiseKeys(public, signature))
 
     def _distribute(
         self, context: ClientContext, state: Fresh | Advertised | Keyed, request: Distribute
@@ -133,7 +140,7 @@ class ConsortiumClientSteps(ClientSteps):
                     f"{context.min_contributors} on",
                     culprit=FROM_SERVER,
                 )
-            keyed = self._generate(context)
+            keyed = self._generate(context, _channel(context, state))
         secret = decode(ConsortiumSecret, keyed.secret.reveal())
         public = self._key(secret.private_key).public()
         channel = Secret(draw(context.entropy, 32))
@@ -157,14 +164,16 @@ class ConsortiumClientSteps(ClientSteps):
         }
         return Replied(keyed, DistributeKey(keyed.key_id, public, public_key(channel), sealed, signature))
 
-    def _generate(self, context: ClientContext) -> Keyed:
+    def _generate(self, context: ClientContext, channel: Secret) -> Keyed:
         key = self._scheme.generate(context.entropy)
         mac_key = Secret(draw(context.entropy, KEY_BYTES))
         encoded = encode(ConsortiumSecret(mac_key, key.encode()))
         self._opened = (key.encode(), key)
-        return Keyed(key_id_of(session=context.session, encoded_secret=encoded), Secret(encoded))
+        return Keyed(key_id_of(session=context.session, encoded_secret=encoded), Secret(encoded), channel)
 
-    def _accept(self, context: ClientContext, state: Advertised, key_id: bytes, delivery: Delivery) -> Keyed:
+    def _accept(
+        self, context: ClientContext, state: Advertised | Keyed, key_id: bytes, delivery: Delivery
+    ) -> Keyed:
         """The consortium's key, if a member of the roster sealed it to this client."""
         distribution = SignedDistribution(
             context.suite.digest,
@@ -184,7 +193,7 @@ class ConsortiumClientSteps(ClientSteps):
         secret = decode(ConsortiumSecret, encoded.reveal())
         if self._key(secret.private_key).public() != delivery.public:
             raise VerificationError("the key that was sealed does not belong to the server's public part")
-        return Keyed(key_id, encoded)
+        return Keyed(key_id, encoded, state.channel)
 
     def _key(self, private: Secret) -> Key:
         if self._opened is None or self._opened[0] != private:
@@ -194,16 +203,16 @@ class ConsortiumClientSteps(ClientSteps):
     # Every round
 
     def _prepare(self, context: ClientContext, state: Fresh | Advertised | Keyed, request: Collect) -> Asked:
-        if isinstance(state, Keyed):
+        if isinstance(state, Keyed) and (state.key_id == request.key_id or request.delivery is None):
             keyed = state
-        elif isinstance(state, Advertised) and request.delivery is not None:
+        elif not isinstance(state, Fresh) and request.delivery is not None:
             keyed = self._accept(context, state, request.key_id, request.delivery)
         else:
             raise PeerViolation("an update was asked for, and this client has no key", culprit=FROM_SERVER)
         if keyed.key_id != request.key_id:
             raise PeerViolation("the server works with another key than this client", culprit=FROM_SERVER)
         model = hashlib.sha256(request.model).digest()
-        following = Collecting(keyed.key_id, keyed.secret, request.length, model)
+        following = Collecting(keyed.key_id, keyed.secret, keyed.channel, request.length, model)
         return Asked(following, request.length, request.model)
 
     def fold(self, context: ClientContext, state: Collecting, vector: Words) -> Replied:
@@ -211,41 +220,69 @@ class ConsortiumClientSteps(ClientSteps):
         values = context.suite.surface.ring.centred(vector)
         tag = MacKey(secret.mac_key).tag(
             values,
-            signer=context.me.encode(),
+            signer=signer(context.me, context.min_contributors),
             context=_context(context, context.round, state.length, state.model),
         )
         body = self._key(secret.private_key).encrypt(values, entropy=context.entropy)
-        message = Contribution(state.key_id, state.model, tag.to_bytes(TAG_BYTES, "big"), memoryview(body))
-        return Replied(Keyed(state.key_id, state.secret), message)
+        message = Contribution(
+            state.key_id,
+            state.model,
+            context.min_contributors,
+            tag.to_bytes(TAG_BYTES, "big"),
+            memoryview(body),
+        )
+        return Replied(_keyed(state), message)
 
-    def open(self, context: ClientContext, state: Any, result: Buffer) -> Opening:
+    def round_of(self, context: ClientContext, result: Buffer) -> int:
+        return decode(Result, result).round
+
+    def open(self, context: ClientContext, state: Any, result: Buffer) -> Sum:
         if not isinstance(state, Keyed | Collecting):
             raise ParameterError("this client has no key yet; it gets one in a round that it takes part in")
         given = decode(Result, result)
-        if given.key_id != state.key_id:
-            raise VerificationError("a sum under another key")
-        for client in given.contributors:
-            if client not in context.roster:
-                raise VerificationError(f"{client!r} is not in the roster")
-        # The list proves nothing by itself, but the tag below binds it: checked before anything is opened.
-        if len(given.contributors) < context.min_contributors:
-            raise VerificationError(
-                f"a sum of {len(given.contributors)}; this client opens {context.min_contributors} or more"
-            )
-        if not 1 <= given.length <= context.max_length:
-            raise VerificationError(f"a sum of {given.length} values")
+        _check_result(context, state, given)
         surface = context.suite.surface
         secret = decode(ConsortiumSecret, state.secret.reveal())
-        values = self._key(secret.private_key).decrypt(
-            given.vector, count=surface.elements(given.length), summands=len(given.contributors)
-        )
+        count = surface.elements(given.length)
+        try:
+            values = self._key(secret.private_key).decrypt(
+                given.vector, count=count, summands=len(given.contributors)
+            )
+        except ParameterError as error:  # a length or a number of summands that the scheme does not carry
+            raise DecodeError(str(error)) from None
         MacKey(secret.mac_key).verify(
             values,
             int.from_bytes(given.tag, "big"),
-            signers=[client.encode() for client in sorted(given.contributors)],
+            signers=[signer(client, minimum) for client, minimum in given.contributors.items()],
             context=_context(context, given.round, given.length, given.model),
         )
-        return Opening(given.round, surface.decode(values.astype(surface.ring.dtype), given.contributors))
+        return surface.decode(values.astype(surface.ring.dtype), frozenset(given.contributors))
+
+
+def _check_result(context: ClientContext, state: Keyed | Collecting, given: Result) -> None:
+    """What can be said without the key. The tag will bind the list, so it is checked before opening."""
+    if given.key_id != state.key_id:
+        raise DecodeError("a sum under another key than this client holds")
+    if not given.contributors.keys() <= set(context.roster.members):
+        raise DecodeError("a contributor that is not in the roster")
+    least = max(context.min_contributors, *given.contributors.values()) if given.contributors else 1
+    if not least <= len(given.contributors) <= context.suite.max_clients:
+        raise DecodeError(f"a sum of {len(given.contributors)}; it is opened from {least} on")
+    if not 1 <= given.length <= context.max_length:
+        raise DecodeError(f"a sum of {given.length} values")
+    try:
+        context.suite.surface.check_length(given.length)
+    except ParameterError as error:
+        raise DecodeError(str(error)) from None
+
+
+def _keyed(state: Collecting) -> Keyed:
+    return Keyed(state.key_id, state.secret, state.channel)
+
+
+def _channel(context: ClientContext, state: Fresh | Advertised | Keyed) -> Secret:
+    """The session's channel key of this client, drawn when it is first needed."""
+    return Secret(draw(context.entropy, 32)) if isinstance(state, Fresh) else state.channel
 
 
 def _context(context: ClientContext, round: int, length: int, model: bytes) -> bytes:

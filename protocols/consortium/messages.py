@@ -7,7 +7,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated
 
-from protocols.schema import U64, Body, Key32, Name, Signature, Size, UpTo
+from protocols.identity import ClientId
+from protocols.schema import U32, U64, Body, Key32, Name, Signature, Size, UpTo
 from secagg import labels
 from secagg.linear_mac import TAG_BYTES
 from secagg.secret import Secret
@@ -117,21 +118,25 @@ class Collect:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """Up: the encrypted vector and its tag under the consortium's MAC key."""
+    """Up: the encrypted vector and its tag under the consortium's MAC key.
+
+    `minimum` is the fewest contributors that this client's policy asks for; the tag binds it.
+    """
 
     key_id: Key32
     model: Key32
+    minimum: U32
     tag: Tag
     vector: Body
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The encrypted sum, for clients only."""
+    """The encrypted sum, for clients only; each contributor with the minimum that it asks for."""
 
     round: U64
     key_id: Key32
-    contributors: frozenset[Name]
+    contributors: dict[Name, U32]
     length: U64
     model: Key32
     tag: Tag
@@ -149,6 +154,11 @@ class ConsortiumSecret:
 def mac_context(*, session: bytes, round: int, length: int, model: bytes, parameters: bytes) -> bytes:
     """What a tag is good for: this sum of this session, answering this model, and no other."""
     return Writer().fixed(parameters).blob(session).uint(round, 8).uint(length, 8).fixed(model).finish()
+
+
+def signer(client: ClientId, minimum: int) -> bytes:
+    """Under which name a client tags: its id and the minimum that it insists on."""
+    return Writer().text(client).uint(minimum, 4).finish()
 
 
 def key_id_of(*, session: bytes, encoded_secret: bytes) -> bytes:

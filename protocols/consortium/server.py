@@ -22,7 +22,7 @@ from protocols.consortium.messages import (
 )
 from protocols.consortium.scheme import Scheme, Total
 from protocols.identity import ClientId
-from protocols.schema import U64, Key32, Name, encode
+from protocols.schema import U32, U64, Key32, Name, encode
 from protocols.suite import Finished, Opened, ServerContext, ServerSteps
 from secagg import labels
 from secagg.agreement import agree
@@ -39,6 +39,7 @@ class Consortium:
 
     key_id: Key32
     public: bytes
+    custodian: Name
     holders: frozenset[Name]
     deliveries: dict[Name, Delivery]
 
@@ -48,6 +49,7 @@ class Idle:
     """Between rounds."""
 
     consortium: Consortium | None = None
+    distrusted: Name | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Advertising:
     """AdvertiseKeys is open, for those without a key."""
 
     consortium: Consortium | None
+    distrusted: Name | None
     newcomers: dict[Name, AdvertiseKeys]
 
 
@@ -75,6 +78,7 @@ class Summing:
 
     consortium: Consortium
     tags: dict[Name, bytes]
+    minima: dict[Name, U32]
     total: Total
 
 
@@ -84,6 +88,7 @@ class SavedSumming:
 
     consortium: Consortium
     tags: dict[Name, bytes]
+    minima: dict[Name, U32]
     count: U64
     total: bytes
 
@@ -97,7 +102,22 @@ class ConsortiumServerSteps(ServerSteps):
         self._scheme = scheme
 
     def idle(self, state: Any) -> Idle:
-        return Idle(state.consortium)
+        # A key that nobody but its maker ever used may be one that nobody else can open: then make another,
+        # and let somebody else make it.
+        consortium = state.consortium
+        if consortium is not None and len(consortium.holders) < 2:
+            return Idle(None, consortium.custodian)
+        return Idle(consortium, getattr(state, "distrusted", None))
+
+    def refused(self, state: Any, client: ClientId) -> Any:
+        """A client that refused may have lost its key: the next round gives it one again."""
+        if not isinstance(state, Summing):
+            return state
+        known = state.consortium
+        deliveries = {name: each for name, each in known.deliveries.items() if name != client}
+        return replace(
+            state, consortium=replace(known, holders=known.holders - {client}, deliveries=deliveries)
+        )
 
     def begin(self, context: ServerContext, state: Idle, cohort: tuple[ClientId, ...]) -> Opened:
         consortium = state.consortium
@@ -111,7 +131,7 @@ class ConsortiumServerSteps(ServerSteps):
                 f"{sorted(consortium.holders)} as well"
             )
         request = Announcement(context.suite.digest, cohort, context.round.length)
-        return Opened(Advertising(consortium, {}), 0, dict.fromkeys(newcomers, request))
+        return Opened(Advertising(consortium, state.distrusted, {}), 0, dict.fromkeys(newcomers, request))
 
     def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         match state, reply:
@@ -153,7 +173,10 @@ class ConsortiumServerSteps(ServerSteps):
                 f"{context.suite.requirements.min_contributors} are needed"
             )
         able = consortium.holders & set(context.round.cohort) if consortium is not None else set(newcomers)
-        return self._ask(context, consortium, newcomers, context.roster.order(able))
+        # The roster's first member that is present; one whose key or seals failed before comes last.
+        failed = state.distrusted if consortium is None else consortium.custodian
+        custodians = sorted(context.roster.order(able), key=lambda client: client == failed)
+        return self._ask(context, consortium, newcomers, tuple(custodians))
 
     def _ask(
         self,
@@ -211,6 +234,7 @@ class ConsortiumServerSteps(ServerSteps):
         consortium = Consortium(
             answer.key_id,
             answer.public,
+            state.custodian,
             (known.holders if known is not None else frozenset()) | {state.custodian},
             {**(known.deliveries if known is not None else {}), **delivered},
         )
@@ -232,7 +256,7 @@ class ConsortiumServerSteps(ServerSteps):
             if client in ready
         }
         total = self._scheme.total(consortium.public, count=surface.elements(round.length))
-        return Opened(Summing(consortium, {}, total), 2, requests)
+        return Opened(Summing(consortium, {}, {}, total), 2, requests)
 
     def _take_update(
         self, context: ServerContext, state: Summing, sender: ClientId, reply: Contribution
@@ -241,6 +265,10 @@ class ConsortiumServerSteps(ServerSteps):
             raise PeerViolation("a vector under another key", culprit=sender)
         if reply.model != hashlib.sha256(context.round.model).digest():
             raise PeerViolation("a vector that answers another model", culprit=sender)
+        if reply.minimum > len(context.round.cohort):
+            raise PeerViolation(
+                f"it wants {reply.minimum} contributors, more than were asked", culprit=sender
+            )
         if int.from_bytes(reply.tag, "big") >= PRIME:
             raise PeerViolation("a tag outside its field", culprit=sender)
         state.total.add(reply.vector)
@@ -249,15 +277,19 @@ class ConsortiumServerSteps(ServerSteps):
         return Summing(
             replace(consortium, holders=consortium.holders | {sender}, deliveries=deliveries),
             {**state.tags, sender: reply.tag},
+            {**state.minima, sender: reply.minimum},
             state.total,
         )
 
     def _finish(self, context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Finished:
+        least = max(state.minima[client] for client in present)
+        if len(present) < least:
+            raise RoundAborted(f"{len(present)} contributors, and one of them asks for {least}")
         tag = sum(int.from_bytes(state.tags[client], "big") for client in present) % PRIME
         result = Result(
             context.round.number,
             state.consortium.key_id,
-            present,
+            {client: state.minima[client] for client in present},
             context.round.length,
             hashlib.sha256(context.round.model).digest(),
             tag.to_bytes(TAG_BYTES, "big"),
@@ -272,7 +304,11 @@ class ConsortiumServerSteps(ServerSteps):
             return state
         body = state.total.to_bytes() if state.tags else b""
         return SavedSumming(
-            state.consortium, state.tags, context.suite.surface.elements(context.round.length), body
+            state.consortium,
+            state.tags,
+            state.minima,
+            context.suite.surface.elements(context.round.length),
+            body,
         )
 
     def thaw(self, state: Any) -> Any:
@@ -281,4 +317,4 @@ class ConsortiumServerSteps(ServerSteps):
         total = self._scheme.restore_total(
             state.consortium.public, state.total, count=state.count, summands=len(state.tags)
         )
-        return Summing(state.consortium, state.tags, total)
+        return Summing(state.consortium, state.tags, state.minima, total)

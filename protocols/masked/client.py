@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Final
 from protocols.identity import ClientId
 from protocols.masked.keys import RoundKeys, channel_key, mask_private_key, pair_mask_seed, self_mask_seed
 from protocols.masked.messages import (
-    SHARE_PAIR_BYTES,
     AdvertiseKeys,
     Announcement,
     CohortKeys,
@@ -29,6 +28,7 @@ from protocols.masked.messages import (
     SignedKeys,
     Survivors,
     Unmask,
+    least_survivors,
     mask_transcript,
     seed_commitment,
     share_hash,
@@ -38,10 +38,10 @@ from protocols.suite import Asked, ClientContext, ClientSteps, Replied, check_re
 from protocols.summand import Words
 from secagg import labels
 from secagg.aead import open_sealed, seal
-from secagg.errors import ParameterError, PeerViolation, VerificationError
+from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
 from secagg.masking import apply_masks
 from secagg.secret import Secret
-from secagg.shamir import SHARE_BYTES, split
+from secagg.shamir import SHARE_BYTES, Share, split
 
 __all__ = ["MaskedClientSteps"]
 
@@ -70,7 +70,7 @@ class Shared:
     """After ShareKeys: who is in the cohort (U_1), and the shares of its own secrets that it keeps."""
 
     length: U64
-    threshold: U32
+    least: U32
     transcript: Key32
     keys: dict[Name, AdvertiseKeys]
     channel: Secret
@@ -83,7 +83,7 @@ class Shared:
 class Collecting:
     """Asked for the update: the mask seeds are derived and the private keys are gone."""
 
-    threshold: U32
+    least: U32
     transcript: Key32
     dealers: tuple[Name, ...]
     held: dict[Name, Secret]
@@ -95,7 +95,7 @@ class Collecting:
 class Masked:
     """After MaskedInput: only shares are left."""
 
-    threshold: U32
+    least: U32
     dealers: tuple[Name, ...]
     held: dict[Name, Secret]
 
@@ -146,9 +146,10 @@ def advertise_keys(context: ClientContext, request: Announcement) -> Replied:
         context.me,
         keys.channel_public,
         keys.mask_public,
+        context.min_contributors,
     )
     signature = context.identity.key.sign(encode(signed), label=labels.KEY_ADVERTISEMENT)
-    mine = AdvertiseKeys(keys.channel_public, keys.mask_public, signature)
+    mine = AdvertiseKeys(keys.channel_public, keys.mask_public, context.min_contributors, signature)
     state = Advertised(
         request.cohort, request.length, keys.channel, keys.round_secret, keys.self_mask_seed, mine
     )
@@ -159,14 +160,15 @@ def share_keys(context: ClientContext, state: Advertised, request: CohortKeys) -
     """Round 1, ShareKeys: check the others' keys, then deal sealed shares of both secrets."""
     keys = request.keys
     _check_keys(context, state, keys)
-    # Fig. 4, round 1: assert |U_1| >= t. The threshold is this client's own plan for that many clients, not
-    # a number that the server may choose.
+    # Fig. 4, round 1: assert |U_1| >= t. The plan is this client's own, not a number that the server may
+    # choose, and is made for the cohort that was announced: dropouts make no corrupt client honest.
     try:
-        threshold = context.suite.plan(len(keys)).threshold
+        plan = context.suite.plan(len(state.cohort))
     except ParameterError as error:
-        raise PeerViolation(
-            f"nobody can be safe among {len(keys)} clients: {error}", culprit=FROM_SERVER
-        ) from None
+        raise PeerViolation(str(error), culprit=FROM_SERVER) from None
+    threshold, least = plan.threshold, least_survivors(plan, keys)
+    if len(keys) < least:
+        raise PeerViolation(f"keys of {len(keys)} clients; {least} are needed", culprit=FROM_SERVER)
     holders = context.roster.order(keys)
     transcript = CohortTranscript(
         context.suite.digest, context.session, context.round, state.cohort, state.length, threshold, keys
@@ -203,7 +205,7 @@ def share_keys(context: ClientContext, state: Advertised, request: CohortKeys) -
     )
     following = Shared(
         state.length,
-        threshold,
+        least,
         transcript,
         keys,
         state.channel,
@@ -226,11 +228,6 @@ def _check_keys(context: ClientContext, state: Advertised, keys: dict[ClientId, 
         raise PeerViolation("keys of a client that was not announced", culprit=FROM_SERVER)
     if keys.get(context.me) != state.mine:
         raise PeerViolation("the cohort's keys do not hold this client's own", culprit=FROM_SERVER)
-    if len(keys) < context.min_contributors:
-        raise PeerViolation(
-            f"keys of {len(keys)} clients; this client takes part from {context.min_contributors} on",
-            culprit=FROM_SERVER,
-        )
     public = [key for each in keys.values() for key in (each.channel_key, each.mask_key)]
     if len(set(public)) != len(public):  # Fig. 4, round 1: assert that all the public key pairs differ
         raise PeerViolation("a public key stands in the cohort twice", culprit=FROM_SERVER)
@@ -244,6 +241,7 @@ def _check_keys(context: ClientContext, state: Advertised, keys: dict[ClientId, 
             client,
             each.channel_key,
             each.mask_key,
+            each.minimum,
         )
         try:
             context.roster.verify(client, each.signature, encode(signed), label=labels.KEY_ADVERTISEMENT)
@@ -259,8 +257,10 @@ def prepare_input(context: ClientContext, state: Shared, request: CollectInput) 
     if set(request.sealed) != set(dealers) - {context.me}:
         raise PeerViolation("shares of a client whose keys were not in the cohort", culprit=FROM_SERVER)
     # Fig. 4, round 2: assert |U_2| >= t.
-    if len(dealers) < max(context.min_contributors, state.threshold):
-        raise PeerViolation(f"only {len(dealers)} clients dealt shares", culprit=FROM_SERVER)
+    if len(dealers) < state.least:
+        raise PeerViolation(
+            f"{len(dealers)} clients dealt shares; {state.least} are needed", culprit=FROM_SERVER
+        )
     held = {context.me: state.own_shares}
     for dealer, sealed in request.sealed.items():
         held.update(_open_shares(state, dealer, sealed, context))
@@ -277,17 +277,17 @@ def prepare_input(context: ClientContext, state: Shared, request: CollectInput) 
             state.mask_private, state.keys[peer].mask_key, transcript=transcript, low=low, high=high
         )
         (add if place[context.me] > place[peer] else subtract).append(seed)
-    following = Collecting(state.threshold, transcript, dealers, held, tuple(add), tuple(subtract))
+    following = Collecting(state.least, transcript, dealers, held, tuple(add), tuple(subtract))
     return Asked(following, state.length, request.model)
 
 
 def _open_shares(
-    state: Shared, dealer: ClientId, sealed: bytes, context: ClientContext
+    state: Shared, dealer: ClientId, dealt: SealedShares, context: ClientContext
 ) -> dict[ClientId, Secret]:
-    """The shares that `dealer` sealed to this client; none when they do not open.
+    """The shares that `dealer` sealed to this client; none when they do not open or differ from its hashes.
 
-    A dealer that seals rubbish harms its own survival only: this client then holds no share of it. It does
-    not let one bad dealer take everybody else out of the round.
+    This client then holds no share of that dealer, and says so with its vector: the blame is the dealer's,
+    and nobody can be made to reveal a share that looks wrong to the server (ATTACKS B3).
     """
     try:
         key = channel_key(
@@ -297,18 +297,28 @@ def _open_shares(
             sender=dealer,
             receiver=context.me,
         )
-        shares = open_sealed(key, sealed, associated_data=state.transcript)
-    except VerificationError:
+        shares = open_sealed(key, dealt.sealed, associated_data=state.transcript)
+        plain = shares.reveal()
+        self_share, pair_share = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+        for share in (self_share, pair_share):
+            Share.decode(1, share)  # canonical, or the server could not use it
+    except (VerificationError, DecodeError):
         return {}
-    return {dealer: shares} if len(shares) == SHARE_PAIR_BYTES else {}
+    promised = dealt.self_mask_hash, dealt.pair_key_hash
+    found = (
+        _hash(context, dealer, context.me, Kind.SELF_MASK, self_share),
+        _hash(context, dealer, context.me, Kind.PAIR_KEY, pair_share),
+    )
+    return {dealer: shares} if found == promised else {}
 
 
 def mask_input(context: ClientContext, state: Collecting, vector: Words) -> Replied:
     """Round 2, second half: y_u = x_u + PRG(b_u) + Σ_v p_{u,v} mod R, in place over the encoded update."""
     ring = context.suite.surface.ring
     apply_masks(vector, ring=ring, add=state.add, subtract=state.subtract)
-    message = MaskedInput(state.transcript, memoryview(ring.pack(vector)))
-    return Replied(Masked(state.threshold, state.dealers, state.held), message)
+    unopened = frozenset(state.dealers) - state.held.keys()
+    message = MaskedInput(state.transcript, unopened, memoryview(ring.pack(vector)))
+    return Replied(Masked(state.least, state.dealers, state.held), message)
 
 
 def unmask(context: ClientContext, state: Masked, request: Survivors) -> Replied:
@@ -319,8 +329,8 @@ def unmask(context: ClientContext, state: Masked, request: Survivors) -> Replied
     if context.me not in survivors:
         raise PeerViolation("this client sent its vector and is listed as dropped", culprit=FROM_SERVER)
     # Fig. 4, round 3: assert |U_3| >= t.
-    if len(survivors) < (needed := max(context.min_contributors, state.threshold)):
-        raise PeerViolation(f"{len(survivors)} survivors; {needed} are needed", culprit=FROM_SERVER)
+    if len(survivors) < state.least:
+        raise PeerViolation(f"{len(survivors)} survivors; {state.least} are needed", culprit=FROM_SERVER)
     reveals: dict[ClientId, SelfMaskShare | PairKeyShare] = {}
     for dealer, shares in state.held.items():
         plain = shares.reveal()

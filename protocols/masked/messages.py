@@ -4,11 +4,13 @@ Symbols of the paper (Bonawitz et al., CCS'17, Figure 4) stand behind our names 
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 from protocols.identity import ClientId
+from protocols.requirements import Plan
 from protocols.schema import U32, U64, Body, Key32, Name, Signature, encode
 from secagg import labels
 from secagg.shamir import SHARE_BYTES
@@ -44,10 +46,15 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class AdvertiseKeys:
-    """Up: this round's two public keys (c_u^PK, s_u^PK), signed with the client's identity (σ_u)."""
+    """Up: this round's two public keys (c_u^PK, s_u^PK), signed with the client's identity (σ_u).
+
+    `minimum` is the smallest set of survivors that this client's policy allows. Everybody keeps to the
+    largest one in the cohort, because a sum can be opened without the help of any one client.
+    """
 
     channel_key: Key32
     mask_key: Key32
+    minimum: U32
     signature: Signature
 
 
@@ -63,6 +70,7 @@ class SignedKeys:
     client: Name
     channel_key: Key32
     mask_key: Key32
+    minimum: U32
 
 
 # Exchange 1, ShareKeys
@@ -106,15 +114,19 @@ class ShareKeys:
 class CollectInput:
     """Down: what the others dealt to this client (U_2), and the model that its update answers."""
 
-    sealed: dict[Name, bytes]
+    sealed: dict[Name, SealedShares]
     model: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedInput:
-    """Up: the masked vector (y_u), and the transcript under which its masks were made."""
+    """Up: the masked vector (y_u), and the transcript under which its masks were made.
+
+    `unopened` names the dealers whose shares for this client did not open, or were not what their hashes say.
+    """
 
     transcript: Key32
+    unopened: frozenset[Name]
     vector: Body
 
 
@@ -198,6 +210,11 @@ def mask_transcript(*, cohort_digest: bytes, dealers: tuple[ClientId, ...], mode
         writer.text(dealer)
     writer.fixed(hashlib.sha256(model).digest())
     return hashlib.sha256(labels.TRANSCRIPT + b"/mask" + writer.finish()).digest()
+
+
+def least_survivors(plan: Plan, keys: Mapping[ClientId, AdvertiseKeys]) -> int:
+    """Without how many survivors nothing is revealed: the plan's number, or the strictest client's."""
+    return max(plan.min_survivors, *(each.minimum for each in keys.values()))
 
 
 SHARE_PAIR_BYTES = 2 * SHARE_BYTES

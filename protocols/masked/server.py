@@ -2,7 +2,9 @@
 
 It relays keys and sealed shares, adds masked vectors as they come, and removes from the sum the self masks
 of those who contributed and the pair masks of those who vanished after dealing shares. It learns the sum.
-Every answer is checked when it comes, and a culprit is named before it can cost anybody else the round.
+Every answer is checked when it comes, and whoever can be caught by it is left out and named. A dealer whose
+shares do not open at enough holders is named too, but by then its masks are in the others' vectors: the round
+is aborted, and the next can do without it.
 """
 
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from protocols.masked.messages import (
     SignedKeys,
     Survivors,
     Unmask,
+    least_survivors,
     mask_transcript,
     seed_commitment,
     share_hash,
@@ -60,6 +63,7 @@ class Sharing:
     """ShareKeys is open: the dealt shares so far (U_2)."""
 
     threshold: U32
+    least: U32
     transcript: Key32
     keys: dict[Name, AdvertiseKeys]
     dealt: dict[Name, ShareKeys]
@@ -70,11 +74,13 @@ class Summing:
     """MaskedInput is open: the sum of masked vectors so far, updated in place (U_3)."""
 
     threshold: U32
+    least: U32
     holders: tuple[Name, ...]
     transcript: Key32
     keys: dict[Name, AdvertiseKeys]
     dealt: dict[Name, ShareKeys]
     total: NDArray[Any]
+    unopened: dict[Name, frozenset[Name]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,13 @@ def take_keys(
         sender,
         reply.channel_key,
         reply.mask_key,
+        reply.minimum,
     )
+    if reply.minimum > len(context.round.cohort):
+        raise PeerViolation(
+            f"it wants {reply.minimum} contributors, the cohort has {len(context.round.cohort)}",
+            culprit=sender,
+        )
     context.roster.verify(sender, reply.signature, encode(signed), label=labels.KEY_ADVERTISEMENT)
     known = {key for each in state.keys.values() for key in (each.channel_key, each.mask_key)}
     if reply.channel_key == reply.mask_key or known & {reply.channel_key, reply.mask_key}:
@@ -155,10 +167,12 @@ def take_keys(
 def open_sharing(context: ServerContext, state: Advertising, present: frozenset[ClientId]) -> Opened:
     """End of round 0: assert |U_1| >= t, send everybody all keys."""
     keys = {client: state.keys[client] for client in sorted(present)}
-    try:
-        threshold = context.suite.plan(len(keys)).threshold
-    except ParameterError as error:
-        raise RoundAborted(f"{len(keys)} of {len(context.round.cohort)} advertised keys: {error}") from None
+    # The plan is made for the cohort that was announced: dropouts make no corrupt client honest.
+    plan = context.suite.plan(len(context.round.cohort))
+    if not keys:
+        raise RoundAborted("nobody advertised keys")
+    threshold, least = plan.threshold, least_survivors(plan, keys)
+    _enough(len(keys), least, "advertised keys")
     transcript = CohortTranscript(
         context.suite.digest,
         context.session,
@@ -168,7 +182,7 @@ def open_sharing(context: ServerContext, state: Advertising, present: frozenset[
         threshold,
         keys,
     ).digest()
-    return Opened(Sharing(threshold, transcript, keys, {}), 1, dict.fromkeys(keys, CohortKeys(keys)))
+    return Opened(Sharing(threshold, least, transcript, keys, {}), 1, dict.fromkeys(keys, CohortKeys(keys)))
 
 
 def take_shares(state: Sharing, sender: ClientId, reply: ShareKeys) -> Sharing:
@@ -185,7 +199,7 @@ def take_shares(state: Sharing, sender: ClientId, reply: ShareKeys) -> Sharing:
 def open_collecting(context: ServerContext, state: Sharing, present: frozenset[ClientId]) -> Opened:
     """End of round 1: assert |U_2| >= t, give each holder what was dealt to it."""
     dealt = {dealer: state.dealt[dealer] for dealer in sorted(present)}
-    _enough(context, len(dealt), state.threshold, "dealt shares")
+    _enough(len(dealt), state.least, "dealt shares")
     # A client may have advertised keys and vanished before sharing (A16): it is a holder nobody will ask.
     holders = context.roster.order(state.keys)
     dealers = context.roster.order(dealt)
@@ -194,26 +208,36 @@ def open_collecting(context: ServerContext, state: Sharing, present: frozenset[C
     transcript = mask_transcript(cohort_digest=state.transcript, dealers=dealers, model=context.round.model)
     requests = {
         holder: CollectInput(
-            {dealer: each.shares[holder].sealed for dealer, each in dealt.items() if dealer != holder},
+            {dealer: each.shares[holder] for dealer, each in dealt.items() if dealer != holder},
             context.round.model,
         )
         for holder in dealers
     }
     keys = {dealer: state.keys[dealer] for dealer in dealers}
-    return Opened(Summing(state.threshold, holders, transcript, keys, dealt, total), 2, requests)
+    following = Summing(state.threshold, state.least, holders, transcript, keys, dealt, total, {})
+    return Opened(following, 2, requests)
 
 
 def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: MaskedInput) -> Summing:
     """Round 2: adds a vector whose masks were made under the transcript of this round, or names its maker."""
     if reply.transcript != state.transcript:
         raise PeerViolation("masks made under another transcript; they would not cancel", culprit=sender)
+    if sender in reply.unopened or not reply.unopened <= state.dealt.keys():
+        raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
     context.suite.surface.ring.add_packed(state.total, reply.vector)
-    return state
+    return replace(state, unopened={**state.unopened, sender: reply.unopened})
 
 
 def open_unmasking(context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Opened:
-    """End of round 2: assert |U_3| >= t, tell the survivors who they are."""
-    _enough(context, len(present), state.threshold, "contributed")
+    """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
+    _enough(len(present), state.least, "contributed")
+    for dealer in state.dealt:
+        holding = sum(dealer not in state.unopened[holder] for holder in present)
+        if holding < state.threshold:
+            raise RoundAborted(
+                f"{holding} survivors could open what {dealer!r} dealt, {state.threshold} must",
+                culprits=frozenset([dealer]),
+            )
     following = Unmasking(
         state.threshold, state.holders, state.transcript, state.keys, state.dealt, state.total, present, {}
     )
@@ -247,7 +271,7 @@ def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, rep
 def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId]) -> Finished:
     """End of round 3: rebuild the secrets, take the masks off, decode the sum."""
     revealed = {holder: state.revealed[holder] for holder in sorted(present)}
-    _enough(context, len(revealed), state.threshold, "revealed shares", least=2)
+    _enough(len(revealed), state.threshold, "revealed shares")
     order = {client: position for position, client in enumerate(context.roster.order(state.dealt))}
     seeds: list[Secret] = []
     pairs_add: list[Secret] = []
@@ -261,7 +285,7 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
         # Fig. 4, round 3: recompute p_{v,u} of a dropped client for every survivor, with the other sign.
         private = mask_private_key(secret)
         if public_key(private) != state.keys[dealer].mask_key:
-            raise RoundAborted(f"{dealer!r} dealt shares that do not rebuild the key it advertised")
+            raise _misdealt(dealer, "that do not rebuild the key it advertised")
         for survivor in state.survivors:
             low, high = sorted((dealer, survivor), key=order.__getitem__)
             seed = pair_mask_seed(
@@ -284,7 +308,7 @@ def _rebuild(state: Unmasking, dealer: ClientId, revealed: dict[ClientId, Unmask
     try:
         return combine(shares, threshold=state.threshold)
     except VerificationError:
-        raise RoundAborted(f"{dealer!r} dealt shares that do not lie on one polynomial") from None
+        raise _misdealt(dealer, "that do not lie on one polynomial") from None
 
 
 def _check_seed(context: ServerContext, state: Unmasking, dealer: ClientId, seed: Secret) -> None:
@@ -292,12 +316,13 @@ def _check_seed(context: ServerContext, state: Unmasking, dealer: ClientId, seed
         session=context.session, round=context.round.number, dealer=dealer, seed=seed.reveal()
     )
     if found != state.dealt[dealer].commitment:
-        raise RoundAborted(f"{dealer!r} dealt shares that do not rebuild the seed it committed to")
+        raise _misdealt(dealer, "that do not rebuild the seed it committed to")
 
 
-def _enough(
-    context: ServerContext, count: int, threshold: int, what: str, *, least: int | None = None
-) -> None:
-    needed = max(threshold, context.suite.requirements.min_contributors if least is None else least)
+def _misdealt(dealer: ClientId, how: str) -> RoundAborted:
+    return RoundAborted(f"{dealer!r} dealt shares {how}", culprits=frozenset([dealer]))
+
+
+def _enough(count: int, needed: int, what: str) -> None:
     if count < needed:
         raise RoundAborted(f"{count} clients {what}, at least {needed} are needed")

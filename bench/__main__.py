@@ -1,0 +1,57 @@
+"""`python -m bench`: measure, print, draw. See README.md for how to read what it says."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.pictures import draw_bytes, draw_time
+from bench.report import Run, print_report
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    """Runs the suite and reports; the exit code is pytest's."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What the cryptography costs.")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes many seconds")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-out"), help="folder for JSON, text and pictures"
+    )
+    parser.add_argument("--json", type=Path, help="report on this earlier run instead of measuring")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    source = options.json or options.out / "benchmark.json"
+    if options.json is None and (code := measure(source, quick=options.quick)):
+        return code
+    run = Run.load(source)
+    print_report(run, Console(width=None if sys.stdout.isatty() else 132))
+    with (options.out / "report.txt").open("w", encoding="utf-8") as file:
+        print_report(run, Console(file=file, width=132))
+    draw_time(run, options.out / "time.png")
+    draw_bytes(run, options.out / "bytes.png")
+    return 0
+
+
+def measure(json_path: Path, *, quick: bool) -> int:
+    """Runs all benchmarks of this folder into a JSON file."""
+    arguments = [
+        str(HERE),
+        "--override-ini=addopts=--import-mode=importlib",
+        "--quiet",
+        "--benchmark-only",
+        "--benchmark-quiet",
+        "--benchmark-disable-gc",
+        "--benchmark-max-time=0.5",
+        "--benchmark-columns=min,rounds",
+        f"--benchmark-json={json_path}",
+    ]
+    if quick:
+        arguments += ["-m", "not lengthy"]
+    return int(pytest.main(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,582 @@
+"""The experiment: the same training alone, pooled, in the clear, and through each secure sum.
+
+Every hospital trains on its own rows only. `alone` is what it can do without the others; `pooled` puts all
+training rows into one pile, which is the ceiling and is what law or trust forbids; `FedAvg` averages updates
+in plain floating point; each secure sum does the same and hides the updates. Model, seed, epochs and the
+order of examples are the same throughout, so that what differs between FedAvg and a secure sum is the
+cryptography and its fixed-point grid, and nothing else.
+
+The area under the ROC curve (AUC) is taken on patients held back by each hospital, and on all of those
+together. The latter is one ranking across hospitals whose patients differ, not the mean of the columns. The
+intervals are percentiles of a bootstrap over test patients, within each diagnosis: they say how much the
+choice of these few patients matters, and nothing about another split, seed or year.
+
+>>> low, value, high = interval(np.array([1.0, 1.0, 0.0]), np.array([0.9, 0.8, 0.1]), seed=1)
+>>> value
+1.0
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fl_integration.federated import FederatedRun, RoundReport, fedavg, federate
+from fl_integration.hospitals.model import HeartModel, auc
+from fl_integration.hospitals.records import FEATURES, Hospital, Site, load_hospitals
+from fl_integration.parties import Loader, State, local_update, snapshot, training_seed
+from fl_integration.training import LocalTraining, predict
+from fl_integration.vectorise import flatten
+from protocols import CkksSum, MaskedSum, Message, PaillierSum, PlainSum, Sum
+from protocols.envelope import Envelope
+from protocols.masked.messages import MaskedInput
+from protocols.parameters import MachineProtocol, Parameters
+from protocols.schema import decode
+from secagg.errors import ParameterError
+
+__gains_ = [
+    "BITS",
+    "CLIP",
+    "MAX_WEIGHT",
+    "SETTINGS",
+    "Act",
+    "Auc",
+    "Choice",
+    "Gain",
+    "Glimpse",
+    "Repeat",
+    "Row",
+    "Tick",
+    "Usage",
+    "interval",
+    "loss_in_act_two",
+    "refusal_among_three",
+    "repeat_gains",
+    "run_act",
+    "short_name",
+    "ticks",
+]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Tick: TypeAlias = Callable[[str], None]
+"""Called with a row's title after each of its rounds."""
+
+SETTINGS: Final = LocalTraining(epochs=5, batch_size=32, learning_rate=0.1, weight_decay=0.01)
+CLIP: Final = 1.0
+BITS: Final = 24
+MAX_WEIGHT: Final = 256
+"""The cap on example counts, agreed beforehand as the roster is: the next power of two above what the largest
+hospital expects, which says less about that hospital than its count. A larger count would be refused."""
+
+_RESAMPLES: Final = 2000
+_LOST: Final = Site.BUDAPEST
+
+
+class Choice(Enum):
+    """A protocol of the demonstration; the value is its name on the command line."""
+
+    MASKED = "masked"
+    CKKS = "ckks"
+    PAILLIER = "paillier"
+    PLAIN = "plain"
+
+    @property
+    def title(self) -> str:
+        """The protocol's public name."""
+        return _CLASSES[self].__name__
+
+    def protocol(self, *, clients: int) -> MachineProtocol:
+        """The protocol with the study's parameters, for so many hospitals."""
+        return _CLASSES[self](clip=CLIP, bits=BITS, max_clients=clients, max_weight=MAX_WEIGHT)
+
+    @property
+    def worst_moment(self) -> str:
+        """The exchange whose loss costs most: secrets are shared out already, and the update never comes."""
+        return "MaskedInput" if self is Choice.MASKED else "Contribute"
+
+
+def short_name(site: Site) -> str:
+    """What a table's head has room for."""
+    return site.value.replace("-", " ").title()
+
+
+_CLASSES: Final[dict[Choice, type[Parameters]]] = {
+    Choice.MASKED: MaskedSum,
+    Choice.CKKS: CkksSum,
+    Choice.PAILLIER: PaillierSum,
+    Choice.PLAIN: PlainSum,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Auc:
+    """An AUC and the ends of its 95 % bootstrap interval."""
+
+    low: float
+    value: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a secure sum cost a hospital and the server in a round once keys are set up; medians over rounds.
+
+    Attributes:
+        sent, received: bytes of one hospital.
+        setup_sent: the largest number of bytes that a hospital sent more in the first round.
+        client_seconds: processor seconds of cryptography at one hospital.
+        server_seconds: the same at the server.
+    """
+
+    sent: int
+    received: int
+    setup_sent: int
+    client_seconds: float
+    server_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One way to train, and how well it went.
+
+    Attributes:
+        title: for people.
+        kind: "alone", "pooled", "plain" (FedAvg in the clear) or "secure".
+        site: the hospital that trained alone.
+        choice: the protocol.
+        aucs: on each hospital's own test patients.
+        overall: on all test patients together.
+        scores: each hospital's test patients' log-odds, for comparisons patient by patient.
+        curve: overall AUC after each round.
+        difference: largest absolute difference of a parameter from FedAvg in the clear.
+        history: the rounds, where there are any.
+        usage: of a secure sum.
+    """
+
+    title: str
+    kind: str
+    aucs: dict[Site, Auc]
+    overall: Auc
+    scores: dict[Site, Floats]
+    curve: tuple[float, ...]
+    site: Site | None = None
+    choice: Choice | None = None
+    difference: float | None = None
+    history: tuple[RoundReport, ...] = ()
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What joining changes at one hospital: AUC of the joint model minus its own's, on its own patients.
+
+    `low` and `high` end the 95 % interval of the difference; both models score the same resampled patients.
+    """
+
+    site: Site
+    patients: int
+    low: float
+    value: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """The same gain over other splits of the same patients: its mean, its extremes, how often it is above 0."""
+
+    site: Site
+    splits: int
+    better: int
+    low: float
+    mean: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glimpse:
+    """One round of MaskedSum as the parties see it, from the bytes on the wire.
+
+    Attributes:
+        site: whose update.
+        parameters: their names.
+        update: float[d], in the clear; it never leaves the hospital.
+        weight: its training patients.
+        received: uint64[d + 1], the ring elements in its MaskedInput message; the last one is its weight.
+        ring_bits: the elements are in [0, 2**ring_bits).
+        mean: float64[d], what the server learnt.
+        total_weight: the training patients in the mean.
+    """
+
+    site: Site
+    parameters: tuple[str, ...]
+    update: Floats
+    weight: int
+    received: npt.NDArray[np.uint64]
+    ring_bits: int
+    mean: Floats
+    total_weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """One experiment over one set of hospitals.
+
+    Attributes:
+        lost: the hospital that vanishes in the middle of a round, and the round (from 0).
+        glimpse: of the first round of MaskedSum, if that ran.
+    """
+
+    hospitals: tuple[Hospital, ...]
+    rounds: int
+    seed: int
+    rows: tuple[Row, ...]
+    gains: tuple[Gain, ...]
+    lost: tuple[Site, int] | None
+    glimpse: Glimpse | None
+
+    @property
+    def secure(self) -> tuple[Row, ...]:
+        """The rows that went through a protocol."""
+        return tuple(row for row in self.rows if row.choice is not None)
+
+
+def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int) -> int:
+    """How often `run_act` calls its `tick`."""
+    return (sites + 2 + len(choices)) * rounds
+
+
+def loss_in_act_two(rounds: int) -> tuple[Site, int]:
+    """Who vanishes in which round (from 0): in the middle, with a round left in which to be back.
+
+    Raises:
+        ParameterError: fewer than two rounds.
+    """
+    if rounds < 2:
+        raise ParameterError(
+            f"with four sites one is lost in a round and back in the next, {rounds} round is too few: "
+            "pass --rounds 2 or more, or --sites 3"
+        )
+    return _LOST, (rounds - 1) // 2
+
+
+def run_act(
+    *,
+    sites: int,
+    choices: tuple[Choice, ...],
+    rounds: int,
+    seed: int,
+    lost: tuple[Site, int] | None = None,
+    tick: Tick = lambda title: None,
+) -> Act:
+    """Trains in every way over the first `sites` hospitals.
+
+    Args:
+        sites: 3 or 4.
+        choices: the protocols, in the order of the rows.
+        rounds: at least 1.
+        seed: of split, training and protocol randomness, in [0, 2**63). Whoever knows it knows the keys of
+            this demonstration; a deployment never seeds its protocol.
+        lost: who vanishes in which round, in FedAvg and in every protocol alike.
+        tick: called after each round.
+    """
+    hospitals = load_hospitals(sites=sites, seed=seed)
+    stage = _Stage(hospitals, rounds=rounds, seed=seed, tick=tick)
+    rows = [stage.alone(hospital) for hospital in hospitals]
+    rows.append(stage.pooled())
+    plain, reference = stage.plain(lost)
+    rows.append(plain)
+    glimpse = None
+    for choice in choices:
+        row, found = stage.secure(choice, reference, lost)
+        rows.append(row)
+        glimpse = glimpse or found
+    joint = next((row for row in rows if row.kind == "secure"), plain)
+    return Act(
+        hospitals=hospitals,
+        rounds=rounds,
+        seed=seed,
+        rows=tuple(rows),
+        gains=tuple(
+            _gain(hospital, joint=joint, alone=rows[i], seed=seed) for i, hospital in enumerate(hospitals)
+        ),
+        lost=lost,
+        glimpse=glimpse,
+    )
+
+
+def repeat_gains(
+    *, splits: int, rounds: int, seed: int, tick: Tick = lambda title: None
+) -> tuple[Repeat, ...]:
+    """What joining changes at each of three hospitals over `splits` other splits, in the clear.
+
+    Args:
+        splits: at least 1; they are those of the seeds `seed + 1`, `seed + 2`, …
+        rounds, seed: as in `run_act`.
+        tick: called once for each split.
+    """
+    found: dict[Site, list[float]] = {}
+    for other in range(seed + 1, seed + 1 + splits):
+        hospitals = load_hospitals(sites=3, seed=other)
+        stage = _Stage(hospitals, rounds=rounds, seed=other, tick=lambda title: None)
+        joint, _ = stage.plain(None)
+        for hospital in hospitals:
+            alone = stage.alone(hospital)
+            gain = joint.aucs[hospital.site].value - alone.aucs[hospital.site].value
+            found.setdefault(hospital.site, []).append(gain)
+        tick(f"split {other - seed} of {splits}")
+    return tuple(
+        Repeat(
+            site=site,
+            splits=splits,
+            better=sum(g > 0 for g in gains),
+            low=min(gains),
+            mean=sum(gains) / splits,
+            high=max(gains),
+        )
+        for site, gains in found.items()
+    )
+
+
+def refusal_among_three(choice: Choice, *, seed: int) -> str:
+    """What a round among three says when one of them vanishes at the worst moment."""
+    hospitals = load_hospitals(sites=3, seed=seed)
+    run = federate(
+        choice.protocol(clients=3),
+        HeartModel(),
+        {hospital.site.value: _loader(hospital) for hospital in hospitals},
+        loss=binary_cross_entropy_with_logits,
+        settings=SETTINGS,
+        rounds=1,
+        seed=seed,
+        drop={0: {_LOST.value: choice.worst_moment}},
+        protocol_seed=seed,
+    )
+    return run.history[0].aborted
+
+
+class _Stage:
+    """The hospitals, and how every row of one act is trained and judged."""
+
+    def __init__(self, hospitals: tuple[Hospital, ...], *, rounds: int, seed: int, tick: Tick) -> None:
+        self._hospitals, self._rounds, self._seed, self._tick = hospitals, rounds, seed, tick
+        self._loaders = {hospital.site.value: _loader(hospital) for hospital in hospitals}
+        self._labels = np.concatenate([hospital.test_y for hospital in hospitals])
+
+    def alone(self, hospital: Hospital) -> Row:
+        title, site = f"{short_name(hospital.site)} alone", hospital.site
+        return self._by_one(title, "alone", site.value, self._loaders[site.value], site=site)
+
+    def pooled(self) -> Row:
+        pile = [piece for loader in self._loaders.values() for piece in loader]
+        return self._by_one("all rows pooled", "pooled", "pooled", pile)
+
+    def _by_one(self, title: str, kind: str, client: str, loader: Loader, site: Site | None = None) -> Row:
+        """As many epochs as the hospitals take together, cut into as many rounds."""
+        model, curve = HeartModel(), []
+        for number in range(self._rounds):
+            derived = training_seed(seed=self._seed, round=number, client=client)
+            local_update(
+                model,
+                snapshot(model),
+                loader,
+                loss=binary_cross_entropy_with_logits,
+                settings=SETTINGS,
+                seed=derived,
+            )
+            curve.append(self._overall(model))
+            self._tick(title)
+        return self._row(model, title=title, kind=kind, curve=curve, site=site)
+
+    def plain(self, lost: tuple[Site, int] | None) -> tuple[Row, HeartModel]:
+        """FedAvg in the clear, and its model."""
+        model, curve = HeartModel(), []
+
+        def follow(number: int, total: Sum, state: State) -> None:
+            curve.append(self._overall(_loaded(state)))
+            self._tick("FedAvg in the clear")
+
+        run = fedavg(
+            model,
+            self._loaders,
+            loss=binary_cross_entropy_with_logits,
+            settings=SETTINGS,
+            rounds=self._rounds,
+            seed=self._seed,
+            absent={} if lost is None else {lost[1]: {lost[0].value}},
+            on_model=follow,
+        )
+        trained = _loaded(run.model.state_dict())
+        row = self._row(trained, title="FedAvg in the clear", kind="plain", curve=curve, history=run.history)
+        return row, trained
+
+    def secure(
+        self, choice: Choice, reference: HeartModel, lost: tuple[Site, int] | None
+    ) -> tuple[Row, Glimpse | None]:
+        """FedAvg through a protocol; for MaskedSum also what passed over the wire in the first round."""
+        protocol = choice.protocol(clients=len(self._hospitals))
+        models: dict[int, HeartModel] = {}
+        sums: dict[int, Sum] = {}
+        messages: list[Message] = []
+
+        def follow(number: int, total: Sum, state: State) -> None:
+            models[number], sums[number] = _loaded(state), total
+
+        def listen(number: int, message: Message) -> None:
+            if number == 0:
+                messages.append(message)
+
+        run = federate(
+            protocol,
+            HeartModel(),
+            self._loaders,
+            loss=binary_cross_entropy_with_logits,
+            settings=SETTINGS,
+            rounds=self._rounds,
+            seed=self._seed,
+            drop={} if lost is None else {lost[1]: {lost[0].value: choice.worst_moment}},
+            on_round=lambda report: self._tick(choice.title),
+            on_model=follow,
+            on_message=listen,
+            protocol_seed=self._seed,
+        )
+        trained = _loaded(run.model.state_dict())
+        curve: list[float] = []
+        for number in range(self._rounds):
+            curve.append(self._overall(models[number]) if number in models else (curve or [0.5])[-1])
+        row = self._row(
+            trained,
+            title=choice.title,
+            kind="secure" if choice is not Choice.PLAIN else "plain sum",
+            curve=curve,
+            choice=choice,
+            difference=float(np.abs(_vector(trained) - _vector(reference)).max()),
+            history=run.history,
+            usage=_usage(run, clients=tuple(self._loaders)),
+        )
+        glimpse = None
+        if choice is Choice.MASKED and 0 in sums:
+            glimpse = self._glimpse(protocol, messages, sums[0])
+        return row, glimpse
+
+    def _glimpse(self, protocol: MachineProtocol, messages: list[Message], total: Sum) -> Glimpse:
+        hospital = self._hospitals[0]
+        sent = next(
+            m.body for m in messages if m.exchange == "MaskedInput" and m.sender == hospital.site.value
+        )
+        masked = decode(MaskedInput, Envelope.decode(sent).body)
+        ring, start = protocol.suite.surface.ring, HeartModel()
+        count = protocol.suite.surface.elements(len(total.mean))
+        update = local_update(
+            HeartModel(),
+            snapshot(start),
+            self._loaders[hospital.site.value],
+            loss=binary_cross_entropy_with_logits,
+            settings=SETTINGS,
+            seed=training_seed(seed=self._seed, round=0, client=hospital.site.value),
+        )
+        return Glimpse(
+            site=hospital.site,
+            parameters=(*FEATURES, "intercept"),
+            update=update.astype(np.float64),
+            weight=len(hospital.train_y),
+            received=ring.residues(ring.unpack(masked.vector, count)),
+            ring_bits=ring.bits,
+            mean=total.mean,
+            total_weight=total.total_weight,
+        )
+
+    def _row(
+        self,
+        model: HeartModel,
+        *,
+        title: str,
+        kind: str,
+        curve: list[float],
+        site: Site | None = None,
+        choice: Choice | None = None,
+        difference: float | None = None,
+        history: tuple[RoundReport, ...] = (),
+        usage: Usage | None = None,
+    ) -> Row:
+        scores = {h.site: predict(model, h.test_x).astype(np.float64) for h in self._hospitals}
+        aucs = {h.site: Auc(*interval(h.test_y, scores[h.site], seed=self._seed)) for h in self._hospitals}
+        together = np.concatenate([scores[h.site] for h in self._hospitals])
+        return Row(
+            title=title,
+            kind=kind,
+            aucs=aucs,
+            overall=Auc(*interval(self._labels, together, seed=self._seed)),
+            scores=scores,
+            curve=tuple(curve),
+            site=site,
+            choice=choice,
+            difference=difference,
+            history=history,
+            usage=usage,
+        )
+
+    def _overall(self, model: HeartModel) -> float:
+        return auc(self._labels, np.concatenate([predict(model, h.test_x) for h in self._hospitals]))
+
+
+def interval(labels: npt.ArrayLike, scores: npt.ArrayLike, *, seed: int) -> tuple[float, float, float]:
+    """(low, AUC, high) with the ends of a 95 % bootstrap interval over patients, within each diagnosis."""
+    wins = _wins(np.asarray(labels), np.asarray(scores, np.float64))
+    resampled = _resampled(wins, seed=seed)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(wins.mean()), float(high)
+
+
+def _gain(hospital: Hospital, *, joint: Row, alone: Row, seed: int) -> Gain:
+    labels, site = hospital.test_y, hospital.site
+    wins = _wins(labels, joint.scores[site]) - _wins(labels, alone.scores[site])
+    low, high = np.percentile(_resampled(wins, seed=seed), [2.5, 97.5])
+    return Gain(site=site, patients=len(labels), low=float(low), value=float(wins.mean()), high=float(high))
+
+
+def _wins(labels: npt.NDArray[np.generic], scores: Floats) -> Floats:
+    """[diseased, healthy]: 1 where the diseased patient scores higher, 1/2 for a tie; its mean is the AUC."""
+    diseased, healthy = scores[labels == 1][:, None], scores[labels == 0][None, :]
+    return np.asarray((diseased > healthy) + 0.5 * (diseased == healthy), np.float64)
+
+
+def _resampled(wins: Floats, *, seed: int) -> Floats:
+    """The mean of `wins` over resampled rows and columns: float64[_RESAMPLES]."""
+    rng, (rows, columns) = np.random.default_rng(seed), wins.shape
+    times_row = rng.multinomial(rows, np.full(rows, 1 / rows), size=_RESAMPLES)
+    times_column = rng.multinomial(columns, np.full(columns, 1 / columns), size=_RESAMPLES)
+    means: Floats = np.einsum("br,rc,bc->b", times_row, wins, times_column, optimize=True) / wins.size
+    return means
+
+
+def _usage(run: FederatedRun, *, clients: tuple[str, ...]) -> Usage:
+    """Medians over the rounds after the first, in which keys are set up, and without a loss."""
+    first = run.history[0]
+    steady = [r for r in run.history[1:] if not r.dropped and not r.aborted] or [first]
+    sent = int(np.median([r.traffic[c].sent for r in steady for c in clients]))
+    return Usage(
+        sent=sent,
+        received=int(np.median([r.traffic[c].received for r in steady for c in clients])),
+        setup_sent=max(max(first.traffic[c].sent for c in clients) - sent, 0),
+        client_seconds=float(np.median([r.seconds[c] for r in steady for c in clients])),
+        server_seconds=float(np.median([r.seconds["server"] for r in steady])),
+    )
+
+
+def _loader(hospital: Hospital) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.from_numpy(hospital.train_x), torch.from_numpy(hospital.train_y))]
+
+
+def _loaded(state: State) -> HeartModel:
+    model = HeartModel()
+    model.load_state_dict(dict(state))
+    return model
+
+
+def _vector(model: HeartModel) -> Floats:
+    return flatten(model.state_dict())[0].astype(np.float64)

@@ -1,0 +1,89 @@
+"""A3: a vector that arrives after its sender was declared dropped and its pair masks were opened.
+
+Without a self mask the server reads it; this is why Bonawitz et al., CCS'17, section 4, mask twice. The
+weakened copy has no self mask. Ours has, and the server refuses the late vector all the same.
+"""
+
+from typing import Any
+
+import pytest
+
+from protocols import MaskedSum, PeerViolation
+from protocols.masked import client, server
+from protocols.masked.messages import MaskedInput, PairKeyShare, Unmask
+from secagg.masking import apply_masks
+from tests.attacks.weakened import (
+    Curious,
+    Stage,
+    Vector,
+    Wire,
+    is_read,
+    rebuild,
+    revealed,
+    strip,
+    updates_of,
+)
+
+NAMES = "abcde"
+VICTIM = "c"
+
+
+def late(stage: Stage) -> dict[str, Vector]:
+    """A round without the victim, whose vector arrives when its pair masks are open; the updates."""
+    held: dict[str, bytes] = {}
+
+    def hold(exchange: int, name: str, message: bytes) -> bytes | None:
+        if name == VICTIM and exchange == 2:
+            held[name] = message
+            return None
+        return message
+
+    updates = updates_of(NAMES)
+    stage.play(updates, reply=hold)
+    stage.wire.append(Wire(False, 2, VICTIM, held[VICTIM]))
+    return updates
+
+
+def read(stage: Stage, update: Vector) -> bool:
+    """Whether the victim's opened pair masks alone give its vector away."""
+    assert stage.answers(2, MaskedInput)[VICTIM].transcript == stage.view.transcript
+    shares = revealed(stage.answers(3, Unmask), VICTIM, PairKeyShare)
+    return is_read(stage, strip(stage, VICTIM, round_secret=rebuild(stage.view, shares)), update)
+
+
+def test_without_a_self_mask_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pair_masks_only(vector: Any, *, ring: Any, add: Any, subtract: Any) -> None:
+        apply_masks(vector, ring=ring, add=add[1:], subtract=subtract)
+
+    monkeypatch.setattr(client, "apply_masks", pair_masks_only)
+    stage = Stage(MaskedSum(max_clients=8), NAMES, server_steps=Curious())
+    monkeypatch.setattr(server, "apply_masks", no_self_masks)
+    assert read(stage, late(stage)[VICTIM])
+
+
+def no_self_masks(vector: Any, *, ring: Any, add: Any, subtract: Any) -> None:
+    """The server's half of the weakened copy: after the survivors' seeds come the pair masks of the dropped."""
+    apply_masks(vector, ring=ring, add=add, subtract=subtract[len(NAMES) - 1 :])
+
+
+def test_ours_keeps_its_self_mask_on() -> None:
+    stage = Stage(MaskedSum(max_clients=8), NAMES, server_steps=Curious())
+    assert not read(stage, late(stage)[VICTIM])
+
+
+@pytest.mark.parametrize("until", [3, None])
+def test_the_server_refuses_it(until: int | None) -> None:
+    stage = Stage(MaskedSum(max_clients=8), NAMES)
+    held: list[bytes] = []
+
+    def hold(exchange: int, name: str, message: bytes) -> bytes | None:
+        if name == VICTIM and exchange == 2:
+            held.append(message)
+            return None
+        return message
+
+    stage.open(updates_of(NAMES), until=until, reply=hold)
+    with pytest.raises(PeerViolation) as caught:
+        stage.server.receive(VICTIM, held[0])
+    assert caught.value.culprit == VICTIM
+    assert VICTIM not in stage.server._contributors

@@ -1,0 +1,129 @@
+"""A13: one party works with another clip, length, modulus or threshold than the rest.
+
+A sum of integers on two different grids is a number without a meaning, and nobody notices: the weakened
+copies, which do not compare parameters, return it. In ours the digest of all public parameters is in the first
+request, under every signature, in every mask seed and in every tag; a party with others is refused.
+
+The threshold is not a parameter that anybody may send: each client plans it for itself.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements, RoundAborted, plain
+from protocols.client_machine import ClientMachine
+from protocols.masked.messages import Announcement
+from tests.attacks.weakened import LENGTH, Stage, refused, updates_of
+
+NAMES = "abcd"
+
+
+def mixed(protocol: Any, other: Any) -> Stage:
+    """A stage on which the last client runs `other`."""
+    stage = Stage(protocol, NAMES)
+    stage.clients["d"] = ClientMachine(
+        other.suite,
+        identity=stage.identities["d"],
+        roster=stage.roster,
+        session=stage.session,
+        policy=None,
+        entropy=stage.entropy("machine/d"),
+    )
+    return stage
+
+
+def test_two_clips_in_one_sum_are_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "check_request", lambda *_, **__: None)
+    data = updates_of(NAMES)
+    total = mixed(PlainSum(max_clients=4, clip=1.0), PlainSum(max_clients=4, clip=4.0)).play(data).total
+    assert total is not None
+    assert total.contributors == frozenset(NAMES)
+    truth = np.mean(list(data.values()), axis=0)
+    assert np.abs(total.mean - truth).max() > 0.05  # a quarter of one update is missing, and nothing says so
+
+
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"clip": 4.0},
+        {"bits": 15},
+        {"max_clients": 5},
+        {"max_weight": 2},
+        {"metrics": {"loss": (0.0, 1.0)}},
+        {"requirements": Requirements(corrupt_fraction=0.0)},
+        {"requirements": Requirements(min_contributors=2)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_ours_goes_on_without_the_one_that_differs(build: Any, other: dict[str, Any]) -> None:
+    data = updates_of(NAMES)
+    stage = mixed(build(max_clients=4), build(**{"max_clients": 4, **other}))
+    # No key is needed to see it, so the cohort is not asked for more than its first step.
+    box = stage.server.start(stage.server._round.__class__(0, tuple(NAMES), LENGTH))
+    answers = {name: stage.tell(name, message, data[name]) for name, message in box.items()}
+    assert {name for name, answer in answers.items() if refused(answer)} == {"d"}
+    assert "parameters" in str(stage.clients["d"].refusal)
+
+
+def test_the_round_ends_right_for_the_rest() -> None:
+    data = updates_of(NAMES)
+    outcome = mixed(MaskedSum(max_clients=4), MaskedSum(max_clients=4, clip=4.0)).play(data)
+    assert outcome.total is not None
+    assert set(outcome.dropped) == {"d"}
+    assert np.abs(outcome.total.mean - np.mean([data[n] for n in "abc"], axis=0)).max() < 1e-4
+
+
+@pytest.mark.parametrize("protocol", [PlainSum(max_clients=4), MaskedSum(max_clients=4), CkksSum(max_clients=4)])
+def test_the_integer_surface_is_another_protocol(protocol: Any) -> None:
+    digests = {protocol.suite.digest, *(protocol.exact(max_summand=m).suite.digest for m in (1, 2))}
+    assert len(digests) == 3
+
+
+def test_a_length_that_differs_for_one_client_costs_it_its_place() -> None:
+    """The signature on the keys covers the length, so the others do not deal shares to this client."""
+    stage = Stage(MaskedSum(max_clients=4), NAMES)
+
+    def longer(exchange: int, name: str, message: bytes) -> bytes:
+        if exchange == 0 and name == "d":
+            body = Announcement(stage.protocol.suite.digest, tuple(NAMES), LENGTH + 1)
+            return stage.request(0, body)
+        return message
+
+    outcome = stage.play(updates_of(NAMES), request=longer)
+    assert outcome.contributors == frozenset("abc")
+    assert "signature" in outcome.dropped["d"]
+
+
+def test_a_smaller_threshold_cannot_be_told_to_a_client() -> None:
+    """Relaying fewer keys is the one way to a smaller plan, and then the transcripts differ."""
+    stage, data = Stage(MaskedSum(max_clients=12), "abcdefghijkl"), updates_of("abcdefghijkl")
+    thresholds = {stage.protocol.plan(n).threshold for n in (4, 12)}
+    assert len(thresholds) == 2
+    outbox = stage.open(data, until=1)
+    from protocols.masked.messages import CohortKeys
+    from tests.attacks.weakened import request_of
+
+    relayed = request_of(CohortKeys, outbox["a"])
+    few = CohortKeys({name: relayed.keys[name] for name in "abcd"})
+    for name in outbox:
+        answer = stage.tell(name, stage.request(1, few) if name in "abcd" else outbox[name])
+        with pytest.MonkeyPatch.context() as quiet:
+            quiet.setattr(stage.server, "_expel", lambda sender, reason: RuntimeError(reason))
+            if name not in "abcd":
+                stage.server.receive(name, answer)
+            else:  # shares for other holders than the cohort's
+                with pytest.raises(RuntimeError, match="holders"):
+                    stage.server.receive(name, answer)
+    assert replace(stage.view).threshold == stage.protocol.plan(12).threshold
+
+
+def test_a_client_alone_with_its_parameters_ends_nothing() -> None:
+    with pytest.raises(RoundAborted):
+        stage = Stage(MaskedSum(max_clients=4), NAMES)
+        for name in "ab":
+            stage.clients[name] = mixed(MaskedSum(max_clients=4), MaskedSum(max_clients=4, clip=4.0)).clients["d"]
+        stage.play(updates_of(NAMES))

@@ -1,0 +1,430 @@
+"""State leaves the process between any two events and comes back; it stays secret, whole, and cannot be rewound."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from protocols import (
+    MaskedSum,
+    MemoryReleaseLog,
+    NeedUpdate,
+    ParameterError,
+    PeerViolation,
+    Policy,
+    RoundAborted,
+    Rounding,
+    Session,
+)
+from protocols.envelope import Envelope
+from protocols.schema import decode
+from secagg.errors import VerificationError
+from secagg.secret import Secret
+from tests.protocols.conftest import (
+    STATE_KEY,
+    TWO,
+    Family,
+    World,
+    assert_right,
+    is_refusal,
+    updates_of,
+)
+
+WRONG_KEY = Secret(bytes(31) + b"\x01")
+
+
+class Counter:
+    """Calls `action` at the events that are chosen, and counts all of them."""
+
+    def __init__(self, action: Callable[[], None], chosen: Callable[[int], bool]) -> None:
+        self.count, self._action, self._chosen = 0, action, chosen
+
+    def __call__(self) -> None:
+        if self._chosen(self.count):
+            self._action()
+        self.count += 1
+
+
+def two_rounds(world: World, event: Callable[[], None]) -> None:
+    """A set-up round with a client that is lost on the way, and a steady one with another cohort."""
+    late = {"plain": 0, "masked": 3}.get(type(world.protocol).__name__.removesuffix("Sum").lower(), 2)
+    updates = updates_of("abcd", 6)
+    metrics = {name: {"loss": place / 4} for place, name in enumerate("abcd")}
+    first = world.play(updates, weights={"a": 3}, metrics=metrics, model=b"m", gone={"d": late}, event=event)
+    contributors = first.contributors
+    assert contributors == frozenset("abcd" if late == 3 else "abc")
+    world.restart()
+    assert_right(world.learn(world.server.outcome()), world.protocol, updates, contributors, {"a": 3})
+    updates = updates_of("bcd", 4)
+    second = world.play(updates, metrics={name: metrics[name] for name in "bcd"}, event=event)
+    learnt = world.learn(second)
+    assert_right(learnt, world.protocol, updates, "bcd")
+    assert learnt.metrics["loss"] == pytest.approx((0.25 + 0.5 + 0.75) / 3, abs=1e-3)
+
+
+def parameters() -> dict[str, object]:
+    return {"max_weight": 3, "metrics": {"loss": (0.0, 1.0)}, "requirements": TWO, "max_clients": 4}
+
+
+@pytest.mark.usefixtures("one_paillier_key")
+def test_every_party_restarts_after_every_event(family: Family) -> None:
+    world = World(family(**parameters()), "abcd")
+    two_rounds(world, world.restart)
+
+
+@pytest.mark.usefixtures("one_paillier_key")
+def test_every_party_restarts_after_one_event(family: Family) -> None:
+    world = World(family(**parameters()), "abcd")
+    counter = Counter(lambda: None, lambda _: False)
+    two_rounds(world, counter)
+    assert counter.count > 10
+    for place in range(counter.count):
+        world = World(family(**parameters()), "abcd")
+        two_rounds(world, Counter(world.restart, lambda now, place=place: now == place))
+
+
+def test_a_restored_round_ends_as_the_original_would(family: Family) -> None:
+    # Rounding to nearest: the very same sums, total weights, drops and reasons.
+    results = []
+    for restarting in (False, True):
+        world = World(family(rounding=Rounding.NEAREST), "abcd")
+        outcome = world.play(
+            updates_of("abcd"), gone={"c": 0}, event=world.restart if restarting else None
+        )
+        learnt = world.learn(outcome)
+        results.append((learnt.mean.tolist(), learnt.total_weight, outcome.contributors, outcome.dropped))
+    assert results[0] == results[1]
+
+
+def test_an_aborted_round_stays_aborted_when_restored(family: Family) -> None:
+    world = World(family())
+    with pytest.raises(RoundAborted) as aborted:
+        world.play(updates_of("abc"), gone={"a": 0})
+    signed = world.server.record()
+    world.restart()
+    for call in (world.server.advance, world.server.outcome):
+        with pytest.raises(RoundAborted) as again:
+            call()
+        assert again.value.reason == aborted.value.reason
+    assert world.server.record() == signed
+    assert_right(world.learn(world.play(updates_of("abc"))), world.protocol, updates_of("abc"), "abc")
+
+
+def test_an_outcome_survives_a_restart(family: Family) -> None:
+    world = World(family())
+    outcome = world.play(updates_of("abc"))
+    world.restart()
+    again = world.server.outcome()
+    assert again.record == outcome.record
+    assert again.result == outcome.result
+    assert (again.round, again.contributors, again.dropped) == (0, outcome.contributors, outcome.dropped)
+    if outcome.total is not None:
+        assert again.total is not None
+        assert np.array_equal(again.total.mean, outcome.total.mean)
+
+
+def test_the_integer_surface_survives_a_restart(family: Family) -> None:
+    world = World(family(max_clients=3).exact(max_summand=2**40))
+    updates = {name: np.array([0, 2**40, 7], dtype=np.uint64) for name in "abc"}
+    learnt = world.learn(world.play(updates, event=world.restart))
+    assert learnt.total.tolist() == [0, 3 * 2**40, 21]  # type: ignore[attr-defined]
+    if not family.opened_by_clients:
+        world.restart()
+        assert world.server.outcome().total.total.tolist() == [0, 3 * 2**40, 21]  # type: ignore[union-attr]
+
+
+# Errors
+
+
+def saved_blobs(family: Family) -> tuple[World, dict[str, bytes]]:
+    world = World(family())
+    world.play(updates_of("abc"))
+    server, clients = world.save()
+    return world, {"server": server, "client": clients["a"]}
+
+
+def restorer(world: World, role: str) -> Callable[..., object]:
+    return world.protocol.restore_server if role == "server" else world.protocol.restore_client
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_a_wrong_key_does_not_open_a_state(family: Family, role: str) -> None:
+    world, blobs = saved_blobs(family)
+    with pytest.raises(VerificationError):
+        restorer(world, role)(blobs[role], key=WRONG_KEY)
+    restorer(world, role)(blobs[role], key=STATE_KEY)
+
+
+@pytest.mark.parametrize("key", [Secret(bytes(16)), Secret(b""), bytes(32), None])
+def test_a_state_key_is_a_secret_of_32_bytes(family: Family, key: object) -> None:
+    world, blobs = saved_blobs(family)
+    for role, blob in blobs.items():
+        with pytest.raises(ParameterError, match="32"):
+            restorer(world, role)(blob, key=key)
+    for machine in (world.server, world.clients["a"]):
+        with pytest.raises(ParameterError, match="32"):
+            machine.export(key=key)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_changed_and_cut_states_are_refused(family: Family, role: str) -> None:
+    world, blobs = saved_blobs(family)
+    blob = blobs[role]
+    places = sorted({*range(120), *range(0, len(blob), max(1, len(blob) // 150)), len(blob) - 1})
+    for place in places:
+        changed = bytearray(blob)
+        changed[place] ^= 1 << (place % 8)
+        with pytest.raises((ParameterError, VerificationError)):
+            restorer(world, role)(changed, key=STATE_KEY)
+        with pytest.raises((ParameterError, VerificationError)):
+            restorer(world, role)(blob[:place], key=STATE_KEY)
+    with pytest.raises(VerificationError):
+        restorer(world, role)(blob + b"\x00", key=STATE_KEY)
+    with pytest.raises(VerificationError):
+        changed = bytearray(blob)
+        changed[-1] ^= 1
+        restorer(world, role)(changed, key=STATE_KEY)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"clip": 2.0},
+        {"bits": 15},
+        {"max_clients": 5},
+        {"max_weight": 2},
+        {"max_total_weight": 5},
+        {"metrics": {"loss": (0.0, 1.0)}},
+        {"rounding": Rounding.NEAREST},
+        {"requirements": TWO},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_other_parameters_do_not_restore_a_state(family: Family, other: dict[str, object]) -> None:
+    _, blobs = saved_blobs(family)
+    stranger = family(**other)
+    with pytest.raises(ParameterError, match="parameters"):
+        stranger.restore_server(blobs["server"], key=STATE_KEY)
+    with pytest.raises(ParameterError, match="parameters"):
+        stranger.restore_client(blobs["client"], key=STATE_KEY)
+    # Equal parameters are enough: it need not be the same object.
+    family().restore_server(blobs["server"], key=STATE_KEY)
+    family().restore_client(blobs["client"], key=STATE_KEY)
+
+
+def test_other_protocols_and_roles_do_not_restore_a_state(family: Family) -> None:
+    world, blobs = saved_blobs(family)
+    other = MaskedSum(max_clients=6) if family.name != "masked" else world.protocol.exact(max_summand=1)
+    for protocol, server, client in (
+        (other, blobs["server"], blobs["client"]),
+        (world.protocol, blobs["client"], blobs["server"]),
+        (world.protocol.exact(max_summand=1), blobs["server"], blobs["client"]),
+        (world.protocol, b"", b""),
+        (world.protocol, b"not a state", b"not a state"),
+        (world.protocol, "text", None),
+    ):
+        with pytest.raises(ParameterError):
+            protocol.restore_server(server, key=STATE_KEY)
+        with pytest.raises(ParameterError):
+            protocol.restore_client(client, key=STATE_KEY)
+
+
+def test_equal_protocols_restore_each_other(family: Family) -> None:
+    # Equal parameters, written differently: 1 and 1.0, a numpy float, metrics in another order.
+    from protocols import Requirements
+
+    ways = [
+        {
+            "clip": 1,
+            "metrics": {"a": (0, 1), "b": (2, 3)},
+            "requirements": Requirements(corrupt_fraction=0, dropout_fraction=0),
+        },
+        {
+            "clip": np.float64(1.0),
+            "metrics": {"b": (2.0, 3.0), "a": (0.0, 1.0)},
+            "requirements": Requirements(corrupt_fraction=0.0, dropout_fraction=np.float64(0.0)),
+        },
+    ]
+    first, second = (family(**way) for way in ways)
+    world = World(first)
+    metrics = {name: {"a": 0.5, "b": 2.5} for name in "abc"}
+    world.play(updates_of("abc"), metrics=metrics)
+    assert first == second
+    second.restore_server(world.save()[0], key=STATE_KEY)
+    second.restore_client(world.save()[1]["a"], key=STATE_KEY)
+
+
+# Secrecy
+
+
+def test_a_state_shows_no_secret_and_never_repeats(family: Family) -> None:
+    world = World(family(), "abc")
+    secrets = [identity.key.secret.reveal() for identity in world.identities.values()]
+    secrets += [world.server_identity.key.secret.reveal(), STATE_KEY.reveal()]
+    # The known private bytes: the first secrets that each client draws are read off a twin of its entropy.
+    for name in "abc":
+        twin = world.entropy(f"client/{name}")
+        secrets += [twin(32) for _ in range(8)]
+    updates, model = updates_of("abc", 64), b"a model that nobody else needs to see"
+    secrets += [model, *(update.tobytes()[:32] for update in updates.values()), world.session]
+    blobs: list[bytes] = []
+
+    def keep() -> None:
+        server, clients = world.save()
+        blobs.extend((server, *clients.values()))
+
+    outcome = world.play(updates, model=model, event=keep)
+    keep()
+    if outcome.total is not None:
+        secrets.append(outcome.total.mean.tobytes()[:64])
+    assert len(blobs) == len(set(blobs))
+    for blob in blobs:
+        for secret in secrets:
+            assert secret not in blob
+    # The search finds what it looks for where it is in clear.
+    assert any(model in sent.body for sent in world.log)
+
+
+def test_the_same_state_is_sealed_under_a_fresh_nonce(family: Family) -> None:
+    world = World(family())
+    for machine in (world.server, world.clients["a"]):
+        blobs = {machine.export(key=STATE_KEY) for _ in range(3)}  # type: ignore[attr-defined]
+        assert len(blobs) == 3
+        assert len({len(blob) for blob in blobs}) == 1
+
+
+# Rollback
+
+
+class EmptyLog(dict[tuple[bytes, int, int], bytes]):
+    """A release log that is false while it is empty, as a mapping is."""
+
+    def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
+        return self.setdefault((session, round, step), digest)
+
+
+@pytest.mark.parametrize("make_log", [MemoryReleaseLog, EmptyLog])
+def test_an_older_state_cannot_release_a_second_thing(family: Family, make_log: Callable[[], EmptyLog]) -> None:
+    log = make_log()
+    world = World(family(requirements=TWO), "abc", policies={"a": Policy(release_log=log)})
+    updates = updates_of("abc")
+    released: dict[int, bytes] = {}
+    older: dict[int, bytes] = {}
+    requests: dict[int, bytes] = {}
+
+    def before(exchange: int, name: str, message: bytes) -> bytes:
+        if name == "a":
+            older[exchange], requests[exchange] = world.clients["a"].export(key=STATE_KEY), message
+        return message
+
+    def after(exchange: int, name: str, message: bytes) -> bytes:
+        if name == "a":
+            released[exchange] = message
+        return message
+
+    world.play(updates, request=before, reply=after)
+    assert set(older) == set(released) == set(range(len(world.protocol.exchanges(first=True)))) - (
+        set()
+    )
+    for exchange, blob in older.items():
+        # With the log, the older state gives the very same bytes again or refuses.
+        client = world.protocol.restore_client(blob, key=STATE_KEY, release_log=log)
+        answer = client.receive(requests[exchange])
+        if isinstance(answer, NeedUpdate):
+            answer = client.contribute(-updates["a"])
+        assert is_refusal(answer) or answer == released[exchange]
+        if is_refusal(answer):
+            assert client.refusal is not None
+            assert "before" in client.refusal
+        # Without it, nothing can hold it back; so no state that had a log is restored without one.
+        with pytest.raises(ParameterError, match="release_log"):
+            world.protocol.restore_client(blob, key=STATE_KEY)
+        fresh = world.protocol.restore_client(blob, key=STATE_KEY, release_log=MemoryReleaseLog())
+        answer = fresh.receive(requests[exchange])
+        if isinstance(answer, NeedUpdate):
+            answer = fresh.contribute(-updates["a"])
+        assert not is_refusal(answer)
+
+
+def test_an_older_state_does_not_reveal_the_other_kind_of_share() -> None:
+    # The rewound client is first told that b survived, then that b dropped (ATTACKS A14, A1).
+    log = MemoryReleaseLog()
+    protocol = MaskedSum(max_clients=4, requirements=TWO)
+    world = World(protocol, "abcd", policies={"a": Policy(release_log=log)})
+    older: list[bytes] = []
+
+    def before(exchange: int, name: str, message: bytes) -> bytes:
+        if exchange == 3 and name == "a":
+            older.append(world.clients["a"].export(key=STATE_KEY))
+        return message
+
+    world.play(updates_of("abcd"), request=before)
+    survivors = [sent.body for sent in world.log if sent.down and sent.exchange == 3 and sent.client == "a"][0]
+    lie = lists_dropped(survivors, "b")
+    client = protocol.restore_client(older[0], key=STATE_KEY, release_log=log)
+    assert is_refusal(client.receive(lie))
+    # The lie is well formed: a client without a memory falls for it.
+    naive = protocol.restore_client(older[0], key=STATE_KEY, release_log=MemoryReleaseLog())
+    assert not is_refusal(naive.receive(lie))
+
+
+def lists_dropped(message: bytes, client: str) -> bytes:
+    """A Survivors request without one of the clients."""
+    from dataclasses import replace
+
+    from protocols.client_machine import Request
+    from protocols.masked.messages import Survivors
+    from protocols.schema import encode
+
+    envelope = Envelope.decode(message)
+    told = decode(Survivors, decode(Request, envelope.body).body)
+    body = encode(Survivors(told.survivors - {client}))
+    return replace(envelope, body=encode(Request((), memoryview(body)))).encode()
+
+
+def test_a_memory_log_keeps_the_first_digest() -> None:
+    log = MemoryReleaseLog()
+    assert log.insert(b"s", 1, 2, b"x") == b"x"
+    assert log.insert(b"s", 1, 2, b"y") == b"x"
+    for place in ((b"t", 1, 2), (b"s", 2, 2), (b"s", 1, 3)):
+        assert log.insert(*place, b"z") == b"z"
+
+
+def test_every_release_is_in_the_log_before_it_leaves(family: Family) -> None:
+    class Refusing(MemoryReleaseLog):
+        def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
+            calls.append((session, round, step))
+            return b"something else stands here"
+
+    calls: list[tuple[bytes, int, int]] = []
+    world = World(family(requirements=TWO), "abc", policies={"a": Policy(release_log=Refusing())})
+    updates = updates_of("abc")
+    outcome = world.play(updates)
+    assert calls
+    assert {(session, number) for session, number, _ in calls} == {(world.session, 0)}
+    assert set(outcome.dropped) == {"a"}
+    assert all(is_refusal(sent.body) for sent in world.log if not sent.down and sent.client == "a")
+    assert_right(world.learn(outcome), world.protocol, updates, "bc")
+
+
+def test_the_session_of_a_simulation_can_be_saved_too(family: Family) -> None:
+    session = Session(family(), "abc", seed=3)
+    first = session.round(updates_of("abc"))
+    session.server = family().restore_server(session.server.export(key=STATE_KEY), key=STATE_KEY)
+    for name, client in session.clients.items():
+        session.clients[name] = family().restore_client(client.export(key=STATE_KEY), key=STATE_KEY)
+    second = session.round(updates_of("abc", seed=2))
+    assert_right(first.sum, family(), updates_of("abc"), "abc")
+    assert_right(second.sum, family(), updates_of("abc", seed=2), "abc")
+
+
+def test_a_restored_client_still_knows_what_it_opened(consortium: Family) -> None:
+    world = World(consortium())
+    outcome = world.play(updates_of("abc"))
+    world.learn(outcome)
+    assert outcome.result is not None
+    other = World(consortium(), seed=b"another")
+    world.restart()
+    assert world.clients["a"].open(outcome.result).contributors == frozenset("abc")
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(other.play(updates_of("abc")).result)

@@ -1,0 +1,447 @@
+"""Bytes that nobody honest sends: flipped bits, edited messages, noise. Never a wrong sum, never a foreign error."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protocols import NeedUpdate, PeerViolation, Round, RoundAborted, Sum
+from protocols.client_machine import Request
+from protocols.consortium.messages import DistributeKey, Result
+from protocols.envelope import Envelope
+from protocols.schema import decode, encode
+from secagg.entropy import SeededEntropy
+from secagg.errors import SecAggError
+from secagg.paillier import generate_key
+from tests.protocols.conftest import (
+    FAMILIES,
+    STATE_KEY,
+    TWO,
+    Family,
+    Vector,
+    World,
+    assert_right,
+    is_refusal,
+    updates_of,
+    values_of,
+)
+
+FUZZ = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+NAMES = "abc"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One exchange about to be answered: all states, the requests, and the honest replies to them."""
+
+    round: int
+    saved: tuple[bytes, dict[str, bytes]]
+    requests: dict[str, bytes]
+    replies: dict[str, bytes]
+    updates: dict[str, Vector]
+
+
+@cache
+def scenes(name: str) -> tuple[World, list[Scene], bytes | None]:
+    """Two rounds of small vectors, exchange by exchange, and the last result."""
+    world = World(Family(name, FAMILIES[name])(requirements=TWO, max_clients=3), NAMES)
+    found: list[Scene] = []
+    for number in range(2):
+        updates = updates_of(NAMES, 2, seed=number)
+        outbox = world.server.start(Round(number, tuple(NAMES), 2, b"model"))
+        while outbox:
+            saved, replies = world.save(), {}
+            for client, request in outbox.items():
+                reply = world.clients[client].receive(request)
+                if isinstance(reply, NeedUpdate):
+                    reply = world.clients[client].contribute(updates[client])
+                world.server.receive(client, reply)
+                replies[client] = reply
+            found.append(Scene(number, saved, dict(outbox), replies, updates))
+            outbox = world.server.advance()
+    return world, found, world.server.outcome().result
+
+
+@pytest.fixture
+def stage(family: Family) -> tuple[World, list[Scene], bytes | None]:
+    return scenes(family.name)
+
+
+def flips(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Every bit of the header, one bit of each byte of what follows; of a long message some hundred bytes."""
+    header = len(message) - len(Envelope.decode(message).body)
+    places = [(place, bit) for place in range(header) for bit in range(8)]
+    body = range(header, len(message))
+    if len(body) > 1500:
+        body = sorted({*body[:300], *body[300 :: len(body) // 100], *body[-16:]})  # type: ignore[assignment]
+    places += [(place, place % 8) for place in body]
+    for place, bit in places:
+        changed = bytearray(message)
+        changed[place] ^= 1 << bit
+        yield place, bytes(changed)
+
+
+def learn_or_nothing(world: World, play: Callable[[], Any], updates: dict[str, Vector]) -> None:
+    """The sum is right, or there is none: the round aborts, or clients refuse to open its result."""
+    try:
+        outcome = play()
+        learnt = world.learn(outcome)
+    except (RoundAborted, PeerViolation):
+        return
+    assert learnt.contributors == outcome.contributors
+    assert_right(learnt, world.protocol, updates, learnt.contributors)
+
+
+def vector_of(name: str, scene: Scene) -> int:
+    """Where the vector of a's reply begins, if its bits are the value itself and no one can see them change.
+
+    A bit-packed vector of PlainSum and a masked one of MaskedSum carry the update: whoever changes them says
+    another update, as the client itself could. Vectors are not signed; the transport authenticates them.
+    """
+    reply = scene.replies["a"]
+    collecting = b"model" in scene.requests["a"]
+    return len(reply) - (3 * scene_bits(name) + 7) // 8 if collecting and name in ("plain", "masked") else len(reply)
+
+
+def scene_bits(name: str) -> int:
+    return scenes(name)[0].protocol.plan(3).ring_bits
+
+
+@pytest.mark.usefixtures("one_paillier_key")
+def test_flipped_bits_on_the_way_to_the_server(family: Family, stage: tuple[World, list[Scene], bytes]) -> None:
+    world, found, _ = stage
+    violations = accepted = 0
+    for scene in found:
+        if "a" not in scene.replies or (scene.round and len(found) == 4 and family.name != "masked"):
+            continue
+        for place, changed in flips(scene.replies["a"]):
+            if place >= vector_of(family.name, scene):
+                continue
+            server = world.protocol.restore_server(scene.saved[0], key=STATE_KEY)
+            try:
+                server.receive("a", changed)
+            except PeerViolation as violation:
+                assert violation.culprit == "a"  # noqa: PT017
+                violations += 1
+                continue
+            accepted += 1
+            if family.opened_by_clients and accepted % 5:
+                continue  # ciphertexts of all values look alike; every fifth is opened
+            world.restore(scene.saved)
+            learn_or_nothing(
+                world,
+                lambda scene=scene, changed=changed: world.resume(
+                    scene.requests,
+                    scene.updates,
+                    # Only this one message is changed; the others are answered afresh.
+                    reply=once({("a", scene.requests["a"]): changed}, scene),
+                ),
+                scene.updates,
+            )
+    assert violations > 100
+
+
+def once(swap: dict[tuple[str, bytes], bytes], scene: Scene) -> Callable[[int, str, bytes], bytes]:
+    """Replies as they were recorded for this scene, with one of them changed; later ones as they come."""
+    left = {name: swap.get((name, scene.requests[name]), scene.replies[name]) for name in scene.replies}
+
+    def reply(exchange: int, name: str, message: bytes) -> bytes:
+        return left.pop(name, message)
+
+    return reply
+
+
+@pytest.mark.usefixtures("one_paillier_key")
+def test_flipped_bits_on_the_way_to_a_client(family: Family, stage: tuple[World, list[Scene], bytes]) -> None:
+    world, found, _ = stage
+    refusals = 0
+    for scene in found:
+        if "a" not in scene.requests:
+            continue
+        for _, changed in flips(scene.requests["a"]):
+            client = world.protocol.restore_client(scene.saved[1]["a"], key=STATE_KEY)
+            answer = client.receive(changed)
+            assert isinstance(answer, bytes | NeedUpdate)
+            if is_refusal(answer):
+                refusals += 1
+                assert client.refusal
+                continue
+            assert client.refusal is None
+            world.restore(scene.saved)
+            pending = {"a": changed}
+            learn_or_nothing(
+                world,
+                lambda scene=scene, pending=pending: world.resume(
+                    scene.requests,
+                    scene.updates,
+                    request=lambda exchange, name, message: pending.pop(name, message),
+                ),
+                scene.updates,
+            )
+    assert refusals > 100
+
+
+@pytest.mark.usefixtures("one_paillier_key")
+def test_flipped_bits_of_a_result(consortium: Family) -> None:
+    world, found, result = scenes(consortium.name)
+    assert result is not None
+    saved = world.clients["a"].export(key=STATE_KEY)
+    refused = 0
+    length = len(result)
+    places = sorted({*range(min(length, 200)), *range(0, length, max(1, length // 100)), length - 1})
+    for place in places:
+        changed = bytearray(result)
+        changed[place] ^= 1 << (place % 8)
+        client = world.protocol.restore_client(saved, key=STATE_KEY)
+        try:
+            opened = client.open(changed)
+        except PeerViolation as violation:
+            assert violation.culprit == "server"  # noqa: PT017
+            refused += 1
+            continue
+        assert_right(opened, world.protocol, found[-1].updates, NAMES)
+    assert refused > 150
+    for cut in (0, 1, length // 2, length - 1):
+        with pytest.raises(PeerViolation):
+            world.protocol.restore_client(saved, key=STATE_KEY).open(result[:cut])
+    assert_right(world.clients["a"].open(result), world.protocol, found[-1].updates, NAMES)
+
+
+# Edits and noise
+
+
+def edits() -> st.SearchStrategy[Callable[[bytes], bytes]]:
+    """Cuts, insertions, repetitions and overwritten fields."""
+    place, data = st.integers(0, 2**16), st.binary(max_size=8)
+
+    def edit(kind: str, at: int, to: int, fill: bytes) -> Callable[[bytes], bytes]:
+        def apply(message: bytes) -> bytes:
+            begin, end = sorted((at % (len(message) + 1), to % (len(message) + 1)))
+            middle = {"cut": b"", "insert": fill + message[begin:end], "repeat": message[begin:end] * 2}.get(kind)
+            if middle is None:
+                return message[:begin] + fill + message[begin + len(fill) :]
+            return message[:begin] + middle + message[end:]
+
+        return apply
+
+    return st.builds(edit, st.sampled_from(["cut", "insert", "repeat", "overwrite"]), place, place, data)
+
+
+@FUZZ
+@given(noise=st.binary(max_size=300), edit=st.lists(edits(), min_size=1, max_size=3), which=st.integers(0, 99))
+def test_noise_and_edits_at_the_server(
+    family: Family, noise: bytes, edit: list[Callable[[bytes], bytes]], which: int
+) -> None:
+    world, found, _ = scenes(family.name)
+    scene = found[which % len(found)]
+    sender, message = sorted(scene.replies.items())[which % len(scene.replies)]
+    server = world.protocol.restore_server(scene.saved[0], key=STATE_KEY)
+    edited = message
+    for each in edit:
+        edited = each(edited)
+    header = message[: len(message) - len(Envelope.decode(message).body)]
+    for body in (noise, edited, header + noise):
+        try:
+            server.receive(sender, body)
+        except PeerViolation as violation:
+            assert violation.culprit == sender  # noqa: PT017
+
+
+@FUZZ
+@given(noise=st.binary(max_size=300), edit=st.lists(edits(), min_size=1, max_size=3), which=st.integers(0, 99))
+def test_noise_and_edits_at_the_client(
+    family: Family, noise: bytes, edit: list[Callable[[bytes], bytes]], which: int
+) -> None:
+    world, found, result = scenes(family.name)
+    scene = found[which % len(found)]
+    name, message = sorted(scene.requests.items())[which % len(scene.requests)]
+    client = world.protocol.restore_client(scene.saved[1][name], key=STATE_KEY)
+    edited = message
+    for each in edit:
+        edited = each(edited)
+    header = message[: len(message) - len(Envelope.decode(message).body)]
+    for body in (noise, edited, header + noise):
+        assert isinstance(client.receive(body), bytes | NeedUpdate)
+    client.export(key=STATE_KEY)
+    if result is not None:
+        for each in edit:
+            opener = world.protocol.restore_client(world.save()[1]["a"], key=STATE_KEY)
+            try:
+                assert isinstance(opener.open(each(result)), Sum)
+            except PeerViolation as violation:
+                assert violation.culprit == "server"  # noqa: PT017
+
+
+@FUZZ
+@given(data=st.data(), which=st.integers(0, 99))
+def test_well_typed_nonsense(family: Family, data: st.DataObject, which: int) -> None:
+    """Messages of the right type with arbitrary contents: past the decoder, into the protocol itself."""
+    world, found, _ = scenes(family.name)
+    scene = found[which % len(found)]
+    name = sorted(scene.replies)[which % len(scene.replies)]
+    envelope, back = Envelope.decode(scene.requests[name]), Envelope.decode(scene.replies[name])
+    suite = world.protocol.suite  # type: ignore[attr-defined]
+    real = decode(suite.requests[envelope.stage // 2], decode(Request, envelope.body).body)
+    nonsense = mixed(data, real)
+    body = encode(Request((), memoryview(encode(nonsense))))
+    client = world.protocol.restore_client(scene.saved[1][name], key=STATE_KEY)
+    answer = client.receive(replace(envelope, body=body).encode())
+    assert isinstance(answer, bytes | NeedUpdate)
+    if isinstance(answer, NeedUpdate) and answer.length < 10**4:
+        assert isinstance(client.contribute(np.zeros(answer.length)), bytes)
+    client.export(key=STATE_KEY)
+    said = decode(suite.replies[back.stage // 2], back.body)
+    server = world.protocol.restore_server(scene.saved[0], key=STATE_KEY)
+    try:
+        server.receive(name, replace(back, body=encode(mixed(data, said))).encode())
+    except PeerViolation as violation:
+        assert violation.culprit == name  # noqa: PT017
+    server.export(key=STATE_KEY)
+
+
+def mixed(data: st.DataObject, real: Any) -> Any:
+    """A message with some fields kept and the others arbitrary."""
+    wild = data.draw(values_of(type(real), NAMES))
+    fields = [name for name in type(real).__slots__ if data.draw(st.booleans())]
+    return replace(wild, **{name: getattr(real, name) for name in fields})
+
+
+# What only a liar would think of
+
+
+def lying_result(consortium: Family, **changes: Any) -> tuple[World, bytes]:
+    world = World(consortium(max_clients=3, requirements=TWO), "abcde")
+    outcome = world.play(updates_of("abc"))
+    assert outcome.result is not None
+    return world, encode(replace(decode(Result, outcome.result), **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contributors": frozenset("ab")},
+        {"contributors": frozenset("abd")},
+        {"contributors": frozenset("abcd")},
+        {"contributors": frozenset("abcde")},
+        {"contributors": frozenset("a")},
+        {"contributors": frozenset()},
+        {"contributors": frozenset(["a", "b", "stranger"])},
+        {"round": 1},
+        {"length": 4},
+        {"length": 6},
+        {"length": 0},
+        {"length": 2**39},
+        {"length": 2**41},
+        {"model": bytes(32)},
+        {"key_id": bytes(32)},
+        {"tag": bytes(16)},
+        {"tag": b"\xff" * 16},
+        {"vector": memoryview(b"")},
+        {"vector": memoryview(bytes(64))},
+    ],
+    ids=repr,
+)
+def test_results_that_lie(consortium: Family, changes: dict[str, Any]) -> None:
+    world, lie = lying_result(consortium, **changes)
+    with pytest.raises(PeerViolation) as violation:
+        world.clients["a"].open(lie)
+    assert violation.value.culprit == "server"
+    honest = world.server.outcome().result
+    assert honest is not None
+    assert world.clients["a"].open(honest).contributors == frozenset("abc")
+
+
+def test_a_result_of_segments_with_a_lying_length(consortium: Family) -> None:
+    from protocols import Segment
+
+    world = World(consortium(clip=(Segment(length=2, clip=1.0), Segment(length=3, clip=2.0))))
+    outcome = world.play(updates_of("abc"))
+    lie = encode(replace(decode(Result, outcome.result or b""), length=4))
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(lie)
+
+
+def test_a_second_result_of_one_round_is_refused(consortium: Family) -> None:
+    # The server runs the same round twice, by coming back from an older state, with other contributors.
+    world = World(consortium(requirements=TWO))
+    updates = updates_of("abc")
+    world.learn(world.play(updates))
+    saved = world.save()
+    first = world.play(updates)
+    world.restore((saved[0], {}))  # the server alone
+    for name in "abc":
+        world.clients[name] = world.protocol.restore_client(saved[1][name], key=STATE_KEY)
+    world.number -= 1
+    second = world.play(updates, gone={"c": 2})
+    assert first.result is not None
+    assert second.result is not None
+    assert world.clients["a"].open(second.result).contributors == frozenset("ab")
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(first.result)
+
+
+def test_a_key_of_another_size_is_the_custodians_fault() -> None:
+    world = World(Family("paillier", FAMILIES["paillier"])(requirements=TWO))
+    other = generate_key(key_bits=2112, entropy=SeededEntropy(b"another size"))
+    updates = updates_of(NAMES)
+
+    def swap(exchange: int, name: str, message: bytes) -> bytes:
+        if exchange != 1 or name != "a":
+            return message
+        envelope = Envelope.decode(message)
+        made = decode(DistributeKey, envelope.body)
+        forged = sign_again(world, replace(made, public=other.public_key.encode()))
+        with pytest.raises(PeerViolation) as violation:
+            world.server.receive("a", replace(envelope, body=encode(forged)).encode())
+        assert violation.value.culprit == "a"
+        return message
+
+    outcome = world.play(updates, reply=swap)
+    assert "a" in outcome.dropped
+    assert_right(world.learn(outcome), world.protocol, updates, "bc")
+
+
+def sign_again(world: World, made: DistributeKey) -> DistributeKey:
+    """The distribution under its custodian's own signature: a client may lie, and sign its lie."""
+    import hashlib
+
+    from protocols.consortium.messages import SignedDistribution
+    from secagg import labels
+
+    said = SignedDistribution(
+        world.protocol.suite.digest,  # type: ignore[attr-defined]
+        world.session,
+        "a",
+        made.key_id,
+        hashlib.sha256(made.public).digest(),
+        made.channel_key,
+    )
+    return replace(made, signature=world.identities["a"].key.sign(encode(said), label=labels.CONSORTIUM_SEAL))
+
+
+def test_a_client_stops_opening_after_eight_failures(consortium: Family) -> None:
+    world, lie = lying_result(consortium, tag=bytes(16))
+    honest = world.server.outcome().result
+    assert honest is not None
+    for _ in range(7):
+        with pytest.raises(PeerViolation):
+            world.clients["a"].open(lie)
+        world.restart()
+    assert world.clients["a"].open(honest).contributors == frozenset("abc")
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(lie)
+    world.restart()
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(honest)
+
+
+def test_errors_are_of_this_library() -> None:
+    assert issubclass(PeerViolation, SecAggError)
+    assert issubclass(RoundAborted, SecAggError)
