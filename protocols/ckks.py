@@ -4,8 +4,8 @@ A CLIENT THAT COLLUDES WITH THE SERVER READS EVERY UPDATE, and so does a server 
 client: every client holds the one key (ATTACKS C1). Choose it where that cannot happen, or choose MaskedSum.
 
 Cheon, Kim, Kim, Song, ASIACRYPT 2017. Parameters are chosen for sums, for 128-bit security and so that
-rounding is exact (the argument is in `secagg.ckks_parameters`): what is opened does not depend on the noise (ATTACKS C2), and all clients get
-identical sums. Any dropout is survived: the server adds whatever came.
+rounding is exact (`secagg.ckks_parameters` has the argument): what is opened does not depend on the noise
+(ATTACKS C2), and all clients get identical sums. Any dropout is survived: the server adds whatever came.
 
 >>> import numpy as np
 >>> from protocols import CkksSum, simulate

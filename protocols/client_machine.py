@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final
 
 from protocols.envelope import ACKNOWLEDGEMENT, REFUSAL, RESULT, Envelope, Refusal, check_session, reply_stage
 from protocols.identity import SERVER, Identity, Roster
-from protocols.interface import Client, MemoryReleaseLog, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
-from protocols.schema import U8, U64, Body, Key32, Name, UpTo, decode, encode
+from protocols.interface import Client, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
+from protocols.schema import U8, U64, Body, Key32, Name, UpTo, decode, encode, parts
 from protocols.sealing import open_state, seal_state
 from protocols.suite import Asked, ClientContext, Replied, Suite
 from secagg import labels
@@ -115,8 +115,7 @@ class ClientMachine(Client):
             least if policy.min_contributors is None else max(least, policy.min_contributors)
         )
         self._max_length = policy.max_length
-        self._logged_elsewhere = policy.release_log is not None
-        self._log: ReleaseLog = MemoryReleaseLog() if policy.release_log is None else policy.release_log
+        self._log = policy.release_log
         self._entropy = entropy
         self._round = 0  # rounds are numbered from 1 inside: a message's number plus one
         self._answers: dict[int, Answer] = {}
@@ -201,27 +200,26 @@ class ClientMachine(Client):
         pending = self._pending
         if pending is None:
             raise ParameterError("no update was asked for; contribute once after each NeedUpdate")
-        vector, clipped = self._suite.surface.encode(
+        summand = self._suite.surface.encode(
             update, length=pending.length, weight=weight, metrics=metrics or {}, entropy=self._entropy
         )
         self.refusal = None
         number = self._round - 1
         try:
-            step = self._suite.client.fold(self._context(number), self._state, vector)
+            step = self._suite.client.fold(self._context(number), self._state, summand)
         except (PeerViolation, VerificationError, DecodeError) as error:
             return self._refuse(number, pending.stage, getattr(error, "reason", str(error)))
         reply = self._release(number, pending.stage, pending.request, step, fresh=False, request=None)
         if self.refusal is None:
-            self.clipped = clipped
+            self.clipped = summand.clipped
         return reply
 
     def _release(
         self, number: int, stage: int, digest: bytes, step: Replied, *, fresh: bool, request: Request | None
     ) -> Reply:
         """Commits a step: first to the log, which may know of a different release, then to the state."""
-        reply = self._envelope(number, reply_stage(stage // 2), encode(step.message))
-        release = hashlib.sha256(labels.RELEASE + digest + hashlib.sha256(reply).digest()).digest()
-        if self._log.insert(self._log_name, number, stage, release) != release:
+        reply = self._envelope(number, reply_stage(stage // 2), *parts(step.message))
+        if not self._log_allows(number, stage, digest, reply):
             return self._refuse(
                 number, stage, "this step was answered before by a later state of this client"
             )
@@ -231,6 +229,13 @@ class ClientMachine(Client):
         self._pending = None
         self._answers[stage] = Answer(digest, reply)
         return reply
+
+    def _log_allows(self, number: int, stage: int, digest: bytes, reply: bytes) -> bool:
+        """Whether this very reply to this very request may leave; a second, different one may not."""
+        if self._log is None:
+            return True
+        release = hashlib.sha256(labels.RELEASE + digest + hashlib.sha256(reply).digest()).digest()
+        return self._log.insert(self._log_name, number, stage, release) == release
 
     def _enter(self, number: int, step: Replied | Asked, *, fresh: bool) -> None:
         if fresh:
@@ -255,15 +260,14 @@ class ClientMachine(Client):
         names = self._suite.exchanges
         return names[stage // 2] if stage // 2 < len(names) else "message"
 
-    def _envelope(self, number: int, stage: int, body: Buffer) -> bytes:
+    def _envelope(self, number: int, stage: int, *body: Buffer) -> bytes:
         return Envelope(
             protocol=self._suite.code,
             session=self._session,
             round=number,
             stage=stage,
             sender=self._identity.client,
-            body=body,
-        ).encode()
+        ).encode(*body)
 
     def _context(self, number: int) -> ClientContext:
         return ClientContext(
@@ -316,7 +320,7 @@ class ClientMachine(Client):
             session=self._session,
             min_contributors=self._min_contributors,
             max_length=self._max_length,
-            logged_elsewhere=self._logged_elsewhere,
+            logged_elsewhere=self._log is not None,
             round=self._round,
             clipped=self.clipped,
             answers=self._answers,

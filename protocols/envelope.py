@@ -66,11 +66,11 @@ class Envelope:
     round: int
     stage: int
     sender: str
-    body: Buffer
+    body: Buffer = b""
 
-    def encode(self) -> bytes:
-        """The message's bytes."""
-        return (
+    def encode(self, *parts: Buffer) -> bytes:
+        """The message's bytes; the body, and behind it `parts`, are joined here and copied once."""
+        writer = (
             Writer()
             .fixed(MAGIC)
             .uint(VERSION, 1)
@@ -79,9 +79,10 @@ class Envelope:
             .uint(self.round, 8)
             .uint(self.stage, 1)
             .text(self.sender)
-            .fixed(self.body)
-            .finish()
         )
+        for part in (self.body, *parts):
+            writer.fixed(part)
+        return writer.finish()
 
     @classmethod
     def decode(cls, message: Buffer) -> "Envelope":

@@ -173,7 +173,8 @@ class Policy:
     Args:
         min_contributors: the smallest cohort and the smallest set of survivors that it takes part in.
         max_length: the most values that it will ever contribute in a round.
-        release_log: durable memory of what was released; without one, a fresh `MemoryReleaseLog`.
+        release_log: durable memory of what was released. Without one nothing but the client's own state
+            stands against a second release, which is enough for a client that never leaves its process.
     """
 
     min_contributors: int | None = None

@@ -33,7 +33,7 @@ from protocols.suite import (
     Suite,
     check_request,
 )
-from protocols.summand import Surface, Words
+from protocols.summand import Summand, Surface
 from secagg.errors import PeerViolation
 
 __all__ = ["PlainSum"]
@@ -85,8 +85,11 @@ class PlainClientSteps(ClientSteps):
                 return Asked(Idle(), request.length, request.model)
         raise PeerViolation("a request out of order", culprit="server")
 
-    def fold(self, context: ClientContext, state: Any, vector: Words) -> Replied:
-        return Replied(Idle(), PlainUpdate(memoryview(context.suite.surface.ring.pack(vector))))
+    def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
+        return Replied(
+            Idle(),
+            PlainUpdate(memoryview(b"".join(context.suite.surface.ring.pack_stream(summand.blocks())))),
+        )
 
 
 class PlainServerSteps(ServerSteps):

@@ -51,11 +51,13 @@ __all__ = [
     "Body",
     "Key32",
     "Name",
+    "Parts",
     "Signature",
     "Size",
     "UpTo",
     "decode",
     "encode",
+    "parts",
 ]
 
 T = TypeVar("T")
@@ -92,6 +94,8 @@ U64: TypeAlias = Annotated[int, Uint(8)]
 Key32: TypeAlias = Annotated[bytes, Size(32)]
 Signature: TypeAlias = Annotated[bytes, Size(64)]
 Name: TypeAlias = Annotated[str, UpTo(64)]
+Parts: TypeAlias = tuple[Buffer, ...]
+"""Bytes in pieces that nobody has joined yet."""
 Body: TypeAlias = Annotated[memoryview, UpTo(MAXIMUM_BYTES)]
 """A vector's bytes: encoded from any buffer, decoded as a view into the message, never copied."""
 
@@ -111,6 +115,14 @@ def encode(value: object) -> bytes:
     kind: Any = type(value)
     _codec(kind).write(writer, value)
     return writer.finish()
+
+
+def parts(value: object) -> Parts:
+    """What `encode` would join: large vectors are copied once only, into the message that they end in."""
+    writer = Writer()
+    kind: Any = type(value)
+    _codec(kind).write(writer, value)
+    return writer.parts()
 
 
 def decode(kind: type[T], data: Buffer) -> T:
@@ -203,10 +215,8 @@ def _fixed(size: int) -> _Codec:
 
 def _buffer(maximum: int, *, copy: bool) -> _Codec:
     def write(writer: Writer, value: Buffer) -> None:
-        if memoryview(value).nbytes > maximum:
-            raise ParameterError(
-                f"a field of {memoryview(value).nbytes} bytes, at most {maximum} are allowed"
-            )
+        if (size := memoryview(value).nbytes) > maximum:
+            raise ParameterError(f"a field of {size} bytes, at most {maximum} are allowed")
         writer.blob(value)
 
     def read(reader: Reader) -> Buffer:

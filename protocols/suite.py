@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from protocols.identity import ClientId, Identity, Roster
 from protocols.interface import Learner, Round, Sum
 from protocols.requirements import Plan, Requirements
-from protocols.summand import Surface, Words
+from protocols.summand import Summand, Surface
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, PeerViolation
 from secagg.wire import Buffer
@@ -148,8 +148,8 @@ class ClientSteps(ABC):
         """One row of the table. Raises what makes the client refuse."""
 
     @abstractmethod
-    def fold(self, context: ClientContext, state: Any, vector: Words) -> Replied:
-        """Finishes an `Asked` step with the encoded update, which it may overwrite."""
+    def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
+        """Finishes an `Asked` step with the encoded update; goes through it once."""
 
     def round_of(self, context: ClientContext, result: Buffer) -> int:
         """The round that a result says it belongs to; only where the clients learn the sum."""

@@ -8,7 +8,8 @@ level below, for callers that bring integers of their own.
 Overflow is excluded when a surface is built: the ring holds the largest possible sum with its sign.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -19,15 +20,86 @@ from protocols.identity import ClientId
 from protocols.interface import IntegerSum, Sum, Update
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, RoundAborted
-from secagg.fixedpoint import FixedPoint, Rounding
-from secagg.ring import Ring
+from secagg.fixedpoint import Encoder, FixedPoint, Rounding
+from secagg.ring import BLOCK_VALUES, Ring
 
-__all__ = ["FloatSurface", "IntegerSurface", "Surface"]
+__all__ = ["FloatSurface", "IntegerSurface", "Summand", "Surface"]
 
 Words: TypeAlias = NDArray[Any]
 """A vector of ring elements in `Ring.dtype`."""
 
 METRIC_BITS = 16
+
+
+class Summand(ABC):
+    """One client's vector of ring elements, made block by block so that it stays in the cache.
+
+    Attributes:
+        clipped: how many values were clipped in the blocks made so far.
+    """
+
+    clipped: int = 0
+
+    def __init__(self, ring: Ring, elements: int) -> None:
+        self._ring = ring
+        self._elements = elements
+
+    def blocks(self) -> Iterator[Words]:
+        """Blocks of `BLOCK_VALUES` elements, the last one shorter, each in the memory of the one before."""
+        buffer = np.empty(min(BLOCK_VALUES, self._elements), dtype=self._ring.dtype)
+        for start in range(0, self._elements, BLOCK_VALUES):
+            block = buffer[: min(BLOCK_VALUES, self._elements - start)]
+            self._write(start, block)
+            yield block
+
+    def integers(self) -> NDArray[np.int64]:
+        """All elements, as signed integers."""
+        vector = np.empty(self._elements, dtype=np.int64)
+        for index, block in enumerate(self.blocks()):
+            start = index * BLOCK_VALUES
+            vector[start : start + len(block)] = self._ring.centred(block)
+        return vector
+
+    @abstractmethod
+    def _write(self, start: int, block: Words) -> None:
+        """Fills `block` with the elements from `start` on."""
+
+
+class _FloatSummand(Summand):
+    """Fixed-point values, then a tail of metrics and the weight."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        *,
+        codec: FixedPoint,
+        values: NDArray[Any],
+        weight: int,
+        tail: Words,
+        entropy: Entropy,
+    ) -> None:
+        super().__init__(ring, len(values) + len(tail))
+        self._values, self._tail = values, tail
+        self._encoder = Encoder(codec, weight=weight, entropy=entropy)
+
+    def _write(self, start: int, block: Words) -> None:
+        stop = min(start + len(block), len(self._values))
+        count = max(stop - start, 0)
+        if count:
+            self.clipped += self._encoder.encode(self._values[start:stop], start=start, out=block[:count])
+        skipped = max(start - len(self._values), 0)
+        block[count:] = self._tail[skipped : skipped + len(block) - count]
+
+
+class _IntegerSummand(Summand):
+    """Integers as they are."""
+
+    def __init__(self, ring: Ring, values: NDArray[Any]) -> None:
+        super().__init__(ring, len(values))
+        self._values = values
+
+    def _write(self, start: int, block: Words) -> None:
+        block[:] = self._values[start : start + len(block)]
 
 
 class Surface(Protocol):
@@ -62,8 +134,8 @@ class Surface(Protocol):
 
     def encode(
         self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float], entropy: Entropy
-    ) -> tuple[Words, int]:
-        """The summand and how many values were clipped; `ParameterError` for what can never be summed."""
+    ) -> "Summand":
+        """The update as ring elements; `ParameterError` for what can never be summed."""
         ...
 
     def decode(self, total: Words, contributors: frozenset[ClientId]) -> Sum:
@@ -125,29 +197,27 @@ class FloatSurface:
         return length + len(self.metrics) + 1
 
     def check(self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float]) -> None:
-        values = self._check_form(update, length, weight)
-        self._normalised(metrics)
-        if not (finite := np.isfinite(values)).all():
-            raise ParameterError(f"value {int(np.argmin(finite))} of the update is NaN or infinite")
-
-    def _check_form(self, update: Update, length: int, weight: int) -> NDArray[Any]:
         values = _check_vector(update, length)
         if values.dtype not in (np.float32, np.float64):
             raise ParameterError(f"an update of {values.dtype}; float32 and float64 are summed")
         check_weight(weight, self.max_weight)
-        return values
+        self._normalised(metrics)
+        if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # NaN is the minimum of its vector
+            index = int(np.argmin(np.isfinite(values)))
+            raise ParameterError(f"the value at index {index} is NaN or infinite; repair the update first")
 
     def encode(
         self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float], entropy: Entropy
-    ) -> tuple[Words, int]:
-        values, units = self._check_form(update, length, weight), self._normalised(metrics)
-        weight = int(weight)
-        words = np.empty(self.elements(length), dtype=self.ring.dtype)
-        clipped = self.codec.encode(values, weight=weight, out=words[:length], entropy=entropy)
+    ) -> Summand:
+        self.check(update, length=length, weight=weight, metrics=metrics)
+        ring, weight = self.ring, int(weight)
+        tail = np.empty(len(self.metrics) + 1, dtype=ring.dtype)
         if self.metrics:
-            self._metric_codec.encode(units, weight=weight, out=words[length:-1], entropy=entropy)
-        words[-1] = weight
-        return words, clipped
+            units = self._normalised(metrics)
+            self._metric_codec.encode(units, weight=weight, out=tail[:-1], entropy=entropy)
+        tail[-1] = weight
+        values = np.asarray(update)
+        return _FloatSummand(ring, codec=self.codec, values=values, weight=weight, tail=tail, entropy=entropy)
 
     def _normalised(self, metrics: Mapping[str, float]) -> NDArray[np.float64]:
         """Each metric as a number in [-1, 1]; the names must be exactly the constructor's."""
@@ -232,9 +302,9 @@ class IntegerSurface:
 
     def encode(
         self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float], entropy: Entropy
-    ) -> tuple[Words, int]:
+    ) -> Summand:
         self.check(update, length=length, weight=weight, metrics=metrics)
-        return update.astype(self.ring.dtype), 0
+        return _IntegerSummand(self.ring, update)
 
     def decode(self, total: Words, contributors: frozenset[ClientId]) -> Sum:
         exact = self.ring.residues(total)

@@ -46,7 +46,7 @@ from secagg.entropy import Entropy, draw
 from secagg.errors import ParameterError
 from secagg.ring import Ring, Words
 
-__all__ = ["FixedPoint", "Floats", "Rounding", "Segment", "suggest_clip"]
+__all__ = ["Encoder", "FixedPoint", "Floats", "Rounding", "Segment", "suggest_clip"]
 
 Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 """A vector of values: float32 or float64."""
@@ -58,6 +58,9 @@ _MIN_CLIP: Final = 1e-100
 _MAX_CLIP: Final = 1e100
 _CHUNK: Final = 1 << 14
 _KEY_BYTES: Final = 32
+_SHIFT: Final = 1.5 * 2.0**52
+_SHIFT_BITS: Final = int(np.float64(_SHIFT).view(np.int64))  # its low 51 bits are zero
+_SHIFTED_LIMIT: Final = 2.0**50
 
 
 class Rounding(Enum):
@@ -175,8 +178,10 @@ class FixedPoint:
                 value), or an argument is anything else.
         """
         self._check_encode(values, weight, out)
+        return self._encode(values, out, _Rounder(self, weight, entropy, min(len(values), _CHUNK)))
+
+    def _encode(self, values: Floats, out: Words, rounder: "_Rounder") -> int:
         values = values.view(np.ndarray)  # A masked array would hide its NaN from min and max.
-        rounder = _Rounder(self, weight, entropy, min(len(values), _CHUNK))
         clipped = 0
         for start, stop, clip in self._runs(len(values)):
             for first in range(start, stop, _CHUNK):
@@ -290,6 +295,32 @@ class FixedPoint:
         yield start, stop, current
 
 
+class Encoder:
+    """`FixedPoint.encode` part by part, in any order, through buffers that are kept from part to part.
+
+    Args:
+        codec: the codec of the whole vector.
+        weight, entropy: as for `FixedPoint.encode`; one rounding key serves all parts.
+    """
+
+    __slots__ = ("_codec", "_rounder", "_weight")
+
+    def __init__(self, codec: FixedPoint, *, weight: int, entropy: Entropy) -> None:
+        self._codec = codec
+        self._weight = weight
+        self._rounder = _Rounder(codec, weight, entropy, _CHUNK)
+
+    def encode(self, values: Floats, *, start: int, out: Words) -> int:
+        """Encodes values [start, start + len(values)) of the vector; how many were clipped.
+
+        Raises:
+            ParameterError: as `FixedPoint.encode`; the index of a NaN counts from `start`.
+        """
+        part = self._codec.part(start, start + len(values))
+        part._check_encode(values, self._weight, out)
+        return part._encode(values, out, self._rounder)
+
+
 class _Rounder:
     """Encodes chunks of up to `capacity` values in buffers that it keeps."""
 
@@ -323,14 +354,21 @@ class _Rounder:
         # one product speaks for the chunk.
         if min(largest, clip) * scale > limit:
             np.clip(scaled, -limit, limit, out=scaled)
-        np.rint(scaled, out=scaled)
-        np.copyto(integers, scaled, casting="unsafe")
+        if limit < _SHIFTED_LIMIT:
+            # Added to 1.5 * 2**52 a float64 is rounded to an integer, and its low bits are that integer.
+            np.add(scaled, _SHIFT, out=scaled)
+            integers = scaled.view(np.int64)
+        else:
+            np.rint(scaled, out=scaled)
+            np.copyto(integers, scaled, casting="unsafe")
         if self._keystream is not None:
             random = self._random[: len(values)]
             self._keystream.update_into(self._zeros[: random.nbytes], random.data.cast("B"))
             # At most limit + 2**32 - 1, which falls to largest_step: rounding never leaves the grid.
             np.add(integers, random, out=integers)
             np.right_shift(integers, _FRACTION_BITS, out=integers)
+        if limit < _SHIFTED_LIMIT:
+            np.subtract(integers, _SHIFT_BITS >> fraction_bits, out=integers)
         if self._weight != 1:
             np.multiply(integers, self._weight, out=integers)
         np.copyto(out, integers, casting="unsafe")

@@ -27,7 +27,7 @@ A ring hides nothing and checks no range: that a sum does not wrap is excluded b
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -118,6 +118,27 @@ class Ring:
         """
         self.check_vector(vector)
         return (bytes(block) for block in self._packed(vector))
+
+    def pack_stream(self, blocks: Iterable[Words]) -> Iterator[bytes]:
+        """The packing of a vector that comes in blocks, block by block, through one reused buffer.
+
+        Args:
+            blocks: vectors of `BLOCK_VALUES` values each, the last one shorter. A block may reuse the memory
+                of the one before.
+
+        Raises:
+            ParameterError: a block is anything else than `pack` takes, or one that is not the last is shorter
+                or longer.
+        """
+        packer: _Packer | None = None
+        complete = True
+        for block in blocks:
+            self.check_vector(block)
+            if not complete or len(block) > BLOCK_VALUES:
+                raise ParameterError(f"all blocks but the last have {BLOCK_VALUES} values")
+            complete = len(block) == BLOCK_VALUES
+            packer = packer or _Packer(self.bits, len(block))
+            yield bytes(packer.pack(block))
 
     def unpack(self, buffer: Buffer, count: int) -> Words:
         """The `count` values of a packed vector, in [0, 2**bits), shape (count,) of `dtype`.

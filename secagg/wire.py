@@ -57,6 +57,10 @@ class Writer:
         """UTF-8 behind a 32-bit length."""
         return self.blob(value.encode("utf-8"))
 
+    def parts(self) -> tuple[Buffer, ...]:
+        """All fields, as they were given and not joined yet."""
+        return tuple(self._parts)
+
     def finish(self) -> bytes:
         """All fields, joined."""
         return b"".join(self._parts)

@@ -260,7 +260,7 @@ def _tables(console: "Console", act: "Act", costs: "dict[Choice, Cost]") -> "lis
         for row in act.rows
     ]
     whole = _table(heads, rows)
-    if console.measure(whole).maximum <= console.width:
+    if console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width:
         return [whole]
     cut = len(act.hospitals) + 2
     return [

@@ -52,7 +52,7 @@ __all__ = [
 
 OVERALL: Final = (
     "'All test patients' ranks them in one list, as if they had come to one hospital. It is not the mean of "
-    "the columns: the hospitals' patients differ, and each hospital scaled its measurements by its own figures."
+    "the columns: the hospitals' patients differ, and each scaled its measurements by its own figures."
 )
 WEIGHT_CAP: Final = (
     "Weights are example counts, inside the sum. The hospitals agree beforehand on a cap, here "
@@ -111,8 +111,8 @@ def gain_sentences(act: Act) -> list[str]:
 def repeat_sentence(repeats: tuple[Repeat, ...]) -> str:
     """What other splits say about the same question."""
     parts = [
-        f"{short_name(each.site)} {each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f}, better in {each.better})"
-        for each in repeats
+        f"{short_name(r.site)} {r.mean:+.3f} ({r.low:+.3f} to {r.high:+.3f}, better in {r.better})"
+        for r in repeats
     ]
     return (
         f"In {repeats[0].splits} other splits of the same patients, joint model minus own, mean and range: "
@@ -212,7 +212,7 @@ def setup_note(act: Act) -> str:
         if row.usage is not None and row.choice in (Choice.CKKS, Choice.PAILLIER)
     ]
     if parts:
-        note += f" The first one sets up a key; the busiest hospital sends so many bytes more: {', '.join(parts)}."
+        note += f" In the first a key is set up; its maker sends so many bytes more: {', '.join(parts)}."
     if any(row.choice is Choice.MASKED for row in act.rows):
         note += " MaskedSum makes fresh keys in every round; that is in its figures."
     return note
@@ -227,8 +227,8 @@ def small_sets(act: Act) -> list[str]:
         if fewest < _FEW:
             kind = "with" if diseased < tested - diseased else "without"
             found.append(
-                f"Only {fewest} of {short_name(hospital.site)}'s {tested} test patients are {kind} the disease: its "
-                "column says next to nothing."
+                f"Only {fewest} of the {tested} test patients of {short_name(hospital.site)} are {kind} the "
+                "disease: its column says next to nothing."
             )
     return found
 
@@ -370,8 +370,8 @@ def _gain_sentence(gain: Gain, act: Act) -> str:
     )
     together, apart = joint.aucs[gain.site].value, alone.aucs[gain.site].value
     return (
-        f"{short_name(gain.site)}: the joint model reaches {together:.3f} on its {gain.patients} test patients, "
-        f"its own {apart:.3f} ({gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}): {verdict}."
+        f"{short_name(gain.site)}: on its {gain.patients} test patients the joint model has {together:.3f}, "
+        f"its own {apart:.3f} ({gain.value:+.3f}, 95 % from {gain.low:+.3f} to {gain.high:+.3f}): {verdict}."
     )
 
 

@@ -187,7 +187,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
-    """The same gain over other splits of the same patients: its mean, its extremes, how often it is above 0."""
+    """The same gain over other splits of the same patients: mean, extremes, how often it is above 0."""
 
     site: Site
     splits: int

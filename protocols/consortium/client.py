@@ -36,7 +36,7 @@ from protocols.identity import ClientId
 from protocols.interface import Sum
 from protocols.schema import U64, Key32, decode, encode
 from protocols.suite import Asked, ClientContext, ClientSteps, Replied, check_request
-from protocols.summand import Words
+from protocols.summand import Summand
 from secagg import labels
 from secagg.aead import open_sealed, seal
 from secagg.agreement import agree, public_key
@@ -215,9 +215,9 @@ class ConsortiumClientSteps(ClientSteps):
         following = Collecting(keyed.key_id, keyed.secret, keyed.channel, request.length, model)
         return Asked(following, request.length, request.model)
 
-    def fold(self, context: ClientContext, state: Collecting, vector: Words) -> Replied:
+    def fold(self, context: ClientContext, state: Collecting, summand: Summand) -> Replied:
         secret = decode(ConsortiumSecret, state.secret.reveal())
-        values = context.suite.surface.ring.centred(vector)
+        values = summand.integers()
         tag = MacKey(secret.mac_key).tag(
             values,
             signer=signer(context.me, context.min_contributors),

@@ -8,6 +8,7 @@ A server that lies about who survived is not answered here; still, a client reve
 peer, once in a round, whatever it is asked (`Reveal`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -35,11 +36,11 @@ from protocols.masked.messages import (
 )
 from protocols.schema import U32, U64, Key32, Name, encode
 from protocols.suite import Asked, ClientContext, ClientSteps, Replied, check_request
-from protocols.summand import Words
+from protocols.summand import Summand, Words
 from secagg import labels
 from secagg.aead import open_sealed, seal
 from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
-from secagg.masking import apply_masks
+from secagg.masking import MaskStream
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES, Share, split
 
@@ -127,8 +128,8 @@ class MaskedClientSteps(ClientSteps):
             f"{type(request).__name__} came where this client is {type(state).__name__}", culprit=FROM_SERVER
         )
 
-    def fold(self, context: ClientContext, state: Any, vector: Words) -> Replied:
-        return mask_input(context, state, vector)
+    def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
+        return mask_input(context, state, summand)
 
 
 def advertise_keys(context: ClientContext, request: Announcement) -> Replied:
@@ -312,12 +313,19 @@ def _open_shares(
     return {dealer: shares} if found == promised else {}
 
 
-def mask_input(context: ClientContext, state: Collecting, vector: Words) -> Replied:
-    """Round 2, second half: y_u = x_u + PRG(b_u) + Σ_v p_{u,v} mod R, in place over the encoded update."""
+def mask_input(context: ClientContext, state: Collecting, summand: Summand) -> Replied:
+    """Round 2, second half: y_u = x_u + PRG(b_u) + Σ_v p_{u,v} mod R, in one pass over the blocks."""
     ring = context.suite.surface.ring
-    apply_masks(vector, ring=ring, add=state.add, subtract=state.subtract)
+    masks = MaskStream(ring=ring, add=state.add, subtract=state.subtract)
+
+    def masked() -> Iterator[Words]:
+        for block in summand.blocks():
+            masks.apply(block)
+            yield block
+
     unopened = frozenset(state.dealers) - state.held.keys()
-    message = MaskedInput(state.transcript, unopened, memoryview(ring.pack(vector)))
+    body = b"".join(ring.pack_stream(masked()))
+    message = MaskedInput(state.transcript, unopened, memoryview(body))
     return Replied(Masked(state.least, state.dealers, state.held), message)
 
 

@@ -4,14 +4,15 @@ Without a self mask the server reads it; this is why Bonawitz et al., CCS'17, se
 weakened copy has no self mask. Ours has, and the server refuses the late vector all the same.
 """
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from protocols import MaskedSum, PeerViolation
-from protocols.masked import client, server
+from protocols import MaskedSum, PeerViolation, RoundAborted
+from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import MaskedInput, PairKeyShare, Unmask
-from secagg.masking import apply_masks
 from tests.attacks.weakened import (
     Curious,
     Stage,
@@ -28,6 +29,13 @@ NAMES = "abcde"
 VICTIM = "c"
 
 
+class NoSelfMask(MaskedClientSteps):
+    """Pair masks alone, as in the first protocol of the paper that does not survive dropouts well."""
+
+    def fold(self, context: Any, state: Any, vector: Any) -> Any:
+        return super().fold(context, replace(state, add=state.add[1:]), vector)
+
+
 def late(stage: Stage) -> dict[str, Vector]:
     """A round without the victim, whose vector arrives when its pair masks are open; the updates."""
     held: dict[str, bytes] = {}
@@ -39,7 +47,8 @@ def late(stage: Stage) -> dict[str, Vector]:
         return message
 
     updates = updates_of(NAMES)
-    stage.play(updates, reply=hold)
+    with suppress(RoundAborted):  # the weakened copy's sum does not come out
+        stage.play(updates, reply=hold)
     stage.wire.append(Wire(False, 2, VICTIM, held[VICTIM]))
     return updates
 
@@ -51,19 +60,10 @@ def read(stage: Stage, update: Vector) -> bool:
     return is_read(stage, strip(stage, VICTIM, round_secret=rebuild(stage.view, shares)), update)
 
 
-def test_without_a_self_mask_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pair_masks_only(vector: Any, *, ring: Any, add: Any, subtract: Any) -> None:
-        apply_masks(vector, ring=ring, add=add[1:], subtract=subtract)
-
-    monkeypatch.setattr(client, "apply_masks", pair_masks_only)
-    stage = Stage(MaskedSum(max_clients=8), NAMES, server_steps=Curious())
-    monkeypatch.setattr(server, "apply_masks", no_self_masks)
+def test_without_a_self_mask_it_is_read() -> None:
+    steps = {name: NoSelfMask() for name in NAMES}
+    stage = Stage(MaskedSum(max_clients=8), NAMES, steps=steps, server_steps=Curious())
     assert read(stage, late(stage)[VICTIM])
-
-
-def no_self_masks(vector: Any, *, ring: Any, add: Any, subtract: Any) -> None:
-    """The server's half of the weakened copy: after the survivors' seeds come the pair masks of the dropped."""
-    apply_masks(vector, ring=ring, add=add, subtract=subtract[len(NAMES) - 1 :])
 
 
 def test_ours_keeps_its_self_mask_on() -> None:

@@ -37,6 +37,7 @@ from protocols.masked.messages import (
     CohortKeys,
     CohortTranscript,
     CollectInput,
+    SealedShares,
     ShareKeys,
     SignedKeys,
     mask_transcript,
@@ -74,7 +75,7 @@ def put_between(stage: Stage) -> tuple[dict[str, RoundKeys], CohortKeys, dict[st
     keys = dict(request_of(CohortKeys, outbox[VICTIM]).keys)
     ours = {name: RoundKeys.draw(stage.entropy(f"server as {name}")) for name in NAMES if name != VICTIM}
     forged = {
-        name: AdvertiseKeys(each.channel_public, each.mask_public, bytes(64)) for name, each in ours.items()
+        name: AdvertiseKeys(each.channel_public, each.mask_public, 3, bytes(64)) for name, each in ours.items()
     }
     return ours, CohortKeys({**keys, **forged}), keys
 
@@ -99,7 +100,7 @@ def test_without_signatures_the_victim_is_read(monkeypatch: pytest.MonkeyPatch) 
         )
         plain = open_sealed(key, dealt.shares[holder].sealed, associated_data=cohort_digest).reveal()
         self_shares[holder], pair_shares[holder] = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
-    rubbish = bytes(2 * SHARE_BYTES + OVERHEAD)
+    rubbish = SealedShares(bytes(2 * SHARE_BYTES + OVERHEAD), bytes(32), bytes(32))
     collect = CollectInput(dict.fromkeys(ours, rubbish), b"")
     stage.wire.append(Wire(False, 2, VICTIM, stage.tell(VICTIM, stage.request(2, collect), updates[VICTIM])))
     view = SimpleNamespace(
@@ -129,14 +130,14 @@ def test_one_key_in_place_of_one_is_enough_to_refuse() -> None:
         assert refused(stage.tell(VICTIM, stage.request(1, CohortKeys({**honest, name: relayed.keys[name]}))))
 
 
-@pytest.mark.parametrize("field", ["parameters", "session", "round", "cohort", "length", "client"])
+@pytest.mark.parametrize("field", ["parameters", "session", "round", "cohort", "length", "client", "minimum"])
 def test_a_signature_for_another_place_does_not_count(field: str) -> None:
     """The real client's signature, over real keys, but for another round, cohort and so on."""
     stage = Stage(MASKED, NAMES)
     _, _, honest = put_between(stage)
     keys = RoundKeys.draw(stage.entropy("elsewhere"))
     signed = SignedKeys(
-        MASKED.suite.digest, stage.session, 0, NAMES, 24, "a", keys.channel_public, keys.mask_public
+        MASKED.suite.digest, stage.session, 0, NAMES, 24, "a", keys.channel_public, keys.mask_public, 3
     )
     other: dict[str, Any] = {
         "parameters": bytes(32),
@@ -145,11 +146,12 @@ def test_a_signature_for_another_place_does_not_count(field: str) -> None:
         "cohort": NAMES[::-1],
         "length": 25,
         "client": "c",
+        "minimum": 2,
     }
 
     def relay(statement: SignedKeys) -> bytes:
         signature = stage.identities["a"].key.sign(encode(statement), label=labels.KEY_ADVERTISEMENT)
-        moved = AdvertiseKeys(keys.channel_public, keys.mask_public, signature)
+        moved = AdvertiseKeys(keys.channel_public, keys.mask_public, 3, signature)
         return stage.tell(VICTIM, stage.request(1, CohortKeys({**honest, "a": moved})))
 
     assert refused(relay(replace(signed, **{field: other[field]})))
@@ -160,7 +162,7 @@ def test_invented_clients_are_refused() -> None:
     stage = Stage(MASKED, NAMES)
     _, _, honest = put_between(stage)
     keys = RoundKeys.draw(stage.entropy("nobody"))
-    stranger = AdvertiseKeys(keys.channel_public, keys.mask_public, bytes(64))
+    stranger = AdvertiseKeys(keys.channel_public, keys.mask_public, 3, bytes(64))
     assert refused(stage.tell(VICTIM, stage.request(1, CohortKeys({**honest, "z": stranger}))))
 
 

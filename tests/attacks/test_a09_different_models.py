@@ -126,7 +126,7 @@ def opened(protocol: Any, data: Mapping[str, Vector]) -> list[Vector | None]:
             result = Result(
                 0,
                 first.key_id,
-                frozenset(NAMES),
+                {name: body.minimum for name, body in bodies.items()},
                 LENGTH,
                 model,
                 tag.to_bytes(TAG_BYTES, "big"),

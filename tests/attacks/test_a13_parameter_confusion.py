@@ -7,16 +7,15 @@ request, under every signature, in every mask seed and in every tag; a party wit
 The threshold is not a parameter that anybody may send: each client plans it for itself.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements, RoundAborted, plain
+from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements, Round, RoundAborted, plain
 from protocols.client_machine import ClientMachine
-from protocols.masked.messages import Announcement
-from tests.attacks.weakened import LENGTH, Stage, refused, updates_of
+from protocols.masked.messages import Announcement, CohortKeys
+from tests.attacks.weakened import LENGTH, Stage, refused, request_of, updates_of
 
 NAMES = "abcd"
 
@@ -63,7 +62,7 @@ def test_ours_goes_on_without_the_one_that_differs(build: Any, other: dict[str, 
     data = updates_of(NAMES)
     stage = mixed(build(max_clients=4), build(**{"max_clients": 4, **other}))
     # No key is needed to see it, so the cohort is not asked for more than its first step.
-    box = stage.server.start(stage.server._round.__class__(0, tuple(NAMES), LENGTH))
+    box = stage.server.start(Round(0, tuple(NAMES), LENGTH))
     answers = {name: stage.tell(name, message, data[name]) for name, message in box.items()}
     assert {name for name, answer in answers.items() if refused(answer)} == {"d"}
     assert "parameters" in str(stage.clients["d"].refusal)
@@ -98,32 +97,18 @@ def test_a_length_that_differs_for_one_client_costs_it_its_place() -> None:
     assert "signature" in outcome.dropped["d"]
 
 
-def test_a_smaller_threshold_cannot_be_told_to_a_client() -> None:
-    """Relaying fewer keys is the one way to a smaller plan, and then the transcripts differ."""
-    stage, data = Stage(MaskedSum(max_clients=12), "abcdefghijkl"), updates_of("abcdefghijkl")
-    thresholds = {stage.protocol.plan(n).threshold for n in (4, 12)}
-    assert len(thresholds) == 2
-    outbox = stage.open(data, until=1)
-    from protocols.masked.messages import CohortKeys
-    from tests.attacks.weakened import request_of
+def test_no_plan_gets_smaller_by_relaying_fewer_keys() -> None:
+    """The plan is made for the cohort that was announced: fewer keys are refused, not planned for."""
+    names = "abcdefghijkl"
+    stage = Stage(MaskedSum(max_clients=12), names)
+    relayed = request_of(CohortKeys, stage.open(updates_of(names), until=1)["a"])
+    least = stage.protocol.plan(12).min_survivors
+    assert least > stage.protocol.plan(4).min_survivors
 
-    relayed = request_of(CohortKeys, outbox["a"])
-    few = CohortKeys({name: relayed.keys[name] for name in "abcd"})
-    for name in outbox:
-        answer = stage.tell(name, stage.request(1, few) if name in "abcd" else outbox[name])
-        with pytest.MonkeyPatch.context() as quiet:
-            quiet.setattr(stage.server, "_expel", lambda sender, reason: RuntimeError(reason))
-            if name not in "abcd":
-                stage.server.receive(name, answer)
-            else:  # shares for other holders than the cohort's
-                with pytest.raises(RuntimeError, match="holders"):
-                    stage.server.receive(name, answer)
-    assert replace(stage.view).threshold == stage.protocol.plan(12).threshold
+    def relay(count: int) -> bytes:
+        few = CohortKeys({name: relayed.keys[name] for name in names[:count]})
+        return stage.tell("a", stage.request(1, few))
 
-
-def test_a_client_alone_with_its_parameters_ends_nothing() -> None:
-    with pytest.raises(RoundAborted):
-        stage = Stage(MaskedSum(max_clients=4), NAMES)
-        for name in "ab":
-            stage.clients[name] = mixed(MaskedSum(max_clients=4), MaskedSum(max_clients=4, clip=4.0)).clients["d"]
-        stage.play(updates_of(NAMES))
+    assert refused(relay(4))
+    assert refused(relay(least - 1))
+    assert not refused(relay(least))

@@ -72,7 +72,6 @@ def test_a_consortium_without_its_custodian(protocol: Any, gone: dict[str, int])
     assert np.abs(mean - np.mean([data[n] for n in sorted(expected)], axis=0)).max() < 1e-4
 
 
-@pytest.mark.xfail(strict=True, reason="a custodian whose answer was lost keeps a key of its own and is locked out")
 def test_a_custodian_whose_answer_was_lost_comes_back() -> None:
     stage, data = Stage(CkksSum(max_clients=8), NAMES), updates_of(NAMES)
 
@@ -83,7 +82,6 @@ def test_a_custodian_whose_answer_was_lost_comes_back() -> None:
     assert stage.play(data).contributors == frozenset(NAMES)
 
 
-@pytest.mark.xfail(strict=True, reason="the server never sends the key again to a client that lost its state")
 def test_a_client_that_lost_its_state_gets_the_key_again() -> None:
     stage, data = Stage(CkksSum(max_clients=8), NAMES), updates_of(NAMES)
     stage.play(data)

@@ -161,7 +161,7 @@ def once(swap: dict[tuple[str, bytes], bytes], scene: Scene) -> Callable[[int, s
 @pytest.mark.usefixtures("one_paillier_key")
 def test_flipped_bits_on_the_way_to_a_client(family: Family, stage: tuple[World, list[Scene], bytes]) -> None:
     world, found, _ = stage
-    refusals = 0
+    refusals = accepted = 0
     for scene in found:
         if "a" not in scene.requests:
             continue
@@ -174,6 +174,9 @@ def test_flipped_bits_on_the_way_to_a_client(family: Family, stage: tuple[World,
                 assert client.refusal
                 continue
             assert client.refusal is None
+            accepted += 1
+            if family.opened_by_clients and accepted % 8:
+                continue  # another number of a round to come, most often; every eighth is played to its end
             world.restore(scene.saved)
             pending = {"a": changed}
             learn_or_nothing(
