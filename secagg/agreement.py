@@ -15,7 +15,7 @@ party's own key sent back to it makes it share a secret with itself (ATTACKS B5)
 True
 """
 
-from typing import Final
+from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -23,7 +23,7 @@ from secagg.entropy import Entropy, draw, system_entropy
 from secagg.errors import ParameterError, VerificationError
 from secagg.secret import Secret
 
-__all__ = ["PRIVATE_KEY_BYTES", "PUBLIC_KEY_BYTES", "agree", "generate", "public_key"]
+__all__ = ["PRIVATE_KEY_BYTES", "PUBLIC_KEY_BYTES", "PrivateKey", "agree", "generate", "public_key"]
 
 PRIVATE_KEY_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
@@ -36,34 +36,57 @@ def generate(entropy: Entropy = system_entropy) -> Secret:
     return Secret(draw(entropy, PRIVATE_KEY_BYTES))
 
 
-def public_key(private: Secret) -> bytes:
-    """The 32-byte public key of a private key.
+class PrivateKey:
+    """A private key, loaded once for many agreements. Its repr is redacted and it cannot be pickled.
 
     Raises:
         ParameterError: `private` is not a Secret of 32 bytes.
     """
-    return _load(private).public_key().public_bytes_raw()
+
+    __slots__ = ("_coordinate", "_key", "public_key")
+    public_key: bytes
+
+    def __init__(self, private: Secret) -> None:
+        self._key = _load(private)
+        self.public_key = self._key.public_key().public_bytes_raw()
+        self._coordinate = _coordinate(self.public_key)
+
+    def __repr__(self) -> str:
+        return "PrivateKey(...)"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a PrivateKey is not pickled or copied; keep the Secret that it was made of")
+
+    def agree(self, public: bytes) -> Secret:
+        """The raw shared secret, 32 bytes, with a peer's public key (RFC 7748, section 6.1).
+
+        Raises:
+            ParameterError: a wrong type, or not 32 bytes.
+            VerificationError: `public` is of low order, or is our own public key in any of its encodings.
+        """
+        if type(public) is not bytes or len(public) != PUBLIC_KEY_BYTES:
+            raise ParameterError(
+                f"a public key is {PUBLIC_KEY_BYTES} bytes of type bytes; decode the field first"
+            )
+        if _coordinate(public) == self._coordinate:
+            raise VerificationError("the peer's public key is our own; ask for a key that it generated")
+        try:
+            return Secret(self._key.exchange(X25519PublicKey.from_public_bytes(public)))
+        except ValueError:
+            # RFC 7748, section 6.1: the check for the all-zero value, made by the backend in constant time.
+            raise VerificationError(
+                "the peer's public key is a point of low order; refuse this peer"
+            ) from None
+
+
+def public_key(private: Secret) -> bytes:
+    """The 32-byte public key of a private key; `ParameterError` as `PrivateKey`."""
+    return PrivateKey(private).public_key
 
 
 def agree(private: Secret, public: bytes) -> Secret:
-    """The raw shared secret, 32 bytes, of our private key and a peer's public key (RFC 7748, section 6.1).
-
-    Raises:
-        ParameterError: a wrong type, or not 32 bytes.
-        VerificationError: `public` is of low order, or is our own public key in any of its encodings.
-    """
-    ours = _load(private)
-    if type(public) is not bytes or len(public) != PUBLIC_KEY_BYTES:
-        raise ParameterError(
-            f"a public key is {PUBLIC_KEY_BYTES} bytes of type bytes; decode the field first"
-        )
-    if _coordinate(public) == _coordinate(ours.public_key().public_bytes_raw()):
-        raise VerificationError("the peer's public key is our own; ask the peer for a key that it generated")
-    try:
-        return Secret(ours.exchange(X25519PublicKey.from_public_bytes(public)))
-    except ValueError:
-        # RFC 7748, section 6.1: the check for the all-zero value, which the backend makes in constant time.
-        raise VerificationError("the peer's public key is a point of low order; refuse this peer") from None
+    """`PrivateKey(private).agree(public)`, for a single agreement."""
+    return PrivateKey(private).agree(public)
 
 
 def _load(private: Secret) -> X25519PrivateKey:

@@ -39,6 +39,7 @@ from protocols.suite import Asked, ClientContext, ClientSteps, Replied, check_re
 from protocols.summand import Summand, Words
 from secagg import labels
 from secagg.aead import open_sealed, seal
+from secagg.agreement import PrivateKey
 from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
 from secagg.masking import MaskStream
 from secagg.secret import Secret
@@ -181,6 +182,7 @@ def share_keys(context: ClientContext, state: Advertised, request: CohortKeys) -
     self_shares = split(state.self_mask_seed, threshold=threshold, indices=indices, entropy=context.entropy)
     dealt: dict[ClientId, SealedShares] = {}
     own = Secret(b"")
+    channel = PrivateKey(state.channel)
     for holder, pair_share, self_share in zip(holders, pair_shares, self_shares, strict=True):
         plain = self_share.encode() + pair_share.encode()
         sealed = b""
@@ -189,7 +191,7 @@ def share_keys(context: ClientContext, state: Advertised, request: CohortKeys) -
         else:
             # Fig. 4, round 1: e_{u,v} = AE.enc(KA.agree(c_u^SK, c_v^PK), u || v || shares).
             key = channel_key(
-                state.channel,
+                channel,
                 keys[holder].channel_key,
                 transcript=transcript,
                 sender=context.me,
@@ -263,27 +265,27 @@ def prepare_input(context: ClientContext, state: Shared, request: CollectInput) 
             f"{len(dealers)} clients dealt shares; {state.least} are needed", culprit=FROM_SERVER
         )
     held = {context.me: state.own_shares}
+    channel = PrivateKey(state.channel)
     for dealer, sealed in request.sealed.items():
-        held.update(_open_shares(state, dealer, sealed, context))
+        held.update(_open_shares(context, state, channel, dealer, sealed))
     transcript = mask_transcript(cohort_digest=state.transcript, dealers=dealers, model=request.model)
     add = [self_mask_seed(state.self_mask_seed, transcript=transcript, client=context.me)]
     subtract: list[Secret] = []
+    private = PrivateKey(state.mask_private)
     place = {client: position for position, client in enumerate(dealers)}
     for peer in dealers:
         if peer == context.me:
             continue
         # Fig. 4, round 2: p_{u,v} = Δ_{u,v}·PRG(s_{u,v}), with Δ = 1 for u > v and -1 for u < v.
         low, high = sorted((context.me, peer), key=place.__getitem__)
-        seed = pair_mask_seed(
-            state.mask_private, state.keys[peer].mask_key, transcript=transcript, low=low, high=high
-        )
+        seed = pair_mask_seed(private, state.keys[peer].mask_key, transcript=transcript, low=low, high=high)
         (add if place[context.me] > place[peer] else subtract).append(seed)
     following = Collecting(state.least, transcript, dealers, held, tuple(add), tuple(subtract))
     return Asked(following, state.length, request.model)
 
 
 def _open_shares(
-    state: Shared, dealer: ClientId, dealt: SealedShares, context: ClientContext
+    context: ClientContext, state: Shared, channel: PrivateKey, dealer: ClientId, dealt: SealedShares
 ) -> dict[ClientId, Secret]:
     """The shares that `dealer` sealed to this client; none when they do not open or differ from its hashes.
 
@@ -292,7 +294,7 @@ def _open_shares(
     """
     try:
         key = channel_key(
-            state.channel,
+            channel,
             state.keys[dealer].channel_key,
             transcript=state.transcript,
             sender=dealer,

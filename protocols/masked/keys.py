@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from protocols.identity import ClientId
 from secagg import labels
-from secagg.agreement import agree, public_key
+from secagg.agreement import PrivateKey, public_key
 from secagg.entropy import Entropy, draw
 from secagg.kdf import hkdf
 from secagg.masking import MASK_KEY_BYTES
@@ -57,19 +57,19 @@ def mask_private_key(round_secret: Secret) -> Secret:
 
 
 def channel_key(
-    private: Secret, public: bytes, *, transcript: bytes, sender: ClientId, receiver: ClientId
+    private: PrivateKey, public: bytes, *, transcript: bytes, sender: ClientId, receiver: ClientId
 ) -> Secret:
     """The AEAD key for what `sender` seals to `receiver` in this round (KA.agree(c_u^SK, c_v^PK))."""
     context = Writer().fixed(transcript).text(sender).text(receiver).finish()
-    return hkdf(agree(private, public), label=labels.CHANNEL, context=context)
+    return hkdf(private.agree(public), label=labels.CHANNEL, context=context)
 
 
 def pair_mask_seed(
-    private: Secret, public: bytes, *, transcript: bytes, low: ClientId, high: ClientId
+    private: PrivateKey, public: bytes, *, transcript: bytes, low: ClientId, high: ClientId
 ) -> Secret:
     """The seed of the mask that two clients share (s_{u,v}); equal at both ends if their transcripts are."""
     context = Writer().fixed(transcript).text(low).text(high).finish()
-    return hkdf(agree(private, public), label=labels.PAIR_MASK, context=context, size=MASK_KEY_BYTES)
+    return hkdf(private.agree(public), label=labels.PAIR_MASK, context=context, size=MASK_KEY_BYTES)
 
 
 def self_mask_seed(seed: Secret, *, transcript: bytes, client: ClientId) -> Secret:

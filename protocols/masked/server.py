@@ -8,7 +8,7 @@ is aborted, and the next can do without it.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from numpy.typing import NDArray
 
@@ -37,13 +37,16 @@ from protocols.schema import U32, Key32, Name, encode
 from protocols.suite import Finished, Opened, ServerContext, ServerSteps
 from secagg import labels
 from secagg.aead import OVERHEAD
-from secagg.agreement import agree, public_key
+from secagg.agreement import PrivateKey
 from secagg.errors import ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.masking import apply_masks
 from secagg.secret import Secret
 from secagg.shamir import Share, combine
 
 __all__ = ["MaskedServerSteps"]
+
+PROBE: Final = PrivateKey(Secret(bytes(range(32))))
+"""Any scalar shows a low-order point; nothing is protected by this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +161,8 @@ def take_keys(
     known = {key for each in state.keys.values() for key in (each.channel_key, each.mask_key)}
     if reply.channel_key == reply.mask_key or known & {reply.channel_key, reply.mask_key}:
         raise PeerViolation("a public key that stands in the cohort already", culprit=sender)
-    probe = Secret(bytes(range(32)))  # any scalar shows a low-order point; nothing is protected by it
     for key in (reply.channel_key, reply.mask_key):
-        agree(probe, key)
+        PROBE.agree(key)
     return Advertising({**state.keys, sender: reply})
 
 
@@ -283,8 +285,8 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
             seeds.append(self_mask_seed(secret, transcript=state.transcript, client=dealer))
             continue
         # Fig. 4, round 3: recompute p_{v,u} of a dropped client for every survivor, with the other sign.
-        private = mask_private_key(secret)
-        if public_key(private) != state.keys[dealer].mask_key:
+        private = PrivateKey(mask_private_key(secret))
+        if private.public_key != state.keys[dealer].mask_key:
             raise _misdealt(dealer, "that do not rebuild the key it advertised")
         for survivor in state.survivors:
             low, high = sorted((dealer, survivor), key=order.__getitem__)

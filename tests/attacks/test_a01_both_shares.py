@@ -4,8 +4,8 @@ With shares of the self-mask seed *and* of the round secret all masks of the vic
 read. Seen in a shipped secure-aggregation client, which answers both lists (one update recovered to 3.6e-5).
 
 Three things stand in the way here, each enough by itself: the state moves on after one answer, a different
-request for an answered step is refused, and the release log refuses a second release. All three are taken
-away before the attack works. And one message cannot say both: the schema has no such value.
+request for an answered step is refused, and a release log refuses a second release. All three are taken away
+before the attack works. And one message cannot say both: the schema has no such value.
 
 Not covered: a server that gives different lists to different clients (A2), which MaskedSum's semi-honest
 adversary does not do.
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from protocols import MaskedSum
+from protocols import MaskedSum, MemoryReleaseLog, Policy
 from protocols.client_machine import ClientMachine
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import PairKeyShare, SelfMaskShare, Survivors, Unmask
@@ -58,16 +58,14 @@ def weakened(without: frozenset[str]) -> Stage:
         def _repeated(self, number: int, stage: int, digest: bytes) -> Any:
             return None if "answers" in without else super()._repeated(number, stage, digest)
 
-    stage = Stage(
+    logs = {name: AmnesicLog() if "log" in without else MemoryReleaseLog() for name in NAMES}
+    return Stage(
         MaskedSum(max_clients=8),
         NAMES,
         steps={name: Steps() for name in NAMES},
         machine=dict.fromkeys(NAMES, Machine),
+        policies={name: Policy(release_log=log) for name, log in logs.items()},
     )
-    if "log" in without:
-        for client in stage.clients.values():
-            client._log = AmnesicLog()
-    return stage
 
 
 def ask_twice(stage: Stage, updates: dict[str, Any]) -> tuple[dict[str, Unmask], dict[str, bytes]]:

@@ -12,6 +12,7 @@ from protocols import (
     ParameterError,
     PeerViolation,
     Policy,
+    Requirements,
     RoundAborted,
     Rounding,
     Session,
@@ -231,8 +232,6 @@ def test_other_protocols_and_roles_do_not_restore_a_state(family: Family) -> Non
 
 def test_equal_protocols_restore_each_other(family: Family) -> None:
     # Equal parameters, written differently: 1 and 1.0, a numpy float, metrics in another order.
-    from protocols import Requirements
-
     ways = [
         {
             "clip": 1,
