@@ -108,7 +108,7 @@ class Roster:
         wanted = set(clients)
         ordered = tuple(client for client in self.members if client in wanted)
         if len(ordered) != len(wanted):
-            stranger = min(wanted.difference(ordered))
+            stranger = min(wanted.difference(ordered), key=repr)
             raise ParameterError(f"{stranger!r} is not in the roster; add it out of band first")
         return ordered
 

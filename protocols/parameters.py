@@ -133,9 +133,14 @@ class Parameters(MachineProtocol):
                 f"{type(self).__name__} withstands Adversary.SEMI_HONEST; it has no answer to "
                 f"{self.requirements.adversary} and does not pretend to"
             )
+        if not isinstance(self.metrics, Mapping):
+            raise ParameterError("metrics maps each name to its (low, high)")
         for name, limits in self.metrics.items():
-            if not isinstance(name, str) or len(tuple(limits)) != 2:
-                raise ParameterError("metrics maps each name to its (low, high)")
+            numbers = isinstance(limits, tuple | list) and len(limits) == 2
+            if not numbers or not all(isinstance(limit, int | float) for limit in limits):
+                raise ParameterError(f"metrics maps each name to its (low, high); {name!r} has another thing")
+            if not isinstance(name, str) or not name:
+                raise ParameterError(f"metrics has the name {name!r}; a name is a str of at least one letter")
             low, high = limits
             if not (math.isfinite(low) and math.isfinite(high) and low < high and math.isfinite(high - low)):
                 raise ParameterError(

@@ -178,6 +178,7 @@ def _codec(kind: Any) -> _Codec:
 def _dataclass(kind: type) -> _Codec:
     hints = get_type_hints(kind, include_extras=True)
     parts = [(field.name, _codec(hints[field.name])) for field in fields(kind)]
+    names = [name for name, _ in parts]
 
     def write(writer: Writer, value: Any) -> None:
         for name, codec in parts:
@@ -186,7 +187,7 @@ def _dataclass(kind: type) -> _Codec:
     def read(reader: Reader) -> Any:
         values = [codec.read(reader) for _, codec in parts]
         try:
-            return kind(*values)
+            return kind(**dict(zip(names, values, strict=True)))
         except ParameterError as error:  # the type's own check on its fields
             raise DecodeError(str(error)) from None
 

@@ -165,16 +165,14 @@ class Session:
         length = _check_updates(updates)
         self.roster.order(updates)
         first = self._number == 0
-        _check_names("weights", weights or {}, updates)
-        weights = {name: (weights or {}).get(name, 1) for name in updates}
-        gone = _check_drop(self._protocol, first, updates, drop or {})
-        metrics = metrics or {}
-        _check_names("metrics", metrics, updates)
+        given = _check_names("weights", weights, updates)
+        weights = {name: given.get(name, 1) for name in updates}
+        gone = _check_drop(self._protocol, first, updates, drop)
+        metrics = _check_names("metrics", metrics, updates)
+        surface = self._protocol.suite.surface
         for name, update in updates.items():
             try:
-                self._protocol.suite.surface.check(
-                    update, length=length, weight=weights[name], metrics=metrics.get(name, {})
-                )
+                surface.check(update, length=length, weight=weights[name], metrics=metrics.get(name, {}))
             except ParameterError as error:
                 raise ParameterError(f"{name!r}: {error}") from None
         wire = _Wire(self.roster.members)
@@ -299,24 +297,30 @@ def _check_updates(updates: object) -> int:
     return next(iter(lengths))
 
 
-def _check_names(what: str, named: Mapping[ClientId, object], updates: Mapping[ClientId, object]) -> None:
+def _check_names(
+    what: str, named: Mapping[ClientId, Any] | None, updates: Mapping[ClientId, object]
+) -> Mapping[ClientId, Any]:
+    """`named`, or nothing for None, if it names members of the cohort only."""
+    if named is None:
+        return {}
+    if not isinstance(named, Mapping):
+        raise ParameterError(f"{what} is a {type(named).__name__}; it maps client ids")
     if strangers := sorted(set(named) - set(updates), key=str):
-        raise ParameterError(
-            f"{what} names {strangers}, who are not in updates; the cohort is {sorted(updates)}"
-        )
+        cohort = sorted(updates, key=str)
+        raise ParameterError(f"{what} names {strangers}, who are not in updates; the cohort is {cohort}")
+    return named
 
 
 def _check_drop(
     protocol: MachineProtocol,
     first: bool,
     updates: Mapping[ClientId, object],
-    drop: Mapping[ClientId, int | str],
+    drop: Mapping[ClientId, int | str] | None,
 ) -> dict[ClientId, int]:
     """For each client that vanishes, the first exchange (by its number on the wire) that it misses."""
-    _check_names("drop", drop, updates)
     every, now = protocol.exchanges(first=True), protocol.exchanges(first=first)
     gone: dict[ClientId, int] = {}
-    for name, step in drop.items():
+    for name, step in _check_names("drop", drop, updates).items():
         if isinstance(step, str) and step in every:
             gone[name] = every.index(step)
         elif type(step) is int and 0 <= step < len(now):

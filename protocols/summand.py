@@ -150,7 +150,7 @@ def _check_vector(update: object, length: int) -> NDArray[Any]:
         raise ParameterError(f"an update is a 1-D numpy array, not a {kind}{shape}")
     if len(update) != length:
         raise ParameterError(f"an update of {len(update)} values; this round sums {length}")
-    return update
+    return np.asarray(update)  # a masked array would hide its NaN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,10 @@ class FloatSurface:
         values = _check_vector(update, length)
         if values.dtype not in (np.float32, np.float64):
             raise ParameterError(f"an update of {values.dtype}; float32 and float64 are summed")
-        check_weight(weight, self.max_weight)
+        if check_weight(weight, self.max_weight) > self.max_total_weight:
+            raise ParameterError(
+                f"a weight of {weight} is above max_total_weight = {self.max_total_weight}; raise it"
+            )
         self._normalised(metrics)
         if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # NaN is the minimum of its vector
             index = int(np.argmin(np.isfinite(values)))
@@ -222,6 +225,8 @@ class FloatSurface:
     def _normalised(self, metrics: Mapping[str, float]) -> NDArray[np.float64]:
         """Each metric as a number in [-1, 1]; the names must be exactly the constructor's."""
         names = [name for name, _, _ in self.metrics]
+        if not isinstance(metrics, Mapping):
+            raise ParameterError(f"metrics is a {type(metrics).__name__}; it maps each name to its number")
         if set(metrics) != set(names):
             raise ParameterError(
                 f"metrics {sorted(metrics)}; this protocol sums {names}, each in every round"

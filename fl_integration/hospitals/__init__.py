@@ -3,8 +3,9 @@
 * `fl_integration.hospitals.records`: each hospital's own rows, split, imputed and scaled by that hospital
   alone. Needs numpy only.
 * `fl_integration.hospitals.model`: logistic regression on these features, and the area under its curve.
-* `fl_integration.hospitals.study`: the experiment of the demonstration; `costs` measures large models,
-  `charts` and `report` show what came out, and `python -m fl_integration.hospitals` runs it all.
+* `fl_integration.hospitals.study`: the experiment of the demonstration, over the protocols in `choices`;
+  `findings` is what it finds, `costs` measures large models, `charts` and `report` show it, and
+  `python -m fl_integration.hospitals` runs it all.
 * `fl_integration.hospitals.derive`: rebuilds `data/heart_disease.csv` from its source, byte for byte.
 
 Where the records come from, whom to credit and what is wrong with them: `data/README.md`.

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from fl_integration.hospitals.choices import Choice
     from fl_integration.hospitals.costs import Cost
-    from fl_integration.hospitals.study import Act, Choice, Repeat, Row, Tick
+    from fl_integration.hospitals.findings import Act, Repeat, Row
+    from fl_integration.hospitals.study import Tick
 
 __all__ = ["build_parser", "main"]
 
@@ -57,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = _Parser(
         prog=_PROG,
-        description="Real hospitals train one heart-disease model together. Shows what joining brings, that "
+        description="Real hospitals train one heart-disease model together. Shows what joining brings, that\n"
         "the secure sums learn the same model as training in the clear, and what they cost.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -112,20 +114,21 @@ def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from fl_integration.hospitals import charts, report, study
+    from fl_integration.hospitals.choices import Choice
     from fl_integration.hospitals.costs import cost_of
 
     torch.set_num_threads(1)  # sums in one order: the same figures on every run
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDE)
-    choices, rounds, seed = tuple(study.Choice(name) for name in names), arguments.rounds, arguments.seed
+    choices, rounds, seed = tuple(Choice(name) for name in names), arguments.rounds, arguments.seed
     both, lost = arguments.sites is None, None
     if arguments.sites != 3:
         lost = study.loss_in_act_two(rounds)
     report.write(arguments.out, {})
-    acts: list[study.Act] = []
-    repeats: tuple[study.Repeat, ...] = ()
-    refusals: dict[study.Choice, str] = {}
+    acts: list[Act] = []
+    repeats: tuple[Repeat, ...] = ()
+    refusals: dict[Choice, str] = {}
     with _progress(console) as progress:
         costs = {}
         task = progress.add_task("what a million parameters cost", total=len(choices))
@@ -145,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> None:
             )
             refusals = {choices[0]: study.refusal_among_three(choices[0], seed=seed)}
     for act in acts:
-        _show(console, act, costs, repeats, refusals)
+        _show(console, act, costs, repeats, refusals, explain=act is acts[0])
     files: dict[str, bytes] = {}
     for act in acts:
         files[report.picture(act, of=len(acts))] = charts.auc_by_round(act)
@@ -205,6 +208,8 @@ def _show(
     costs: "dict[Choice, Cost]",
     repeats: "tuple[Repeat, ...]",
     refusals: "dict[Choice, str]",
+    *,
+    explain: bool,
 ) -> None:
     from fl_integration.hospitals import report
 
@@ -218,15 +223,15 @@ def _show(
         console.print()
         console.print(table)
     console.print()
-    notes = [
-        *report.small_sets(act),
-        "AUC: the chance that a patient with the disease gets a higher score than one without; 0.5 is "
-        "guessing. Columns: each hospital's own test patients. " + report.OVERALL,
-        report.setup_note(act),
-        report.cost_note(costs),
-    ]
-    if act.lost is None:
-        notes.append(report.WEIGHT_CAP)
+    notes = [*report.small_sets(act), report.setup_note(act)]
+    if explain:
+        notes = [
+            "AUC: the chance that a patient with the disease gets a higher score than one without; 0.5 is "
+            "guessing. Columns: each hospital's own test patients. " + report.OVERALL,
+            *notes,
+            report.cost_note(costs),
+            report.WEIGHT_CAP,
+        ]
     for note in notes:
         console.print(f"[dim]{note}[/]")
     console.print()

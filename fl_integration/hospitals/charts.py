@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fl_integration.hospitals.study import Act, Choice, Glimpse, short_name
+from fl_integration.hospitals.choices import Choice, short_name
+from fl_integration.hospitals.findings import Act, Glimpse
 from secagg.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -14,20 +14,9 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Final
 
+from fl_integration.hospitals.choices import BITS, CLIP, MAX_WEIGHT, SETTINGS, Choice, short_name
 from fl_integration.hospitals.costs import CLIENTS, PARAMETERS, Cost
-from fl_integration.hospitals.study import (
-    BITS,
-    CLIP,
-    MAX_WEIGHT,
-    SETTINGS,
-    Act,
-    Auc,
-    Choice,
-    Gain,
-    Repeat,
-    Row,
-    short_name,
-)
+from fl_integration.hospitals.findings import Act, Auc, Gain, Repeat, Row
 from secagg.errors import MissingExtraError, ParameterError
 
 __all__ = [
@@ -132,7 +121,7 @@ def act_two_sentences(act: Act, refusals: Mapping[Choice, str]) -> list[str]:
         report, following = row.history[number], row.history[number + 1 :]
         back = next((r.number + 1 for r in following if site.value in r.contributors), None)
         ended = (
-            f"ended with {len(report.contributors)} ({report.total_weight} patients)"
+            f"ended with {len(report.contributors)} hospitals ({report.total_weight} patients)"
             if not report.aborted
             else f"was aborted ({report.aborted})"
         )

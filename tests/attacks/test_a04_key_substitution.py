@@ -45,7 +45,7 @@ from protocols.masked.messages import (
 from protocols.schema import decode, encode
 from secagg import labels
 from secagg.aead import OVERHEAD, open_sealed
-from secagg.agreement import generate, public_key
+from secagg.agreement import PrivateKey, generate, public_key
 from secagg.linear_mac import KEY_BYTES
 from secagg.shamir import SHARE_BYTES
 from tests.attacks.weakened import (
@@ -92,7 +92,7 @@ def test_without_signatures_the_victim_is_read(monkeypatch: pytest.MonkeyPatch) 
     self_shares, pair_shares = {}, {}
     for holder, keys in ours.items():
         key = channel_key(
-            keys.channel,
+            PrivateKey(keys.channel),
             relayed.keys[VICTIM].channel_key,
             transcript=cohort_digest,
             sender=VICTIM,

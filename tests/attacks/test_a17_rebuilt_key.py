@@ -20,6 +20,7 @@ from protocols.masked.keys import RoundKeys, channel_key, mask_private_key
 from protocols.masked.messages import PairKeyShare, SelfMaskShare, Unmask
 from secagg import labels
 from secagg.aead import open_sealed
+from secagg.agreement import PrivateKey
 from secagg.errors import VerificationError
 from secagg.kdf import hkdf
 from secagg.secret import Secret
@@ -59,9 +60,13 @@ def played() -> tuple[Stage, dict[str, Any], dict[str, Secret]]:
 
 def sealed_to(stage: Stage, holder: str, private: Secret, dealer: str) -> bytes:
     """The pair of shares that `dealer` sealed to `holder`, opened with a key of the holder's."""
-    transcript = stage.seen_transcript if hasattr(stage, "seen_transcript") else cohort_transcript(stage)
+    transcript = cohort_transcript(stage)
     key = channel_key(
-        private, stage.view.keys[dealer].channel_key, transcript=transcript, sender=dealer, receiver=holder
+        PrivateKey(private),
+        stage.view.keys[dealer].channel_key,
+        transcript=transcript,
+        sender=dealer,
+        receiver=holder,
     )
     sealed = stage.view.dealt[dealer].shares[holder].sealed
     return open_sealed(key, sealed, associated_data=transcript).reveal()

@@ -18,16 +18,16 @@ import pytest
 from protocols import CkksSum, MaskedSum, RoundAborted
 from protocols.consortium import messages as consortium
 from protocols.consortium.client import ConsortiumClientSteps
-from protocols.masked import client, keys, server
 from protocols.masked.keys import channel_key
 from protocols.masked.messages import AdvertiseKeys, ShareKeys, SignedKeys
 from protocols.schema import encode
 from secagg import agreement, labels
 from secagg.aead import open_sealed
+from secagg.agreement import PrivateKey
 from secagg.errors import ParameterError, VerificationError
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES
-from tests.attacks.weakened import Curious, Liar, Stage, refused, updates_of
+from tests.attacks.weakened import Curious, Liar, Stage, body_of, refused, updates_of
 
 # u-coordinates of order 1, 2, 4 and 8 on the curve and its twist (RFC 7748 names the check, not the list);
 # then the ones that are not reduced modulo 2^255 - 19.
@@ -78,14 +78,6 @@ def with_key(field: str, key: bytes) -> Advertises:
     return Advertises(lambda mine: replace(mine, **{field: key}))
 
 
-def forgiving(private: Secret, public: bytes) -> Secret:
-    """X25519 as it comes out, zero included."""
-    try:
-        return agreement.agree(private, public)
-    except VerificationError:
-        return Secret(bytes(32))
-
-
 def test_all_of_them_are_of_low_order() -> None:
     private = agreement.generate()
     for key in LOW_ORDER.values():
@@ -94,13 +86,21 @@ def test_all_of_them_are_of_low_order() -> None:
 
 
 def test_without_the_check_anybody_opens_what_is_sealed_to_such_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (keys, server):
-        monkeypatch.setattr(module, "agree", forgiving)
+    honest = PrivateKey.agree
+
+    def forgiving(self: PrivateKey, public: bytes) -> Secret:
+        """X25519 as it comes out, zero included."""
+        try:
+            return honest(self, public)
+        except VerificationError:
+            return Secret(bytes(32))
+
+    monkeypatch.setattr(PrivateKey, "agree", forgiving)
     stage = Stage(PROTOCOL, NAMES, steps={"m": with_key("channel_key", LOW_ORDER["one"])}, server_steps=Curious())
     stage.open(updates_of(NAMES), until=2)
     view = stage.server._suite.server.seen[-1]  # type: ignore[attr-defined]
     for dealer in HONEST:
-        nobody = agreement.generate(stage.entropy("an outsider with no key of this round"))
+        nobody = PrivateKey(agreement.generate(stage.entropy("an outsider with no key of this round")))
         key = channel_key(
             nobody, LOW_ORDER["one"], transcript=view.transcript, sender=dealer, receiver="m"
         )
@@ -170,16 +170,10 @@ def test_a_custodian_refuses_when_the_server_passes_it_on() -> None:
     stage = Stage(protocol, NAMES, steps={"m": steps})
     stage.open(updates_of(NAMES), until=1)
     newcomers = {
-        each.client: consortium_keys(each.message) for each in stage.wire if not each.down and each.client != "a"
+        each.client: body_of(consortium.AdvertiseKeys, each.message) for each in stage.wire if not each.down and each.client != "a"
     }
     request = consortium.Distribute(protocol.suite.digest, tuple(NAMES), 24, newcomers)
     assert refused(stage.tell("a", stage.request(1, request)))
-
-
-def consortium_keys(message: bytes) -> consortium.AdvertiseKeys:
-    from tests.attacks.weakened import body_of
-
-    return body_of(consortium.AdvertiseKeys, message)
 
 
 # A key echoed back

@@ -29,6 +29,7 @@ from protocols.parameters import MachineProtocol
 from protocols.schema import decode, encode
 from protocols.server_machine import ServerMachine
 from protocols.suite import ClientContext, ClientSteps, Finished, Opened, Replied, ServerContext, ServerSteps
+from secagg.agreement import PrivateKey
 from secagg.entropy import SeededEntropy
 from secagg.masking import apply_masks
 from secagg.secret import Secret
@@ -312,7 +313,7 @@ def strip(
     if seed is not None:
         subtract.append(self_mask_seed(seed, transcript=view.transcript, client=victim))
     if round_secret is not None:
-        private = mask_private_key(round_secret)
+        private = PrivateKey(mask_private_key(round_secret))
         for peer in order:
             if peer != victim:
                 low, high = sorted((victim, peer), key=order.__getitem__)

@@ -9,12 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from fl_integration.hospitals import charts, costs, report, study
+from fl_integration.hospitals import charts, choices, costs, findings, report, study
 from fl_integration.hospitals.__main__ import main
+from fl_integration.hospitals.choices import Choice
 from fl_integration.hospitals.model import auc
 from fl_integration.hospitals.records import Site
-from fl_integration.hospitals.study import Choice
-from protocols import MaskedSum, PlainSum
+from protocols import PlainSum, simulate
+from protocols.envelope import Envelope
+from protocols.plain import PlainUpdate
+from protocols.schema import decode
 from secagg.errors import ParameterError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -31,8 +34,8 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def act_two():
-    choices = (Choice.MASKED, Choice.CKKS, Choice.PAILLIER)
-    return study.run_act(sites=4, choices=choices, rounds=3, seed=1, lost=study.loss_in_act_two(3))
+    all_three = (Choice.MASKED, Choice.CKKS, Choice.PAILLIER)
+    return study.run_act(sites=4, choices=all_three, rounds=3, seed=1, lost=study.loss_in_act_two(3))
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +53,12 @@ def row(act, title):
 def test_both_acts_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert main(["--rounds", "3", "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert {path.name for path in out.iterdir()} == FILES
     for name in ("MaskedSum", "CkksSum", "PaillierSum", "FedAvg in the clear", "Cleveland alone", "pooled"):
         assert name in printed
     assert "…" not in printed  # nothing is cut off
-    assert re.search(
-        r"Budapest vanished at MaskedInput in round 2, .* again in round 3", printed.replace("\n", " ")
-    )
+    assert re.search(r"Budapest vanished at MaskedInput in round 2, .* again in round 3", printed)
     assert "2 contributors" in printed
     numbers = json.loads((out / "results.json").read_text())
     assert [len(act["sites"]) for act in numbers["acts"]] == [3, 4]
@@ -205,7 +206,7 @@ def test_the_glimpse_is_what_went_over_the_wire(act_one):
     assert glimpse.weight == len(act_one.hospitals[0].train_y)
     assert glimpse.total_weight == sum(len(h.train_y) for h in act_one.hospitals)
     assert int(glimpse.received.max()) < 1 << glimpse.ring_bits
-    step = study.CLIP / (2 ** (study.BITS - 1) - 1)
+    step = choices.CLIP / (2 ** (choices.BITS - 1) - 1)
     clear = np.round(glimpse.update / step).astype(np.int64) * glimpse.weight % (1 << glimpse.ring_bits)
     apart = (glimpse.received[:-1].astype(np.int64) - clear) % (1 << glimpse.ring_bits)
     assert np.minimum(apart, (1 << glimpse.ring_bits) - apart).min() > 1 << 16
@@ -216,12 +217,13 @@ def test_the_glimpse_is_what_went_over_the_wire(act_one):
 
 def test_the_glimpse_shows_an_unmasked_vector_for_what_it_is():
     """The distance that the test above asks for is not there without masks."""
-    step, weight = study.CLIP / (2 ** (study.BITS - 1) - 1), 242
+    step, weight = choices.CLIP / (2 ** (choices.BITS - 1) - 1), 242
     update = np.linspace(-0.4, 0.4, 16)
-    sent = PlainSum(bits=study.BITS, max_clients=3, max_weight=256).surface.encode(
-        update, length=16, weight=weight, metrics={}, entropy=bytes
-    )[0]
-    bits = MaskedSum(bits=study.BITS, max_clients=3, max_weight=256).surface.ring.bits
+    protocol = PlainSum(bits=choices.BITS, max_clients=3, max_weight=256)
+    run = simulate(protocol, dict.fromkeys("abc", update), weights=dict.fromkeys("abc", weight), seed=1)
+    body = next(m.body for m in run.transcript if m.sender == "a")
+    ring = protocol.suite.surface.ring
+    sent, bits = ring.unpack(decode(PlainUpdate, Envelope.decode(body).body).vector, 17), ring.bits
     clear = np.round(update / step).astype(np.int64) * weight % (1 << bits)
     apart = (sent[:-1].astype(np.int64) - clear) % (1 << bits)
     assert np.minimum(apart, (1 << bits) - apart).max() < 1 << 16
@@ -253,7 +255,7 @@ def test_the_interval_holds_scikit_learns_auc_and_shrinks_with_the_patients():
     for count in (40, 4000):
         labels = rng.integers(0, 2, count)
         scores = labels + rng.normal(0, 1.5, count)
-        low, value, high = study.interval(labels, scores, seed=1)
+        low, value, high = findings.interval(labels, scores, seed=1)
         assert value == pytest.approx(auc(labels, scores))
         assert low < value < high
         widths.append(high - low)
@@ -265,14 +267,14 @@ def test_the_interval_is_about_hanley_and_mcneils():
     rng, n = np.random.default_rng(2), 400
     labels = np.repeat([0, 1], n)
     scores = np.concatenate([rng.exponential(1, n), rng.exponential(3, n)])
-    low, a, high = study.interval(labels, scores, seed=1)
+    low, a, high = findings.interval(labels, scores, seed=1)
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     error = np.sqrt((a * (1 - a) + (n - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / (n * n))
     assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.15)
 
 
 def test_ties_count_half():
-    assert study.interval([0, 1, 1], [1.0, 1.0, 2.0], seed=1)[1] == 0.75
+    assert findings.interval([0, 1, 1], [1.0, 1.0, 2.0], seed=1)[1] == 0.75
 
 
 # --- costs, words, files --------------------------------------------------------------------------
@@ -300,14 +302,14 @@ def test_costs_are_scaled_linearly_and_say_so():
 
 def test_sentences_come_from_the_results(act_one):
     gains = [
-        study.Gain(site=site, patients=9, low=low, value=0.0, high=high)
+        findings.Gain(site=site, patients=9, low=low, value=0.0, high=high)
         for site, low, high in [
             (Site.CLEVELAND, -0.1, 0.1),
             (Site.BUDAPEST, 0.01, 0.1),
             (Site.LONG_BEACH, -0.1, -0.01),
         ]
     ]
-    changed = study.Act(
+    changed = findings.Act(
         **{name: getattr(act_one, name) for name in act_one.__slots__ if name != "gains"}, gains=tuple(gains)
     )
     *each, last = report.gain_sentences(changed)

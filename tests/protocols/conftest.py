@@ -153,7 +153,9 @@ class World:
             name: client.export(key=STATE_KEY) for name, client in self.clients.items()
         }
 
-    def restore(self, saved: tuple[bytes, Mapping[str, bytes]], *, logs: Mapping[str, ReleaseLog] | None = None) -> None:
+    def restore(
+        self, saved: tuple[bytes, Mapping[str, bytes]], *, logs: Mapping[str, ReleaseLog] | None = None
+    ) -> None:
         """Every party from bytes."""
         self.server = self.protocol.restore_server(saved[0], key=STATE_KEY)
         for name, blob in saved[1].items():
@@ -195,7 +197,14 @@ class World:
         members = tuple(updates if cohort is None else cohort)
         outbox = self.server.start(Round(self.number, members, length, model))
         return self.resume(
-            outbox, updates, weights=weights, metrics=metrics, gone=gone, request=request, reply=reply, event=event
+            outbox,
+            updates,
+            weights=weights,
+            metrics=metrics,
+            gone=gone,
+            request=request,
+            reply=reply,
+            event=event,
         )
 
     def resume(
@@ -271,7 +280,9 @@ def is_refusal(reply: object) -> bool:
     return isinstance(reply, bytes) and Envelope.decode(reply).stage == REFUSAL
 
 
-def updates_of(names: Iterable[str], length: int = 5, *, seed: int = 1, clip: float = 1.0) -> dict[str, Vector]:
+def updates_of(
+    names: Iterable[str], length: int = 5, *, seed: int = 1, clip: float = 1.0
+) -> dict[str, Vector]:
     """One vector a client, uniform within the clip, float32 and float64 in turn."""
     generator = np.random.default_rng(seed)
     return {
@@ -290,7 +301,9 @@ def truth(
     names = sorted(contributors)
     heavy = {name: int((weights or {}).get(name, 1)) for name in names}
     total = sum(heavy.values())
-    mean = sum(np.clip(updates[name].astype(np.longdouble), -clip, clip) * heavy[name] for name in names) / total
+    mean = (
+        sum(np.clip(updates[name].astype(np.longdouble), -clip, clip) * heavy[name] for name in names) / total
+    )
     return mean, total
 
 
@@ -329,7 +342,9 @@ def values_of(kind: Any, names: Sequence[str] = ("a", "b", "c")) -> st.SearchStr
     if kind is Secret:
         return st.binary(max_size=40).map(Secret)
     if kind is str:
-        return st.sampled_from([*names, "stranger"]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=16)
+        return st.sampled_from([*names, "stranger"]) | st.text(
+            st.characters(exclude_categories=["Cs"]), max_size=16
+        )
     if kind in (bool, int):
         small = st.integers(0, 2 ** (8 * getattr(bound, "size", 8)) - 1) | st.integers(0, 6)
         return st.booleans() if kind is bool else small
@@ -340,7 +355,12 @@ def values_of(kind: Any, names: Sequence[str] = ("a", "b", "c")) -> st.SearchStr
         dtype = np.float64 if dtype is Any else dtype
         return arrays(dtype, st.integers(0, 5))
     if get_origin(kind) is tuple:
-        return st.lists(inside[0], max_size=4).map(tuple) if Ellipsis in get_args(kind) else st.tuples(*inside)
+        most = min(getattr(bound, "maximum", 4), 4)
+        return (
+            st.lists(inside[0], max_size=most).map(tuple)
+            if Ellipsis in get_args(kind)
+            else st.tuples(*inside)
+        )
     if get_origin(kind) is frozenset:
         return st.frozensets(inside[0], max_size=4)
     if get_origin(kind) is dict:
@@ -350,7 +370,7 @@ def values_of(kind: Any, names: Sequence[str] = ("a", "b", "c")) -> st.SearchStr
 
 @pytest.fixture
 def one_paillier_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of Paillier sessions share one key of full length: making it and checking it are tested elsewhere."""
+    """Many Paillier sessions share one key of full length; making and checking it are tested elsewhere."""
     key = _paillier_key()
     encoded = key.encode()
     decode = paillier.PrivateKey.decode

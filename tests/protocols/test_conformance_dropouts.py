@@ -93,7 +93,11 @@ def try_patterns(family: Family, count: int, least: int) -> None:
         assert world.exchanges == run, pattern
         assert outcome.contributors == contributors, pattern
         lost = {client for client in names if pattern[client] < exchanges}
-        asked = lost if not family.opened_by_clients else lost & (set(outcome.dropped) | set(names) - contributors)
+        asked = (
+            lost
+            if not family.opened_by_clients
+            else lost & (set(outcome.dropped) | set(names) - contributors)
+        )
         assert set(outcome.dropped) == asked, pattern
         assert_right(world.learn(outcome), protocol, updates, contributors, weights)
     assert survived > 0

@@ -22,7 +22,9 @@ from protocols import (
 from tests.protocols.conftest import TWO, Family, World, is_refusal, updates_of
 
 QUICK = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -46,7 +48,8 @@ def test_sums_equal_numpys(family: Family, most: int, length: int) -> None:
     generator = np.random.default_rng(length)
     for count in (3, 6):
         updates = {
-            name: generator.integers(0, most, length, dtype=np.uint64, endpoint=True) for name in "abcdef"[:count]
+            name: generator.integers(0, most, length, dtype=np.uint64, endpoint=True)
+            for name in "abcdef"[:count]
         }
         learnt = simulate(protocol, updates).sum
         assert isinstance(learnt, IntegerSum)
@@ -60,7 +63,9 @@ def test_sums_equal_numpys(family: Family, most: int, length: int) -> None:
 def test_extremes_of_the_integer_surface(family: Family, most: int) -> None:
     most = min(most, limit(family))
     protocol = family().exact(max_summand=most)
-    updates = {name: np.array([0, most, most * (place % 2)], dtype=np.uint64) for place, name in enumerate("abcdef")}
+    updates = {
+        name: np.array([0, most, most * (place % 2)], dtype=np.uint64) for place, name in enumerate("abcdef")
+    }
     learnt = simulate(protocol, updates).sum
     assert learnt.total.tolist() == [0, 6 * most, 3 * most]  # type: ignore[attr-defined]
 

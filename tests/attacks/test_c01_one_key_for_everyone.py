@@ -1,0 +1,79 @@
+"""C1: one secret key for everyone: the server and any one client read every update.
+
+This attack works on CkksSum and PaillierSum as they are, and on every system in which all clients hold one
+homomorphic key; two shipped ones hide it in their documentation or ship the key to the server. The first line
+of our modules says so. It is shown here without weakening anything, next to MaskedSum, where the same
+coalition reads nothing but the sum of the others.
+
+Not covered: a threshold scheme would answer it, and there is none here yet.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols import CkksSum, MaskedSum, PaillierSum
+from protocols.consortium.messages import ConsortiumSecret, Contribution
+from protocols.masked.keys import pair_mask_seed
+from protocols.masked.messages import SelfMaskShare, Unmask
+from protocols.schema import decode
+from secagg.agreement import PrivateKey
+from secagg.masking import apply_masks
+from tests.attacks.weakened import LENGTH, Curious, Stage, is_read, rebuild, revealed, strip, updates_of
+
+NAMES = "abcd"
+CORRUPT = "c"
+CONSORTIA = [
+    pytest.param(CkksSum(max_clients=4), id="ckks"),
+    pytest.param(PaillierSum(max_clients=4, key_bits=2048), id="paillier"),
+]
+
+
+@pytest.mark.parametrize("protocol", CONSORTIA)
+def test_the_server_and_one_client_read_everybody(protocol: Any) -> None:
+    stage, updates = Stage(protocol, NAMES), updates_of(NAMES)
+    stage.play(updates)
+    stolen = decode(ConsortiumSecret, stage.clients[CORRUPT]._state.secret.reveal())
+    key = protocol.scheme(protocol.surface).open_key(stolen.private_key)
+    for victim, contribution in stage.answers(2, Contribution).items():
+        values = key.decrypt(contribution.vector, count=protocol.surface.elements(LENGTH), summands=1)
+        assert is_read(stage, values.astype(protocol.surface.ring.dtype), updates[victim])
+
+
+@pytest.mark.parametrize("protocol", CONSORTIA)
+def test_the_module_says_so_before_anything_else(protocol: Any) -> None:
+    document = sys.modules[type(protocol).__module__].__doc__ or ""
+    warning = "A CLIENT THAT COLLUDES WITH THE SERVER READS EVERY UPDATE"
+    assert warning in document
+    assert document.index(warning) < 200
+    assert "every update" in " ".join((type(protocol).__doc__ or "").split())
+
+
+def test_the_same_coalition_does_not_read_maskedsum() -> None:
+    stage, updates = Stage(MaskedSum(max_clients=4), NAMES, server_steps=Curious()), updates_of(NAMES)
+    stolen: dict[str, Any] = {}
+
+    def steal(exchange: int, name: str, message: bytes) -> bytes:
+        stolen[exchange, name] = stage.clients[name]._state
+        return message
+
+    total = stage.play(updates, reply=steal).total
+    assert total is not None
+    view, answers = stage.view, stage.answers(3, Unmask)
+    order = stage.roster.order(view.dealt)
+    private = PrivateKey(stolen[1, CORRUPT].mask_private)
+    ring = stage.protocol.suite.surface.ring
+    for victim in "abd":
+        words = strip(stage, victim, seed=rebuild(view, revealed(answers, victim, SelfMaskShare)))
+        low, high = sorted((victim, CORRUPT), key=order.index)
+        pair = pair_mask_seed(
+            private, view.keys[victim].mask_key, transcript=view.transcript, low=low, high=high
+        )
+        add, subtract = ([], [pair]) if victim == high else ([pair], [])
+        apply_masks(words, ring=ring, add=add, subtract=subtract)
+        assert not is_read(stage, words, updates[victim])
+    # What it does have: the sum of the others, which no protocol can hide from it.
+    others = (total.mean * 4 - updates[CORRUPT]) / 3
+    assert np.abs(others - np.mean([updates[name] for name in "abd"], axis=0)).max() < 1e-3

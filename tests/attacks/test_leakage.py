@@ -1,0 +1,220 @@
+"""What the server's transcript says: nothing but what it must (A7, A8).
+
+Everything that goes over the wire in MaskedSum is searched for the inputs, and the masked vectors are tested
+for uniformity over their ring: chi-square over all values of small rings, over the high and the low bits of
+large ones, whatever the inputs are. CkksSum's and PaillierSum's transcripts are searched for their plaintexts.
+
+A test of uniformity is worth something only if it fails on what is not uniform. So it is given PlainSum's
+vectors, masks bounded like an update (float masks in shipped code: A8), `randint(0, R - 1)`, whose upper end is
+exclusive, so that the largest value never comes (A7), a generator with one stuck bit, and a mask that repeats.
+What no such test can see is a good generator with a short seed; `test_a07_weak_generator.py` searches for that.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum
+from protocols.masked.messages import MaskedInput
+from secagg import masking
+from secagg.masking import expand
+from secagg.ring import Ring
+from secagg.secret import Secret
+from tests.attacks.weakened import Stage, Vector, updates_of
+
+NAMES = "abc"
+Integers = NDArray[np.uint64]
+
+
+def chi_square(cells: NDArray[np.int64]) -> float:
+    """How many standard deviations the statistic is above what uniform cells give; 7 is 10^-11 or so."""
+    expected = cells.sum() / len(cells)
+    freedom = len(cells) - 1
+    statistic = float(((cells - expected) ** 2 / expected).sum())
+    return (statistic - freedom) / np.sqrt(2 * freedom)
+
+
+def is_uniform(values: Integers, bits: int) -> bool:
+    """Whether values in [0, 2**bits) pass as uniform and independent."""
+    views = [(values, bits)] if bits <= 10 else [(values >> np.uint64(bits - 8), 8), (values & np.uint64(255), 8)]
+    lags = values - np.roll(values, 1) & np.uint64((1 << bits) - 1)
+    views.append((lags >> np.uint64(max(0, bits - 8)), min(bits, 8)))
+    return all(
+        chi_square(np.bincount(view.astype(np.int64), minlength=1 << width)) < 7 for view, width in views
+    )
+
+
+def masked(surface_bits: int, inputs: Callable[[int, np.random.Generator], Any], length: int = 60_000) -> tuple[Integers, int]:
+    """All masked vectors of a round on the integer surface, one after the other, and the ring's width."""
+    largest = ((1 << surface_bits) - 1) // len(NAMES)
+    protocol = MaskedSum(max_clients=len(NAMES)).exact(max_summand=max(largest, 1))
+    ring = protocol.suite.surface.ring
+    generator = np.random.default_rng(1)
+    stage = Stage(protocol, NAMES)
+    data = {name: np.asarray(inputs(max(largest, 1), generator), dtype=np.uint64) for name in NAMES}
+    stage.play(data)
+    vectors = [ring.unpack(each.vector, length) for each in stage.answers(2, MaskedInput).values()]
+    return np.concatenate([ring.residues(vector) for vector in vectors]), ring.bits
+
+
+INPUTS: dict[str, Callable[[int, np.random.Generator], Any]] = {
+    "zeros": lambda largest, generator: np.zeros(60_000),
+    "the largest value": lambda largest, generator: np.full(60_000, largest),
+    "random": lambda largest, generator: generator.integers(0, largest + 1, 60_000),
+    "alternating": lambda largest, generator: np.tile([0, largest], 30_000),
+}
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8, 10, 20, 31, 32, 33, 48, 62])
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_masked_vectors_are_uniform_whatever_is_in_them(bits: int, inputs: str) -> None:
+    values, width = masked(bits, INPUTS[inputs])
+    assert width == bits
+    assert is_uniform(values, width)
+
+
+@pytest.mark.parametrize("bits", [4, 12, 16])
+def test_masked_float_vectors_are_uniform(bits: int) -> None:
+    protocol = MaskedSum(max_clients=3, bits=bits)
+    ring = protocol.suite.surface.ring
+    for update in (np.zeros(60_000), np.linspace(-1, 1, 60_000)):
+        stage = Stage(protocol, NAMES)
+        stage.play(dict.fromkeys(NAMES, update))
+        for each in stage.answers(2, MaskedInput).values():
+            assert is_uniform(ring.residues(stage.words(each.vector, 60_000)), ring.bits)
+
+
+@pytest.mark.parametrize("bits", [2, 8, 20])
+def test_two_clients_vectors_are_independent(bits: int) -> None:
+    """Pair masks appear in two vectors, with opposite signs; self masks keep sums and differences uniform."""
+    values, width = masked(bits, INPUTS["random"])
+    parts = values.reshape(len(NAMES), -1)
+    for one, other in pairwise([*parts, parts[0]]):
+        for mixed in (one + other, one - other):
+            assert is_uniform(mixed & np.uint64((1 << width) - 1), width)
+
+
+# The test can fail
+
+
+def planted(kind: str, bits: int, count: int = 180_000) -> Integers:
+    """A vector of zeros behind a mask from a weak generator."""
+    generator = np.random.default_rng(7)
+    top = 1 << bits
+    if kind == "misses the largest value":
+        return generator.integers(0, top - 1, count, dtype=np.uint64)
+    if kind == "bounded":
+        bound = top >> 3
+        return (generator.integers(-bound, bound + 1, count) % top).astype(np.uint64)
+    if kind == "normal":
+        return (np.rint(generator.normal(0, top / 6, count)).astype(np.int64) % top).astype(np.uint64)
+    if kind == "a stuck bit":
+        return generator.integers(0, top, count, dtype=np.uint64) | np.uint64(1)
+    if kind == "repeats":
+        return np.repeat(generator.integers(0, top, count // 2, dtype=np.uint64), 2)
+    if kind == "unmasked":
+        return np.zeros(count, dtype=np.uint64)
+    return generator.integers(0, top, count, dtype=np.uint64)
+
+
+@pytest.mark.parametrize("bits", [5, 8, 20, 33])
+@pytest.mark.parametrize("kind", ["bounded", "normal", "a stuck bit", "repeats", "unmasked"])
+def test_planted_generators_are_caught(kind: str, bits: int) -> None:
+    assert is_uniform(planted("none", bits), bits)
+    assert not is_uniform(planted(kind, bits), bits)
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8, 10])
+def test_an_exclusive_upper_end_is_caught(bits: int) -> None:
+    assert not is_uniform(planted("misses the largest value", bits, 1 << 20), bits)
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16, 17])
+def test_our_masks_reach_both_ends_of_the_ring(bits: int) -> None:
+    """With 2^17 values and 2^21 draws each end comes 16 times on average."""
+    ring = Ring(bits=bits)
+    mask = ring.residues(expand(Secret(bytes(range(16))), ring=ring, count=1 << 21))
+    assert mask.min() == 0
+    assert mask.max() == (1 << bits) - 1
+
+
+def test_bounded_masks_in_the_protocol_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weakened copy: the real protocol, with masks of 8 bits in a ring of 20."""
+    honest = masking.MaskStream.apply
+
+    def bounded(self: Any, part: Any) -> None:
+        before = part.copy()
+        honest(self, part)
+        part[:] = before + ((part - before) & 255)
+
+    monkeypatch.setattr(masking.MaskStream, "apply", bounded)
+    assert not is_uniform(before_the_end(20), 20)
+
+
+def before_the_end(bits: int) -> Integers:
+    """The vectors of a round that is stopped before its sum is opened."""
+    protocol = MaskedSum(max_clients=len(NAMES)).exact(max_summand=((1 << bits) - 1) // 3)
+    ring = protocol.suite.surface.ring
+    stage = Stage(protocol, NAMES)
+    stage.open(dict.fromkeys(NAMES, np.zeros(60_000, dtype=np.uint64)), until=3)
+    vectors = [ring.unpack(each.vector, 60_000) for each in stage.answers(2, MaskedInput).values()]
+    return np.concatenate([ring.residues(vector) for vector in vectors])
+
+
+# No input on the wire
+
+
+def traces(protocol: Any, data: dict[str, Vector]) -> list[bytes]:
+    """Bytes that would give an update away: as floats, as integers, packed, in plaintexts."""
+    found: list[bytes] = []
+    surface = protocol.suite.surface
+    for update in data.values():
+        steps = np.rint(update).astype(np.int64)
+        words = np.append(steps, 1).astype(surface.ring.dtype)
+        packed = bytes(surface.ring.pack(words))
+        forms = [update.tobytes(), update.astype(np.float32).tobytes(), steps.tobytes(), words.tobytes(), packed]
+        if isinstance(protocol, PaillierSum):
+            packing = protocol.scheme(protocol.surface).packing
+            for row in packing.encode(np.append(steps, 1)):
+                forms += [abs(row).to_bytes(256, order) for order in ("big", "little")]
+        found += [form[at : at + 12] for form in forms for at in range(16, len(form) - 12, 5)]
+    return [window for window in found if len(set(window)) > 6]
+
+
+def leaks(protocol: Any) -> list[bytes]:
+    """Traces of the inputs in anything that was sent."""
+    generator = np.random.default_rng(3)
+    data = {name: generator.integers(-32767, 32768, 200).astype(np.float64) for name in NAMES}
+    stage = Stage(protocol, NAMES)
+    stage.play(data)
+    wire = b"".join(each.message for each in stage.wire)
+    windows = traces(protocol, data)
+    assert len(windows) > 300
+    return [window for window in windows if window in wire]
+
+
+def test_the_search_finds_plain_vectors() -> None:
+    assert leaks(PlainSum(max_clients=3, clip=32767.0))
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(MaskedSum(max_clients=3, clip=32767.0), id="masked"),
+        pytest.param(CkksSum(max_clients=3, clip=32767.0), id="ckks"),
+        pytest.param(PaillierSum(max_clients=3, clip=32767.0, key_bits=2048), id="paillier"),
+    ],
+)
+def test_no_transcript_contains_an_input(protocol: Any) -> None:
+    assert leaks(protocol) == []
+
+
+def test_the_searches_use_updates_on_the_grid() -> None:
+    """So that the integers on the wire are known exactly, rounding or not."""
+    surface = MaskedSum(max_clients=3, clip=32767.0).surface
+    assert surface.codec.largest_step == 32767
+    assert updates_of("a")["a"].dtype == np.float64

@@ -1,0 +1,156 @@
+"""Well-formed lies: results and keys that only a server or a custodian with a plan would send."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from protocols import PeerViolation, RoundAborted
+from protocols.consortium.messages import DistributeKey, Result
+from protocols.envelope import Envelope
+from protocols.schema import decode, encode
+from secagg.entropy import SeededEntropy
+from secagg.errors import SecAggError
+from secagg.paillier import generate_key
+from tests.protocols.conftest import (
+    FAMILIES,
+    STATE_KEY,
+    TWO,
+    Family,
+    World,
+    assert_right,
+    updates_of,
+)
+
+# What only a liar would think of
+
+
+def lying_result(consortium: Family, **changes: Any) -> tuple[World, bytes]:
+    world = World(consortium(max_clients=3, requirements=TWO), "abcde")
+    outcome = world.play(updates_of("abc"))
+    assert outcome.result is not None
+    return world, encode(replace(decode(Result, outcome.result), **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contributors": frozenset("ab")},
+        {"contributors": frozenset("abd")},
+        {"contributors": frozenset("abcd")},
+        {"contributors": frozenset("abcde")},
+        {"contributors": frozenset("a")},
+        {"contributors": frozenset()},
+        {"contributors": frozenset(["a", "b", "stranger"])},
+        {"round": 1},
+        {"length": 4},
+        {"length": 6},
+        {"length": 0},
+        {"length": 2**39},
+        {"length": 2**41},
+        {"model": bytes(32)},
+        {"key_id": bytes(32)},
+        {"tag": bytes(16)},
+        {"tag": b"\xff" * 16},
+        {"vector": memoryview(b"")},
+        {"vector": memoryview(bytes(64))},
+    ],
+    ids=repr,
+)
+def test_results_that_lie(consortium: Family, changes: dict[str, Any]) -> None:
+    world, lie = lying_result(consortium, **changes)
+    with pytest.raises(PeerViolation) as violation:
+        world.clients["a"].open(lie)
+    assert violation.value.culprit == "server"
+    honest = world.server.outcome().result
+    assert honest is not None
+    assert world.clients["a"].open(honest).contributors == frozenset("abc")
+
+
+def test_a_result_of_segments_with_a_lying_length(consortium: Family) -> None:
+    from protocols import Segment
+
+    world = World(consortium(clip=(Segment(length=2, clip=1.0), Segment(length=3, clip=2.0))))
+    outcome = world.play(updates_of("abc"))
+    lie = encode(replace(decode(Result, outcome.result or b""), length=4))
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(lie)
+
+
+def test_a_second_result_of_one_round_is_refused(consortium: Family) -> None:
+    # The server runs the same round twice, by coming back from an older state, with other contributors.
+    world = World(consortium(requirements=TWO))
+    updates = updates_of("abc")
+    world.learn(world.play(updates))
+    saved = world.save()
+    first = world.play(updates)
+    world.restore((saved[0], {}))  # the server alone
+    for name in "abc":
+        world.clients[name] = world.protocol.restore_client(saved[1][name], key=STATE_KEY)
+    world.number -= 1
+    second = world.play(updates, gone={"c": 2})
+    assert first.result is not None
+    assert second.result is not None
+    assert world.clients["a"].open(second.result).contributors == frozenset("ab")
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(first.result)
+
+
+def test_a_key_of_another_size_is_the_custodians_fault() -> None:
+    world = World(Family("paillier", FAMILIES["paillier"])(requirements=TWO))
+    other = generate_key(key_bits=2112, entropy=SeededEntropy(b"another size"))
+    updates = updates_of("abc")
+
+    def swap(exchange: int, name: str, message: bytes) -> bytes:
+        if exchange != 1 or name != "a":
+            return message
+        envelope = Envelope.decode(message)
+        made = decode(DistributeKey, envelope.body)
+        forged = sign_again(world, replace(made, public=other.public_key.encode()))
+        with pytest.raises(PeerViolation) as violation:
+            world.server.receive("a", replace(envelope, body=encode(forged)).encode())
+        assert violation.value.culprit == "a"
+        return message
+
+    outcome = world.play(updates, reply=swap)
+    assert "a" in outcome.dropped
+    assert_right(world.learn(outcome), world.protocol, updates, "bc")
+
+
+def sign_again(world: World, made: DistributeKey) -> DistributeKey:
+    """The distribution under its custodian's own signature: a client may lie, and sign its lie."""
+    import hashlib
+
+    from protocols.consortium.messages import SignedDistribution
+    from secagg import labels
+
+    said = SignedDistribution(
+        world.protocol.suite.digest,  # type: ignore[attr-defined]
+        world.session,
+        "a",
+        made.key_id,
+        hashlib.sha256(made.public).digest(),
+        made.channel_key,
+    )
+    return replace(made, signature=world.identities["a"].key.sign(encode(said), label=labels.CONSORTIUM_SEAL))
+
+
+def test_a_client_stops_opening_after_eight_failures(consortium: Family) -> None:
+    world, lie = lying_result(consortium, tag=bytes(16))
+    honest = world.server.outcome().result
+    assert honest is not None
+    for _ in range(7):
+        with pytest.raises(PeerViolation):
+            world.clients["a"].open(lie)
+        world.restart()
+    assert world.clients["a"].open(honest).contributors == frozenset("abc")
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(lie)
+    world.restart()
+    with pytest.raises(PeerViolation):
+        world.clients["a"].open(honest)
+
+
+def test_errors_are_of_this_library() -> None:
+    assert issubclass(PeerViolation, SecAggError)
+    assert issubclass(RoundAborted, SecAggError)

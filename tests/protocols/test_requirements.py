@@ -1,0 +1,120 @@
+"""Requirements and the plan for the complete graph, against a slow search with fractions."""
+
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols import Adversary, MaskedSum, ParameterError, Requirements
+from protocols.requirements import ceil_fraction, plan_complete
+
+DECIMALS = st.integers(0, 99).map(lambda hundredths: hundredths / 100)
+
+
+def smallest_threshold(n: int, corrupt: Fraction, dropout: Fraction, least: int) -> int | None:
+    """The smallest t >= 2 that c pooled shares do not reach and n - d holders do, if there is one."""
+    pooled, vanished = ceil(corrupt * n), min(ceil(dropout * n), n - least)
+    for threshold in range(2, n + 1):
+        if pooled < threshold <= n - vanished:
+            return threshold
+    return None
+
+
+@given(n=st.integers(2, 60), corrupt=DECIMALS, dropout=DECIMALS, least=st.integers(2, 6))
+def test_the_plan_is_the_smallest_threshold(n: int, corrupt: float, dropout: float, least: int) -> None:
+    requirements = Requirements(corrupt_fraction=corrupt, dropout_fraction=dropout, min_contributors=least)
+    exact = Fraction(str(corrupt)), Fraction(str(dropout))
+    expected = None if n < least else smallest_threshold(n, *exact, least)
+    if expected is None:
+        with pytest.raises(ParameterError):
+            plan_complete(n, requirements, ring_bits=20)
+        return
+    plan = plan_complete(n, requirements, ring_bits=20)
+    assert (plan.threshold, plan.degree, plan.ring_bits) == (expected, n - 1, 20)
+    assert (plan.security_failure, plan.liveness_failure) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "count", "expected"),
+    # In binary 0.3 * 10 is above 3 for some fractions and below for others; decimals are exact.
+    [
+        (0.3, 10, 3),
+        (0.1, 30, 3),
+        (0.7, 10, 7),
+        (0.07, 100, 7),
+        (0.29, 100, 29),
+        (0.2, 3, 1),
+        (0.0, 9, 0),
+        (0.001, 1, 1),
+    ],
+)
+def test_fractions_are_decimals(fraction: float, count: int, expected: int) -> None:
+    assert ceil_fraction(fraction, count) == expected
+
+
+def test_three_clients_share_with_two() -> None:
+    plan = plan_complete(3, Requirements(), ring_bits=18)
+    assert (plan.threshold, plan.degree) == (2, 2)
+
+
+def test_impossible_requirements_name_the_number_to_change() -> None:
+    with pytest.raises(ParameterError, match="corrupt_fraction or dropout_fraction"):
+        plan_complete(10, Requirements(corrupt_fraction=0.5, dropout_fraction=0.5), ring_bits=20)
+    with pytest.raises(ParameterError, match="min_contributors"):
+        plan_complete(2, Requirements(), ring_bits=20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"adversary": "semi-honest"}, "Adversary"),
+        ({"adversary": None}, "Adversary"),
+        ({"corrupt_fraction": 1.0}, "corrupt_fraction"),
+        ({"corrupt_fraction": -0.01}, "corrupt_fraction"),
+        ({"corrupt_fraction": float("nan")}, "corrupt_fraction"),
+        ({"corrupt_fraction": True}, "corrupt_fraction"),
+        ({"corrupt_fraction": "0.2"}, "corrupt_fraction"),
+        ({"dropout_fraction": 1}, "dropout_fraction"),
+        ({"dropout_fraction": None}, "dropout_fraction"),
+        ({"min_contributors": 1}, "min_contributors"),
+        ({"min_contributors": 0}, "min_contributors"),
+        ({"min_contributors": 3.0}, "min_contributors"),
+        ({"min_contributors": True}, "min_contributors"),
+        ({"security_bits": 0}, "security_bits"),
+        ({"security_bits": 257}, "security_bits"),
+        ({"liveness_bits": 20.0}, "liveness_bits"),
+    ],
+    ids=repr,
+)
+def test_requirements_that_make_no_sense(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParameterError, match=said):
+        Requirements(**arguments)
+
+
+def test_defaults() -> None:
+    made = Requirements()
+    assert made.adversary is Adversary.SEMI_HONEST
+    assert (made.corrupt_fraction, made.dropout_fraction) == (0.2, 0.3)
+    assert (made.min_contributors, made.security_bits, made.liveness_bits) == (3, 40, 20)
+    with pytest.raises(TypeError):
+        Requirements(Adversary.SEMI_HONEST)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("number", [np.float64(0.2), np.float64(0.0), 0])
+def test_any_number_that_is_accepted_can_be_planned_with(number: Any) -> None:
+    requirements = Requirements(corrupt_fraction=number, dropout_fraction=number)
+    same = Requirements(corrupt_fraction=float(number), dropout_fraction=float(number))
+    assert requirements == same
+    assert plan_complete(10, requirements, ring_bits=20) == plan_complete(10, same, ring_bits=20)
+    assert MaskedSum(max_clients=10, requirements=requirements).plan(10).degree == 9
+
+
+@given(n=st.integers(3, 40))
+def test_masked_sum_plans_as_its_requirements_say(n: int) -> None:
+    requirements = Requirements()
+    made = MaskedSum(max_clients=40, requirements=requirements)
+    assert made.plan(n) == plan_complete(n, requirements, ring_bits=made.plan(3).ring_bits)
