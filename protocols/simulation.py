@@ -191,9 +191,13 @@ class Session:
             clipped[name] = client.clipped
             return reply
 
-        number, self._number = self._number, self._number + 1
         wire.turn(SERVER)
-        outcome = run_round(self.server, Round(number, tuple(updates), length, model), exchange)
+        number, self._number = self._number, self._number + 1
+        try:
+            outcome = run_round(self.server, Round(number, tuple(updates), length, model), exchange)
+        except ParameterError:
+            self._number = number  # nothing was sent
+            raise
         total = outcome.total if outcome.total is not None else self._open(outcome, wire, gone, give)
         wire.turn(SERVER)
         return Simulation(

@@ -1,7 +1,8 @@
 """A1: the server lists one client as a survivor and as dropped, and asks for both of its shares.
 
-With shares of the self-mask seed *and* of the round secret all masks of the victim come off, and its update is
-read. Seen in a shipped secure-aggregation client, which answers both lists (one update recovered to 3.6e-5).
+With shares of the self-mask seed *and* of the round secret all masks of the victim come off, and its update
+is read. Seen in a shipped secure-aggregation client, which answers both lists (one update recovered to
+3.6e-5).
 
 Three things stand in the way here, each enough by itself: the state moves on after one answer, a different
 request for an answered step is refused, and a release log refuses a second release. All three are taken away

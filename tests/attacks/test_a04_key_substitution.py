@@ -75,7 +75,8 @@ def put_between(stage: Stage) -> tuple[dict[str, RoundKeys], CohortKeys, dict[st
     keys = dict(request_of(CohortKeys, outbox[VICTIM]).keys)
     ours = {name: RoundKeys.draw(stage.entropy(f"server as {name}")) for name in NAMES if name != VICTIM}
     forged = {
-        name: AdvertiseKeys(each.channel_public, each.mask_public, 3, bytes(64)) for name, each in ours.items()
+        name: AdvertiseKeys(each.channel_public, each.mask_public, 3, bytes(64))
+        for name, each in ours.items()
     }
     return ours, CohortKeys({**keys, **forged}), keys
 

@@ -37,7 +37,9 @@ def train(name: str, model: bytes, data: Mapping[str, Vector]) -> Vector:
     return np.zeros(LENGTH) if model == DEAD else data[name]
 
 
-def contributions(stage: Stage, outbox: Mapping[str, bytes], kind: Any, data: Mapping[str, Vector]) -> dict[str, bytes]:
+def contributions(
+    stage: Stage, outbox: Mapping[str, bytes], kind: Any, data: Mapping[str, Vector]
+) -> dict[str, bytes]:
     """What the clients answer when only the victim gets the live model."""
     answers = {}
     for name, message in outbox.items():
@@ -146,7 +148,9 @@ SCHEMES = [
 
 
 @pytest.mark.parametrize("protocol", SCHEMES)
-def test_tags_that_ignore_the_model_isolate_the_victim(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tags_that_ignore_the_model_isolate_the_victim(
+    protocol: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = consortium_client.mac_context
     monkeypatch.setattr(
         consortium_client, "mac_context", lambda **named: honest(**{**named, "model": bytes(32)})

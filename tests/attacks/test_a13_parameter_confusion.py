@@ -1,8 +1,8 @@
 """A13: one party works with another clip, length, modulus or threshold than the rest.
 
 A sum of integers on two different grids is a number without a meaning, and nobody notices: the weakened
-copies, which do not compare parameters, return it. In ours the digest of all public parameters is in the first
-request, under every signature, in every mask seed and in every tag; a party with others is refused.
+copies, which do not compare parameters, return it. In ours the digest of all public parameters is in the
+first request, under every signature, in every mask seed and in every tag; a party with others is refused.
 
 The threshold is not a parameter that anybody may send: each client plans it for itself.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements, Round, RoundAborted, plain
+from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements, Round, plain
 from protocols.client_machine import ClientMachine
 from protocols.masked.messages import Announcement, CohortKeys
 from tests.attacks.weakened import LENGTH, Stage, refused, request_of, updates_of
@@ -76,7 +76,9 @@ def test_the_round_ends_right_for_the_rest() -> None:
     assert np.abs(outcome.total.mean - np.mean([data[n] for n in "abc"], axis=0)).max() < 1e-4
 
 
-@pytest.mark.parametrize("protocol", [PlainSum(max_clients=4), MaskedSum(max_clients=4), CkksSum(max_clients=4)])
+@pytest.mark.parametrize(
+    "protocol", [PlainSum(max_clients=4), MaskedSum(max_clients=4), CkksSum(max_clients=4)]
+)
 def test_the_integer_surface_is_another_protocol(protocol: Any) -> None:
     digests = {protocol.suite.digest, *(protocol.exact(max_summand=m).suite.digest for m in (1, 2))}
     assert len(digests) == 3

@@ -75,7 +75,9 @@ def test_without_a_durable_log_two_vectors_share_their_masks() -> None:
     assert np.abs(seen - (first - second)).max() < 1e-4
 
 
-@pytest.mark.parametrize("protocol", [MASKED, CkksSum(max_clients=8), PaillierSum(max_clients=8, key_bits=2048)])
+@pytest.mark.parametrize(
+    "protocol", [MASKED, CkksSum(max_clients=8), PaillierSum(max_clients=8, key_bits=2048)]
+)
 def test_the_log_keeps_the_second_vector_back(protocol: Any) -> None:
     _, twice, _, _ = second_vector(Clients(protocol, durable=True))
     assert refused(twice)

@@ -7,14 +7,18 @@ lost in, and for CkksSum and PaillierSum whoever was to make the key.
 Not covered: losing so many that no plan is left; that is `RoundAborted`, and tested here too.
 """
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, RoundAborted
+from protocols import CkksSum, MaskedSum, PaillierSum, Policy, RoundAborted
+from protocols.consortium.client import ConsortiumClientSteps
+from protocols.consortium.messages import DistributeKey
 from protocols.masked.server import MaskedServerSteps, Sharing
+from protocols.suite import Replied
 from tests.attacks.weakened import Stage, updates_of
 
 NAMES = "abcde"
@@ -88,3 +92,40 @@ def test_a_client_that_lost_its_state_gets_the_key_again() -> None:
     stage.clients["c"] = stage.join("c")
     stage.play(data)
     assert stage.play(data).contributors == frozenset(NAMES)
+
+
+class SealsRubbish(ConsortiumClientSteps):
+    """A malicious custodian: nobody can open what it sealed."""
+
+    def react(self, context: Any, state: Any, request: Any) -> Any:
+        step = super().react(context, state, request)
+        if isinstance(step, Replied) and isinstance(step.message, DistributeKey):
+            sealed = {name: bytes(len(each)) for name, each in step.message.sealed.items()}
+            return replace(step, message=replace(step.message, sealed=sealed))
+        return step
+
+
+@pytest.mark.parametrize("protocol", CONSORTIA)
+def test_a_custodian_that_seals_rubbish_costs_one_round(protocol: Any) -> None:
+    stage = Stage(protocol, NAMES, steps={"a": SealsRubbish(protocol.suite.client._scheme)})
+    data = updates_of(NAMES)
+    with pytest.raises(RoundAborted):
+        stage.play(data)
+    assert stage.play(data).contributors >= frozenset("bcde")
+
+
+@pytest.mark.xfail(strict=True, reason="the minimum of a client that is not in the sum still counts")
+@pytest.mark.parametrize("exchange", [1, 2])
+def test_who_asks_for_everybody_and_vanishes_costs_nobody_the_round(exchange: int) -> None:
+    """Its minimum protects its own update alone, and that is not in the sum."""
+    policy = {"e": Policy(min_contributors=len(NAMES))}
+    stage = Stage(MaskedSum(max_clients=8), NAMES, policies=policy)
+    assert stage.play(updates_of(NAMES), gone={"e": exchange}).contributors == frozenset("abcd")
+
+
+def test_who_asks_for_everybody_and_contributes_gets_it() -> None:
+    policy = {"e": Policy(min_contributors=len(NAMES))}
+    stage = Stage(MaskedSum(max_clients=8), NAMES, policies=policy)
+    with pytest.raises(RoundAborted):
+        stage.play(updates_of(NAMES), gone={"d": 2})
+    assert stage.play(updates_of(NAMES)).contributors == frozenset(NAMES)

@@ -48,14 +48,16 @@ def one_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def played() -> tuple[Stage, dict[str, Any], dict[str, Secret]]:
-    """An honest round in which two clients vanish; and the round secrets that the server rebuilt to end it."""
+    """An honest round in which two clients vanish; and the round secrets that the server rebuilt."""
     stage, updates = Stage(MaskedSum(max_clients=8), NAMES, server_steps=Curious()), updates_of(NAMES)
     outcome = stage.play(updates, gone=dict.fromkeys(DROPPED, 2))
     assert outcome.contributors == frozenset(SURVIVORS)
     answers = stage.answers(3, Unmask)
-    return stage, updates, {
-        name: rebuild(stage.view, revealed(answers, name, PairKeyShare)) for name in DROPPED
-    }
+    return (
+        stage,
+        updates,
+        {name: rebuild(stage.view, revealed(answers, name, PairKeyShare)) for name in DROPPED},
+    )
 
 
 def sealed_to(stage: Stage, holder: str, private: Secret, dealer: str) -> bytes:

@@ -5,7 +5,8 @@ that a log, a debugger, a crash report or a careless colleague could see is sear
 are and as Python, hex, Base64 or a number would show them. The weakened copies, which keep plain bytes in a
 state or save it unsealed, show that the search finds what is there.
 
-Not covered: memory is not wiped, and a tool that prints the local variables of frames sees what code works on.
+Not covered: memory is not wiped, and a tool that prints the local variables of frames sees what code works
+on.
 """
 
 import base64
@@ -112,7 +113,9 @@ def watch(protocol: Any) -> Watched:
 
     stage.play(updates_of(NAMES), gone={"d": protocol.suite.collecting}, request=spy, reply=spy)
     look()
-    watched.shown += f"{stage.server.outcome()!r} {stage.server.record()!r} {stage.identities!r} {stage.roster!r}"
+    watched.shown += (
+        f"{stage.server.outcome()!r} {stage.server.record()!r} {stage.identities!r} {stage.roster!r}"
+    )
     return watched
 
 
@@ -136,7 +139,12 @@ def test_the_search_finds_what_is_there() -> None:
     state = Careless(secret, Secret(secret))
     assert in_text(found, repr(state))
     assert not in_text(found, repr(state.pair))
-    for form in (f"{secret.hex()}", f"{secret!r}", base64.b64encode(secret).decode(), str(int.from_bytes(secret, "big"))):
+    for form in (
+        f"{secret.hex()}",
+        f"{secret!r}",
+        base64.b64encode(secret).decode(),
+        str(int.from_bytes(secret, "big")),
+    ):
         assert in_text(found, f"something went wrong with {form}!")
     assert in_text({bytes(range(66))}, repr(bytes(range(33, 66))))
     assert in_bytes(found, b"SAGX" + secret)
@@ -214,7 +222,13 @@ def errors_of(stage: Stage, data: Any) -> Iterator[BaseException]:
             assert refused(client.receive(wrong))
             yield RuntimeError(client.refusal)
         client.receive(message)
-        for update in (data[name][:-1], data[name].astype(int), data[name] * float("nan"), list(data[name]), None):
+        for update in (
+            data[name][:-1],
+            data[name].astype(int),
+            data[name] * float("nan"),
+            list(data[name]),
+            None,
+        ):
             try:
                 client.contribute(update)  # type: ignore[arg-type]
             except SecAggError as error:
@@ -255,7 +269,7 @@ def test_no_exception_or_refusal_shows_a_secret_or_a_value(protocol: Any) -> Non
             assert repr(float(value))[:8] not in text
 
 
-@pytest.mark.xfail(strict=True, reason="the text of the error names the weight that was passed, and a remedy with it")
+@pytest.mark.xfail(strict=True, reason="the text of the error names the weight, with a remedy")
 @pytest.mark.parametrize("protocol", [PlainSum(max_clients=6, max_weight=10), *PROTOCOLS])
 def test_no_error_shows_a_weight(protocol: Any) -> None:
     """Nobody is to learn another's example count; an adapter may well pass this text on to the server."""
@@ -267,7 +281,7 @@ def test_no_error_shows_a_weight(protocol: Any) -> None:
     assert "31337" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="shares that were revealed are plain bytes in messages, and repr shows them")
+@pytest.mark.xfail(strict=True, reason="shares that were revealed are plain bytes, and repr shows them")
 @pytest.mark.parametrize("where", ["the message", "the client's answers", "the server's state"])
 def test_no_repr_shows_a_revealed_share(where: str) -> None:
     """Enough of them in one log file are the secret. They go to the server, not to whoever reads its logs."""

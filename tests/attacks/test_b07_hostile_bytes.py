@@ -1,9 +1,9 @@
 """B7: hostile bytes to any decoder: truncated, oversized, trailing, nested, of another type.
 
 Every message of every protocol is cut at every place, lengthened, and filled with huge length prefixes. A
-decoder gives back a value whose encoding is the very bytes, or raises `DecodeError` and nothing else; a machine
-refuses and stays as it was; and neither takes memory before it knows that the bytes are there. The weakened
-reader allocates what a prefix announces.
+decoder gives back a value whose encoding is the very bytes, or raises `DecodeError` and nothing else; a
+machine refuses and stays as it was; and neither takes memory before it knows that the bytes are there. The
+weakened reader allocates what a prefix announces.
 
 Not covered: TenSEAL's own decoder beyond the checks in front of it (see the tests of `secagg.ckks`). Time is
 bounded by the same argument as memory, and no test here measures it.
@@ -19,14 +19,15 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, ParameterError, PeerViolation, PlainSum
+from protocols import CkksSum, MaskedSum, PaillierSum, ParameterError, PeerViolation, PlainSum, RoundAborted
 from protocols.client_machine import Request
 from protocols.consortium.messages import Result
 from protocols.envelope import Envelope, Refusal
+from protocols.masked.messages import Announcement, CohortKeys, Survivors, Unmask
 from protocols.record import SignedRecord
 from protocols.schema import decode, encode
 from protocols.suite import Suite
-from secagg.errors import DecodeError
+from secagg.errors import DecodeError, VerificationError
 from secagg.secret import Secret
 from secagg.wire import Reader, Writer
 from tests.attacks.weakened import Stage, refused, updates_of
@@ -72,7 +73,11 @@ def played(request: pytest.FixtureRequest) -> Stage:
 
 def places(size: int) -> list[int]:
     """Every place of a short message, a hundred of a long one."""
-    return list(range(size)) if size <= 400 else sorted({*range(100), *range(size - 20, size), *range(0, size, size // 40)})
+    return (
+        list(range(size))
+        if size <= 400
+        else sorted({*range(100), *range(size - 20, size), *range(0, size, size // 40)})
+    )
 
 
 def one_of_each(stage: Stage) -> dict[type, bytes]:
@@ -140,8 +145,6 @@ def test_a_reader_that_believes_the_prefix_takes_the_memory() -> None:
 @pytest.mark.parametrize("count", [1 << 20, (1 << 20) + 1, (1 << 32) - 1])
 def test_announced_items_that_are_not_there(count: int) -> None:
     """A tuple, a mapping, a set: what is left of the message bounds the number of items."""
-    from protocols.masked.messages import Announcement, CohortKeys, Survivors, Unmask
-
     prefix = Writer().uint(count, 4).finish()
     for kind, head in ((Announcement, bytes(32)), (CohortKeys, b""), (Survivors, b""), (Unmask, b"")):
 
@@ -152,7 +155,9 @@ def test_announced_items_that_are_not_there(count: int) -> None:
         assert peak_of(attempt) < MEGABYTE // 4
 
 
-@pytest.mark.parametrize("junk", ["str", 7, None, 1.5, [1, 2], memoryview(bytes(16))[::2], {"a": 1}, object()])
+@pytest.mark.parametrize(
+    "junk", ["str", 7, None, 1.5, [1, 2], memoryview(bytes(16))[::2], {"a": 1}, object()]
+)
 def test_what_is_no_buffer_at_all(junk: Any) -> None:
     stage = Stage(PROTOCOLS["masked"], NAMES)
     stage.open(updates_of(NAMES), until=0)
@@ -177,7 +182,14 @@ def test_no_message_contains_itself() -> None:
                 walk(argument, above)
 
     for protocol in PROTOCOLS.values():
-        for kind in (*protocol.suite.requests, *protocol.suite.replies, Request, Refusal, Result, SignedRecord):
+        for kind in (
+            *protocol.suite.requests,
+            *protocol.suite.replies,
+            Request,
+            Refusal,
+            Result,
+            SignedRecord,
+        ):
             walk(kind, ())
 
 
@@ -186,7 +198,7 @@ def test_no_message_contains_itself() -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_machines_refuse_and_stay_as_they_were(name: str) -> None:
-    """Each message cut short in several places arrives before the real one; the round ends as if it had not."""
+    """Each message, cut short in several places, arrives before the real one; the round ends well."""
     data = updates_of(NAMES)
     stage = Stage(PROTOCOLS[name], NAMES)
 
@@ -247,8 +259,7 @@ def test_bytes_changed_at_random_raise_nothing_else(name: str) -> None:
                     stage.server.receive(client, spoil(0, client, answer) if answer else answer)
             try:
                 box = stage.server.advance()
-            except Exception as error:
-                assert type(error).__name__ == "RoundAborted"
+            except RoundAborted:
                 break
 
 
@@ -291,7 +302,7 @@ def test_a_round_number_beyond_the_last_one() -> None:
 @pytest.mark.xfail(strict=True, reason="a client keeps every result that it is sent, unchecked and unbounded")
 @pytest.mark.parametrize("name", ["masked", "ckks"])
 def test_results_that_nobody_asked_for_are_not_hoarded(name: str) -> None:
-    """A client of MaskedSum never opens one; one of CkksSum could tell from its header that it is no result."""
+    """A client of MaskedSum never opens one; one of CkksSum can tell from the bytes that it is none."""
     stage = Stage(PROTOCOLS[name], NAMES)
     stage.play(updates_of(NAMES))
     for number in range(32):
@@ -307,8 +318,6 @@ def test_hostile_saved_states(role: str) -> None:
     party = stage.server if role == "server" else stage.clients["a"]
     restore: Any = protocol.restore_server if role == "server" else protocol.restore_client
     blob = party.export(key=key)
-    from secagg.errors import VerificationError
-
     for at in places(len(blob)):
         with pytest.raises((ParameterError, VerificationError)):
             restore(blob[:at], key=key)

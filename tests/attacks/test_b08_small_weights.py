@@ -58,7 +58,9 @@ def test_a_prescaled_update_is_mostly_lost(bits: int, update: Vector) -> None:
 @pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum])
 def test_ours_loses_nothing_to_its_weight(build: Any, update: Vector) -> None:
     extra = {"key_bits": 2048} if build is PaillierSum else {}
-    protocol = build(bits=16, max_clients=3, max_weight=500, max_total_weight=1000, rounding=Rounding.NEAREST, **extra)
+    protocol = build(
+        bits=16, max_clients=3, max_weight=500, max_total_weight=1000, rounding=Rounding.NEAREST, **extra
+    )
     error = ours(protocol, update) - update
     step = CLIP / (2**15 - 1)
     assert np.abs(error).max() <= 0.51 * step

@@ -62,7 +62,9 @@ def test_the_sum_that_clients_open_is_identical_for_all_and_for_every_key() -> N
     assert np.array_equal(means[0], grid + 1)
 
 
-@pytest.mark.parametrize(("shift", "opens"), [(0.0, True), (0.1, True), (-0.2, True), (0.3, False), (0.5, False)])
+@pytest.mark.parametrize(
+    ("shift", "opens"), [(0.0, True), (0.1, True), (-0.2, True), (0.3, False), (0.5, False)]
+)
 def test_a_shift_is_rounded_away_or_refused(shift: float, opens: bool) -> None:
     """A fraction of a step added to a ciphertext never shows in what is opened."""
     key = ckks.generate_key(PARAMETERS)

@@ -7,6 +7,7 @@ everything under 2048 bits wherever a key can come in, and every length but the 
 Not covered: a modulus of good length whose maker kept a trapdoor; its maker holds the private key anyway.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +17,12 @@ import pytest
 
 from protocols import PaillierSum, ParameterError, RoundAborted
 from protocols.consortium.client import ConsortiumClientSteps
-from protocols.consortium.messages import DistributeKey
+from protocols.consortium.messages import ConsortiumSecret, DistributeKey, key_id_of
+from protocols.schema import decode, encode
 from protocols.suite import Replied
 from secagg import paillier
 from secagg.entropy import SeededEntropy
-from secagg.errors import DecodeError
+from secagg.errors import DecodeError, VerificationError
 from secagg.paillier_packing import Accumulator, Packing, encrypt_vector
 from secagg.secret import Secret
 from secagg.wire import Writer
@@ -150,3 +152,30 @@ def test_a_custodian_with_another_key_loses_its_office(kind: str, weak: tuple[in
     assert outcome.contributors >= frozenset("abc")
     assert stage.view.consortium.custodian != "m"
     assert paillier.PublicKey.decode(stage.view.consortium.public).key_bits == 3072
+
+
+class ShortMacKey(ConsortiumClientSteps):
+    """A malicious custodian: a good Paillier key, and a MAC key of one byte."""
+
+    def _generate(self, *arguments: Any) -> Any:
+        keyed = super()._generate(*arguments)
+        context = arguments[0]
+        secret = decode(ConsortiumSecret, keyed.secret.reveal())
+        encoded = encode(replace(secret, mac_key=Secret(b"!")))
+        key_id = key_id_of(session=context.session, encoded_secret=encoded)
+        return replace(keyed, key_id=key_id, secret=Secret(encoded))
+
+    def fold(self, context: Any, state: Any, summand: Any) -> Any:
+        raise VerificationError("it is not here to contribute")
+
+
+@pytest.mark.xfail(strict=True, raises=ParameterError, reason="the length of a MAC key is not checked")
+def test_a_custodian_with_a_short_mac_key_loses_its_office() -> None:
+    """Whoever gets it must refuse it: `ParameterError` would say that the honest caller is at fault."""
+    protocol = PaillierSum(max_clients=4, key_bits=2048)
+    steps = ShortMacKey(protocol.suite.client._scheme)  # type: ignore[attr-defined]
+    stage = Stage(protocol, "mabc", steps={"m": steps})
+    data = updates_of("mabc", 3)
+    with suppress(RoundAborted):
+        stage.play(data)
+    assert stage.play(data).contributors >= frozenset("abc")

@@ -10,6 +10,7 @@ The weakened copies are phe itself, and our own encryption with its randomness t
 
 from typing import Any
 
+import gmpy2
 import numpy as np
 import pytest
 
@@ -54,26 +55,19 @@ def test_messages_have_one_size_whatever_they_hold(build: Any) -> None:
     """CKKS blocks are compressed, and ciphertexts do not compress: a few bytes, the same for all inputs."""
     extra = {"key_bits": 2048} if build is PaillierSum else {}
     stage = Stage(build(max_clients=4, max_weight=9, **extra), "abcd")
-    data = {"a": np.zeros(LENGTH), "b": np.ones(LENGTH), "c": -np.ones(LENGTH), "d": np.linspace(-1, 1, LENGTH)}
+    data = {
+        "a": np.zeros(LENGTH),
+        "b": np.ones(LENGTH),
+        "c": -np.ones(LENGTH),
+        "d": np.linspace(-1, 1, LENGTH),
+    }
     stage.play(data, weights={"a": 1, "b": 9, "c": 1, "d": 5})
     sizes = [len(each.vector) for each in stage.answers(2, Contribution).values()]
     assert max(sizes) - min(sizes) <= (0 if build is PaillierSum else 64)
 
 
 def without_randomness(self: Any, exponents: Any) -> Any:
-    return [(gmpy2_one(), gmpy2_zero()) for _ in exponents]
-
-
-def gmpy2_one() -> Any:
-    import gmpy2
-
-    return gmpy2.mpz(1)
-
-
-def gmpy2_zero() -> Any:
-    import gmpy2
-
-    return gmpy2.mpz(0)
+    return [(gmpy2.mpz(1), gmpy2.mpz(0)) for _ in exponents]  # r = 1 + 0·n
 
 
 def test_without_randomness_no_key_is_needed(

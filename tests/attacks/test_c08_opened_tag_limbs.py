@@ -1,9 +1,9 @@
 """C8: slots that carry more than the sum.
 
-A tag is a number below 2^127. To put it into plaintext slots it must be cut into limbs, and what a client then
-opens is the sum of limbs *over the integers*: the carries between limbs, which say something about single
-summands, are opened with it. The weakened copy sends limbs of 16 bits; a client that knows the MAC key, as all
-do, tries candidates for another's update and finds the one that fits.
+A tag is a number below 2^127. To put it into plaintext slots it must be cut into limbs, and what a client
+then opens is the sum of limbs *over the integers*: the carries between limbs, which say something about
+single summands, are opened with it. The weakened copy sends limbs of 16 bits; a client that knows the MAC
+key, as all do, tries candidates for another's update and finds the one that fits.
 
 Ours sends tags beside the ciphertext; the server adds them modulo the prime, and the sum of tags is the same
 for all inputs that have the same sum.

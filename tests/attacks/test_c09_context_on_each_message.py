@@ -47,7 +47,7 @@ def test_ours_adds_a_few_hundred_bytes(protocol: Any) -> None:
             payload = sum(map(len, body_of(Request, each.message).results))
         else:
             payload = len(body_of(Contribution, each.message).vector)
-        assert 0 < payload
+        assert payload > 0
         assert len(each.message) - payload < 400
 
 

@@ -2,12 +2,14 @@
 
 Everything that goes over the wire in MaskedSum is searched for the inputs, and the masked vectors are tested
 for uniformity over their ring: chi-square over all values of small rings, over the high and the low bits of
-large ones, whatever the inputs are. CkksSum's and PaillierSum's transcripts are searched for their plaintexts.
+large ones, whatever the inputs are. CkksSum's and PaillierSum's transcripts are searched for their
+plaintexts.
 
 A test of uniformity is worth something only if it fails on what is not uniform. So it is given PlainSum's
-vectors, masks bounded like an update (float masks in shipped code: A8), `randint(0, R - 1)`, whose upper end is
-exclusive, so that the largest value never comes (A7), a generator with one stuck bit, and a mask that repeats.
-What no such test can see is a good generator with a short seed; `test_a07_weak_generator.py` searches for that.
+vectors, masks bounded like an update (float masks in shipped code: A8), `randint(0, R - 1)`, whose upper end
+is exclusive, so that the largest value never comes (A7), a generator with one stuck bit, and a mask that
+repeats. What no such test can see is a good generator with a short seed; `test_a07_weak_generator.py`
+searches for that.
 """
 
 from collections.abc import Callable
@@ -40,7 +42,9 @@ def chi_square(cells: NDArray[np.int64]) -> float:
 
 def is_uniform(values: Integers, bits: int) -> bool:
     """Whether values in [0, 2**bits) pass as uniform and independent."""
-    views = [(values, bits)] if bits <= 10 else [(values >> np.uint64(bits - 8), 8), (values & np.uint64(255), 8)]
+    views = (
+        [(values, bits)] if bits <= 10 else [(values >> np.uint64(bits - 8), 8), (values & np.uint64(255), 8)]
+    )
     lags = values - np.roll(values, 1) & np.uint64((1 << bits) - 1)
     views.append((lags >> np.uint64(max(0, bits - 8)), min(bits, 8)))
     return all(
@@ -48,7 +52,9 @@ def is_uniform(values: Integers, bits: int) -> bool:
     )
 
 
-def masked(surface_bits: int, inputs: Callable[[int, np.random.Generator], Any], length: int = 60_000) -> tuple[Integers, int]:
+def masked(
+    surface_bits: int, inputs: Callable[[int, np.random.Generator], Any], length: int = 60_000
+) -> tuple[Integers, int]:
     """All masked vectors of a round on the integer surface, one after the other, and the ring's width."""
     largest = ((1 << surface_bits) - 1) // len(NAMES)
     protocol = MaskedSum(max_clients=len(NAMES)).exact(max_summand=max(largest, 1))
@@ -57,7 +63,7 @@ def masked(surface_bits: int, inputs: Callable[[int, np.random.Generator], Any],
     stage = Stage(protocol, NAMES)
     data = {name: np.asarray(inputs(max(largest, 1), generator), dtype=np.uint64) for name in NAMES}
     stage.play(data)
-    vectors = [ring.unpack(each.vector, length) for each in stage.answers(2, MaskedInput).values()]
+    vectors = [ring.unpack(each.vector, 60_000) for each in stage.answers(2, MaskedInput).values()]
     return np.concatenate([ring.residues(vector) for vector in vectors]), ring.bits
 
 
@@ -176,7 +182,13 @@ def traces(protocol: Any, data: dict[str, Vector]) -> list[bytes]:
         steps = np.rint(update).astype(np.int64)
         words = np.append(steps, 1).astype(surface.ring.dtype)
         packed = bytes(surface.ring.pack(words))
-        forms = [update.tobytes(), update.astype(np.float32).tobytes(), steps.tobytes(), words.tobytes(), packed]
+        forms = [
+            update.tobytes(),
+            update.astype(np.float32).tobytes(),
+            steps.tobytes(),
+            words.tobytes(),
+            packed,
+        ]
         if isinstance(protocol, PaillierSum):
             packing = protocol.scheme(protocol.surface).packing
             for row in packing.encode(np.append(steps, 1)):

@@ -21,8 +21,8 @@ from protocols import Identity, NeedUpdate, Outcome, PeerViolation, Policy, Rost
 from protocols.client_machine import ClientMachine, Request
 from protocols.envelope import REFUSAL, RESULT, Envelope, request_stage
 from protocols.identity import SERVER
-from protocols.masked.keys import mask_private_key, pair_mask_seed, self_mask_seed
 from protocols.masked.client import MaskedClientSteps
+from protocols.masked.keys import mask_private_key, pair_mask_seed, self_mask_seed
 from protocols.masked.messages import MaskedInput, SelfMaskShare, Unmask
 from protocols.masked.server import MaskedServerSteps
 from protocols.parameters import MachineProtocol
@@ -169,13 +169,15 @@ class Stage:
 
     # A server that writes what it likes
 
-    def request(self, exchange: int, body: Any, *, round: int | None = None, stage: int | None = None) -> bytes:
+    def request(
+        self, exchange: int, body: Any, *, round: int | None = None, stage: int | None = None
+    ) -> bytes:
         """A server's message; `body` is a dataclass, or bytes as they are."""
         return Envelope(
             protocol=self.protocol.suite.code,
             session=self.session,
             round=self.number if round is None else round,
-            stage=request_stage(exchange) if stage is None else stage,
+            stage=request_stage(exchange),
             sender=SERVER,
             body=encode(Request((), memoryview(body if isinstance(body, bytes) else encode(body)))),
         ).encode()
@@ -302,7 +304,12 @@ def revealed(answers: Mapping[str, Unmask], dealer: str, kind: type = SelfMaskSh
 
 
 def strip(
-    stage: Stage, victim: str, *, seed: Secret | None = None, round_secret: Secret | None = None, view: Any = None
+    stage: Stage,
+    victim: str,
+    *,
+    seed: Secret | None = None,
+    round_secret: Secret | None = None,
+    view: Any = None,
 ) -> Vector:
     """The victim's masked vector without the masks that follow from these secrets."""
     view = stage.view if view is None else view
@@ -314,12 +321,12 @@ def strip(
         subtract.append(self_mask_seed(seed, transcript=view.transcript, client=victim))
     if round_secret is not None:
         private = PrivateKey(mask_private_key(round_secret))
-        for peer in order:
+        for peer, place in order.items():
             if peer != victim:
                 low, high = sorted((victim, peer), key=order.__getitem__)
                 key = view.keys[peer].mask_key
                 pair = pair_mask_seed(private, key, transcript=view.transcript, low=low, high=high)
-                (subtract if order[victim] > order[peer] else add).append(pair)
+                (subtract if order[victim] > place else add).append(pair)
     apply_masks(vector, ring=stage.protocol.suite.surface.ring, add=add, subtract=subtract)
     return vector
 
