@@ -50,7 +50,7 @@ def weakened(without: frozenset[str]) -> Stage:
 
     class Steps(MaskedClientSteps):
         def react(self, context: Any, state: Any, request: Any) -> Any:
-            step = super().react(context, state, request)
+            step: Any = super().react(context, state, request)
             if "state" in without and isinstance(request, Survivors):
                 return Replied(state, step.message)
             return step

@@ -2,6 +2,8 @@
 
 Without a self mask the server reads it; this is why Bonawitz et al., CCS'17, section 4, mask twice. The
 weakened copy has no self mask. Ours has, and the server refuses the late vector all the same.
+
+Not covered: a server that asks for the late client's other share as well (A1, A2).
 """
 
 from contextlib import suppress

@@ -5,6 +5,8 @@ client sent in two rounds and reads how its update changed; with one update know
 
 Ours draws fresh keys every round *and* derives each seed under the round's transcript; both are taken away
 before the attack works.
+
+Not covered: a client that is rolled back to before it drew its keys (A14).
 """
 
 import hashlib
@@ -46,12 +48,12 @@ def weaken(monkeypatch: pytest.MonkeyPatch, *, keys: bool, transcript: bool) -> 
 def differences(stage: Stage) -> tuple[Any, Any]:
     """What the server computes from two rounds, and the truth: how one client's update changed, in steps."""
     first, second = updates_of(NAMES, seed=1), updates_of(NAMES, seed=2)
-    ring = stage.protocol.suite.surface.ring
+    surface: Any = stage.protocol.suite.surface
     sent = []
     for updates in (first, second):
         stage.play(updates)
         sent.append(stage.words(stage.answers(2, MaskedInput)["a"].vector))
-    seen = ring.centred(sent[0] - sent[1])[:LENGTH] / stage.protocol.suite.surface.codec.largest_step
+    seen = surface.ring.centred(sent[0] - sent[1])[:LENGTH] / surface.codec.largest_step
     return seen, first["a"] - second["a"]
 
 

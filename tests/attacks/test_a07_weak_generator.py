@@ -78,8 +78,8 @@ def search(stage: Stage, vector: Vector) -> Secret | None:
     surface = stage.protocol.suite.surface
     left = surface.ring.centred((vector[:PEEK] + masks).astype(np.uint32).reshape(-1)).reshape(-1, PEEK)
     fits = np.flatnonzero((np.abs(left) <= surface.summand_bound).all(axis=1))
-    for guess in fits:
-        seed = Secret(bytes(16 - BITS // 8) + int(guess).to_bytes(BITS // 8, "big"))
+    for found in fits.tolist():
+        seed = Secret(bytes(16 - BITS // 8) + found.to_bytes(BITS // 8, "big"))
         words = vector.copy()
         apply_masks(words, ring=surface.ring, add=[seed], subtract=[])
         if (np.abs(surface.ring.centred(words)[:-1]) <= surface.summand_bound).all():

@@ -19,7 +19,7 @@ import pytest
 
 from protocols import CkksSum, MaskedSum, NeedUpdate, PaillierSum, PeerViolation, RoundAborted
 from protocols.consortium import client as consortium_client
-from protocols.consortium.messages import Collect, Contribution, Result
+from protocols.consortium.messages import Collect, Contribution, Result, mac_context
 from protocols.masked import client, server
 from protocols.masked.messages import CollectInput, MaskedInput, mask_transcript
 from protocols.masked.server import MaskedServerSteps
@@ -151,10 +151,10 @@ SCHEMES = [
 def test_tags_that_ignore_the_model_isolate_the_victim(
     protocol: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = consortium_client.mac_context
-    monkeypatch.setattr(
-        consortium_client, "mac_context", lambda **named: honest(**{**named, "model": bytes(32)})
-    )
+    def unbound(**named: Any) -> bytes:
+        return mac_context(**{**named, "model": bytes(32)})
+
+    monkeypatch.setattr(consortium_client, "mac_context", unbound)
     data = updates_of(NAMES)
     means = [mean for mean in opened(protocol, data) if mean is not None]
     assert means

@@ -93,23 +93,18 @@ def test_the_same_message_twice_counts_once(protocol: Any) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_old_messages_do_not_count(protocol: Any) -> None:
-    """Each message of round 0, offered at each step of round 1."""
+    """Each message of round 0, offered where round 1 waits for updates, by its sender and by another."""
     stage = Stage(protocol, NAMES)
     stage.play(updates_of(NAMES, seed=1))
     old = [w for w in stage.wire if not w.down and w.client == "a"]
     fresh = updates_of(NAMES, seed=2)
-    last = protocol.suite.collecting
-    stage.open(fresh, until=last)
+    stage.open(fresh, until=protocol.suite.collecting)
     for each in old:
-        moved = replace(Envelope.decode(each.message), round=1)
         stage.server.receive("a", each.message)  # taken for a late copy and ignored
         with pytest.raises(PeerViolation) as caught:
             stage.server.receive("b", each.message)
         assert caught.value.culprit == "b"
-        if moved.stage != 2 * last + 1:
-            with pytest.raises(PeerViolation):
-                stage.server.receive("c", replace(moved, sender="c").encode())
-    assert "a" not in stage.server._answered
+    assert not stage.server._answered
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

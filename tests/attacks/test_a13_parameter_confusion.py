@@ -5,6 +5,8 @@ copies, which do not compare parameters, return it. In ours the digest of all pu
 first request, under every signature, in every mask seed and in every tag; a party with others is refused.
 
 The threshold is not a parameter that anybody may send: each client plans it for itself.
+
+Not covered: parameters that are the same for all and bad for all.
 """
 
 from typing import Any

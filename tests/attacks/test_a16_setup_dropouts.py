@@ -39,7 +39,7 @@ def test_a_server_that_expects_everybody_loses_the_round() -> None:
         stage.play(updates_of(NAMES), gone={"c": 1})
 
 
-@pytest.mark.parametrize("exchanges", product(range(1, 5), repeat=2))
+@pytest.mark.parametrize("exchanges", list(product(range(1, 5), repeat=2)))
 def test_ours_goes_on_with_who_is_left(exchanges: tuple[int, int]) -> None:
     """Two of five vanish, each in any exchange from the first on or not at all (4)."""
     data = updates_of(NAMES)

@@ -18,6 +18,7 @@ import pytest
 from protocols import MaskedSum
 from protocols.masked.keys import RoundKeys, channel_key, mask_private_key
 from protocols.masked.messages import PairKeyShare, SelfMaskShare, Unmask
+from protocols.masked.server import Sharing
 from secagg import labels
 from secagg.aead import open_sealed
 from secagg.agreement import PrivateKey
@@ -76,7 +77,8 @@ def sealed_to(stage: Stage, holder: str, private: Secret, dealer: str) -> bytes:
 
 def cohort_transcript(stage: Stage) -> bytes:
     steps: Any = stage.server._suite.server
-    return next(state.transcript for state in steps.seen if type(state).__name__ == "Sharing")
+    transcript: bytes = next(state.transcript for state in steps.seen if isinstance(state, Sharing))
+    return transcript
 
 
 @pytest.mark.usefixtures("one_key_set")

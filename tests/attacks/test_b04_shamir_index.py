@@ -5,6 +5,8 @@ combined, or make a division by zero. An implementation that lets a party choose
 indices along with shares, lets a single holder read the secret. The weakened copy drops the check on indices.
 
 Here indices are places in the roster, from one; no message has a field for them.
+
+Not covered: parties whose rosters differ in order; their transcripts differ, and nothing of theirs adds up.
 """
 
 from dataclasses import fields

@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from protocols import CkksSum, MaskedSum, PaillierSum, ParameterError, PeerViolation, PlainSum, RoundAborted
-from protocols.client_machine import Request
+from protocols.client_machine import Received, Request
 from protocols.consortium.messages import Result
 from protocols.envelope import Envelope, Refusal
 from protocols.masked.messages import Announcement, CohortKeys, Survivors, Unmask
@@ -118,11 +118,8 @@ def test_changed_bytes_decode_to_themselves_or_not_at_all(played: Stage) -> None
             hostile = bytearray(body)
             for _ in range(generator.randint(1, 4)):
                 hostile[generator.randrange(len(hostile))] = generator.randrange(256)
-            try:
-                value = decode(kind, bytes(hostile))
-            except DecodeError:
-                continue
-            assert encode(value) == hostile
+            with suppress(DecodeError):
+                assert encode(decode(kind, bytes(hostile))) == hostile
 
 
 def test_a_reader_that_believes_the_prefix_takes_the_memory() -> None:
@@ -148,7 +145,7 @@ def test_announced_items_that_are_not_there(count: int) -> None:
     prefix = Writer().uint(count, 4).finish()
     for kind, head in ((Announcement, bytes(32)), (CohortKeys, b""), (Survivors, b""), (Unmask, b"")):
 
-        def attempt(kind: type = kind, head: bytes = head) -> None:
+        def attempt(kind: Any = kind, head: bytes = head) -> None:
             with pytest.raises(DecodeError):
                 decode(kind, head + prefix + bytes(1000))
 
@@ -182,15 +179,10 @@ def test_no_message_contains_itself() -> None:
                 walk(argument, above)
 
     for protocol in PROTOCOLS.values():
-        for kind in (
-            *protocol.suite.requests,
-            *protocol.suite.replies,
-            Request,
-            Refusal,
-            Result,
-            SignedRecord,
-        ):
+        for kind in (*protocol.suite.requests, *protocol.suite.replies):
             walk(kind, ())
+    for kind in (Request, Received, Refusal, Result, SignedRecord):
+        walk(kind, ())
 
 
 # Machines

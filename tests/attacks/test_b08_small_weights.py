@@ -5,8 +5,8 @@ quantises the product: at a weight of 1 in 1000 the rms error was 8.9e-4, and a 
 mostly noise. Here weights are integers inside the sum, Σ w·x and Σ w, so that a value is quantised once, at
 full precision, and multiplied exactly.
 
-The weakened copy prescales. Errors are those of the small client's own update, read from the sum when all
-others contribute zero.
+Not covered: a lying weight; each client caps its own. The weakened copy prescales. Errors are those of the
+small client's own update, read from the sum when all others contribute zero.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def ours(protocol: Any, update: Vector) -> Vector:
     outcome = stage.play(data, weights=WEIGHTS)
     total = outcome.total or stage.clients["large"].open(outcome.result or b"")
     assert total.total_weight == sum(WEIGHTS.values())
-    return total.mean * total.total_weight / WEIGHTS["small"]
+    return np.asarray(total.mean * total.total_weight / WEIGHTS["small"])
 
 
 @pytest.mark.parametrize("bits", [16, 20])

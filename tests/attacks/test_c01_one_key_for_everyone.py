@@ -53,7 +53,7 @@ def test_the_module_says_so_before_anything_else(protocol: Any) -> None:
 
 def test_the_same_coalition_does_not_read_maskedsum() -> None:
     stage, updates = Stage(MaskedSum(max_clients=4), NAMES, server_steps=Curious()), updates_of(NAMES)
-    stolen: dict[str, Any] = {}
+    stolen: dict[tuple[int, str], Any] = {}
 
     def steal(exchange: int, name: str, message: bytes) -> bytes:
         stolen[exchange, name] = stage.clients[name]._state

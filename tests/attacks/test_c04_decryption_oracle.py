@@ -164,15 +164,16 @@ def test_small_or_foreign_lists_are_not_even_tried(protocol: Any) -> None:
     server = prepared(protocol)
     client = server.stage.clients["a"]
     minimum = next(iter(server.result.contributors.values()))
-    pair = {"vector": memoryview(server.add("ab")), "tag": server.tag("ab")}
-    for changes in (
+    pair: dict[str, Any] = {"vector": memoryview(server.add("ab")), "tag": server.tag("ab")}
+    changed: list[dict[str, Any]] = [
         {**pair, "contributors": dict.fromkeys("ab", minimum)},
         {"contributors": {}},
         {"contributors": dict.fromkeys("abz", minimum)},
         {"contributors": {"a": minimum, "b": minimum, "c": 4}},
         {"length": 0},
         {"key_id": bytes(32)},
-    ):
+    ]
+    for changes in changed:
         for _ in range(3):
             with pytest.raises(PeerViolation):
                 client.open(server.forged(**changes))

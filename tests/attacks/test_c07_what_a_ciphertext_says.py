@@ -6,6 +6,8 @@ randomised can be recognised, or read without any key. Ours sends whole cipherte
 else, each fresh.
 
 The weakened copies are phe itself, and our own encryption with its randomness taken out.
+
+Not covered: the length of a message says how many values there are, for everybody to see.
 """
 
 from typing import Any

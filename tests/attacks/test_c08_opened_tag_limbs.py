@@ -7,6 +7,8 @@ key, as all do, tries candidates for another's update and finds the one that fit
 
 Ours sends tags beside the ciphertext; the server adds them modulo the prime, and the sum of tags is the same
 for all inputs that have the same sum.
+
+Not covered: a client that knows the key can forge any tag; the tag is against the server.
 """
 
 import numpy as np

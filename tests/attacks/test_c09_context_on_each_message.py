@@ -3,6 +3,8 @@
 Seen in a shipped system: 663 kB a layer, mostly public and relinearisation keys. The weakened copy attaches
 what TenSEAL serialises by default. Ours sends no context at all for CKKS, since both sides build it from the
 parameters, and Paillier's public key once, in set-up; the rest of a message is under 400 bytes.
+
+Not covered: the model goes down with every request; it is not ours to compress.
 """
 
 from typing import Any

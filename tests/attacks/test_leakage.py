@@ -8,8 +8,8 @@ plaintexts.
 A test of uniformity is worth something only if it fails on what is not uniform. So it is given PlainSum's
 vectors, masks bounded like an update (float masks in shipped code: A8), `randint(0, R - 1)`, whose upper end
 is exclusive, so that the largest value never comes (A7), a generator with one stuck bit, and a mask that
-repeats. What no such test can see is a good generator with a short seed; `test_a07_weak_generator.py`
-searches for that.
+repeats. Not covered, because no such test can see it: a good generator with a short seed;
+`test_a07_weak_generator.py` searches for that.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def chi_square(cells: NDArray[np.int64]) -> float:
     expected = cells.sum() / len(cells)
     freedom = len(cells) - 1
     statistic = float(((cells - expected) ** 2 / expected).sum())
-    return (statistic - freedom) / np.sqrt(2 * freedom)
+    return float((statistic - freedom) / np.sqrt(2 * freedom))
 
 
 def is_uniform(values: Integers, bits: int) -> bool:

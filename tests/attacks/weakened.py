@@ -169,9 +169,7 @@ class Stage:
 
     # A server that writes what it likes
 
-    def request(
-        self, exchange: int, body: Any, *, round: int | None = None, stage: int | None = None
-    ) -> bytes:
+    def request(self, exchange: int, body: Any, *, round: int | None = None) -> bytes:
         """A server's message; `body` is a dataclass, or bytes as they are."""
         return Envelope(
             protocol=self.protocol.suite.code,
@@ -333,6 +331,6 @@ def strip(
 
 def is_read(stage: Stage, words: Vector, update: Vector) -> bool:
     """Whether `words` are the update, to within quantisation, on a clip of 1."""
-    surface = stage.protocol.suite.surface
+    surface: Any = stage.protocol.suite.surface
     steps = surface.ring.centred(words)[: len(update)]
     return bool(np.abs(steps / surface.codec.largest_step - update).max() <= stage.protocol.error_bound(1))

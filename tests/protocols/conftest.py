@@ -47,7 +47,8 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "ckks": CkksSum,
     "paillier": partial(PaillierSum, key_bits=2048),
 }
-TWO = Requirements(min_contributors=2)
+TWO = Requirements(min_contributors=2, corrupt_fraction=0.0)
+"""Two survivors are enough: nobody is corrupt, so that rounds go on when all but two are lost."""
 STATE_KEY = Secret(bytes(range(32)))
 
 Vector = NDArray[Any]

@@ -35,13 +35,15 @@ def lying_result(consortium: Family, **changes: Any) -> tuple[World, bytes]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"contributors": frozenset("ab")},
-        {"contributors": frozenset("abd")},
-        {"contributors": frozenset("abcd")},
-        {"contributors": frozenset("abcde")},
-        {"contributors": frozenset("a")},
-        {"contributors": frozenset()},
-        {"contributors": frozenset(["a", "b", "stranger"])},
+        {"contributors": {"a": 2, "b": 2}},
+        {"contributors": {"a": 2, "b": 2, "d": 2}},
+        {"contributors": dict.fromkeys("abcd", 2)},
+        {"contributors": dict.fromkeys("abcde", 2)},
+        {"contributors": {"a": 2}},
+        {"contributors": {}},
+        {"contributors": {"a": 2, "b": 2, "stranger": 2}},
+        {"contributors": {"a": 2, "b": 2, "c": 3}},
+        {"contributors": {"a": 0, "b": 2, "c": 2}},
         {"round": 1},
         {"length": 4},
         {"length": 6},
@@ -139,16 +141,22 @@ def test_a_client_stops_opening_after_eight_failures(consortium: Family) -> None
     world, lie = lying_result(consortium, tag=bytes(16))
     honest = world.server.outcome().result
     assert honest is not None
-    for _ in range(7):
+    for _ in range(20):  # the same again tells nobody anything
         with pytest.raises(PeerViolation):
             world.clients["a"].open(lie)
+    for number in range(1, 7):
+        with pytest.raises(PeerViolation):
+            world.clients["a"].open(encode(replace(decode(Result, lie), tag=bytes(15) + bytes([number]))))
         world.restart()
     assert world.clients["a"].open(honest).contributors == frozenset("abc")
+    second = world.play(updates_of("abc")).result
+    assert second is not None
     with pytest.raises(PeerViolation):
-        world.clients["a"].open(lie)
+        world.clients["a"].open(encode(replace(decode(Result, second), tag=bytes(16))))
     world.restart()
-    with pytest.raises(PeerViolation):
-        world.clients["a"].open(honest)
+    with pytest.raises(PeerViolation, match="eight|8"):
+        world.clients["a"].open(second)
+    assert world.clients["b"].open(second).contributors == frozenset("abc")
 
 
 def test_errors_are_of_this_library() -> None:

@@ -15,26 +15,38 @@ from protocols.requirements import ceil_fraction, plan_complete
 DECIMALS = st.integers(0, 99).map(lambda hundredths: hundredths / 100)
 
 
-def smallest_threshold(n: int, corrupt: Fraction, dropout: Fraction, least: int) -> int | None:
-    """The smallest t >= 2 that c pooled shares do not reach and n - d holders do, if there is one."""
-    pooled, vanished = ceil(corrupt * n), min(ceil(dropout * n), n - least)
+def slow_plan(n: int, corrupt: Fraction, dropout: Fraction, least: int) -> tuple[int, int] | None:
+    """(smallest threshold, smallest set of survivors) by search, or None if the fractions leave no threshold.
+
+    A threshold t >= 2 is safe when c pooled shares do not reach it and live when n - d holders do. Survivors
+    are enough when two of them are honest (or all are there), t of them can rebuild, and the policy allows it.
+    """
+    pooled = ceil(corrupt * n)
+    if n < least:
+        return None
     for threshold in range(2, n + 1):
-        if pooled < threshold <= n - vanished:
-            return threshold
+        for survivors in range(least, n + 1):
+            two_honest = survivors - pooled >= 2 or survivors == n
+            if two_honest and pooled < threshold:
+                vanished = min(ceil(dropout * n), n - survivors)
+                if threshold <= n - vanished:
+                    return threshold, max(survivors, threshold)
+                break
     return None
 
 
 @given(n=st.integers(2, 60), corrupt=DECIMALS, dropout=DECIMALS, least=st.integers(2, 6))
-def test_the_plan_is_the_smallest_threshold(n: int, corrupt: float, dropout: float, least: int) -> None:
+def test_the_plan_is_the_smallest_that_is_safe_and_live(
+    n: int, corrupt: float, dropout: float, least: int
+) -> None:
     requirements = Requirements(corrupt_fraction=corrupt, dropout_fraction=dropout, min_contributors=least)
-    exact = Fraction(str(corrupt)), Fraction(str(dropout))
-    expected = None if n < least else smallest_threshold(n, *exact, least)
+    expected = slow_plan(n, Fraction(str(corrupt)), Fraction(str(dropout)), least)
     if expected is None:
         with pytest.raises(ParameterError):
             plan_complete(n, requirements, ring_bits=20)
         return
     plan = plan_complete(n, requirements, ring_bits=20)
-    assert (plan.threshold, plan.degree, plan.ring_bits) == (expected, n - 1, 20)
+    assert (plan.threshold, plan.min_survivors, plan.degree, plan.ring_bits) == (*expected, n - 1, 20)
     assert (plan.security_failure, plan.liveness_failure) == (0.0, 0.0)
 
 
@@ -63,7 +75,7 @@ def test_three_clients_share_with_two() -> None:
 
 def test_impossible_requirements_name_the_number_to_change() -> None:
     with pytest.raises(ParameterError, match="corrupt_fraction or dropout_fraction"):
-        plan_complete(10, Requirements(corrupt_fraction=0.5, dropout_fraction=0.5), ring_bits=20)
+        plan_complete(10, Requirements(corrupt_fraction=0.95, dropout_fraction=0.5), ring_bits=20)
     with pytest.raises(ParameterError, match="min_contributors"):
         plan_complete(2, Requirements(), ring_bits=20)
 

@@ -40,9 +40,18 @@ def summed(made: Any, rows: list[tuple[Any, int, dict[str, float]]]) -> Any:
     """The sum of encoded rows, in the ring, as a server would add them."""
     total = made.ring.zeros(made.elements(len(rows[0][0])))
     for update, weight, metrics in rows:
-        words, _ = made.encode(update, length=len(update), weight=weight, metrics=metrics, entropy=ENTROPY)
+        words, _ = encoded(made, update, weight, metrics)
         made.ring.add_packed(total, made.ring.pack(words))
     return total
+
+
+def encoded(
+    made: Any, update: Any, weight: int = 1, metrics: dict[str, float] | None = None
+) -> tuple[Any, int]:
+    """All ring elements of a summand, and how many values were clipped."""
+    summand = made.encode(update, length=len(update), weight=weight, metrics=metrics or {}, entropy=ENTROPY)
+    words = np.concatenate([block.copy() for block in summand.blocks()])
+    return words, summand.clipped
 
 
 def slow_mean(rows: list[tuple[Any, int, dict[str, float]]], clip: float, steps: int) -> list[Fraction]:
@@ -99,13 +108,7 @@ def test_the_largest_sums_do_not_wrap(sign: float, bits: int) -> None:
 
 def test_a_summand_is_weights_times_steps_and_the_weight() -> None:
     made = surface(bits=8, metrics=(("accuracy", 0.0, 1.0), ("loss", 0.0, 4.0)))
-    words, clipped = made.encode(
-        np.array([0.0, 1.0, -1.0, 9.0]),
-        length=4,
-        weight=3,
-        metrics={"loss": 4.0, "accuracy": 0.0},
-        entropy=ENTROPY,
-    )
+    words, clipped = encoded(made, np.array([0.0, 1.0, -1.0, 9.0]), 3, {"loss": 4.0, "accuracy": 0.0})
     assert made.ring.centred(words).tolist() == [0, 381, -381, 381, -381, 381, 3]
     assert clipped == 1
     assert made.elements(4) == 7
@@ -114,7 +117,7 @@ def test_a_summand_is_weights_times_steps_and_the_weight() -> None:
 
 def test_segments_have_their_own_clips() -> None:
     made = surface(clip=(Segment(length=2, clip=0.5), Segment(length=1, clip=8.0)))
-    words, clipped = made.encode(np.array([0.5, 1.0, 4.0]), length=3, weight=1, metrics={}, entropy=ENTROPY)
+    words, clipped = encoded(made, np.array([0.5, 1.0, 4.0]))
     assert made.ring.centred(words).tolist()[:2] == [32767, 32767]
     assert clipped == 1
     learnt = made.decode(words, frozenset("a"))
@@ -160,7 +163,7 @@ def test_values_that_are_not_finite_are_named_by_index(value: float, dtype: type
     update[[4, 7]] = value
     for call in (
         lambda: made.check(update, length=9, weight=1, metrics={}),
-        lambda: made.encode(update, length=9, weight=1, metrics={}, entropy=ENTROPY),
+        lambda: encoded(made, update),
     ):
         with pytest.raises(ParameterError, match=r"\b4\b"):
             call()
@@ -218,6 +221,20 @@ def test_weights() -> None:
     for odd in (1.0, True, "1", None, np.float64(1)):
         with pytest.raises(ParameterError, match="int"):
             check_weight(odd, 3)
+
+
+def test_blocks_join_to_the_whole() -> None:
+    # Around the block of 2^15 elements: values, metrics and weight stand where they belong.
+    for length in (2**15 - 4, 2**15 - 3, 2**15 - 2, 2**15 - 1, 2**15, 2**15 + 1, 3 * 2**15):
+        made = surface(metrics=(("a", -1.0, 1.0), ("b", -1.0, 1.0)))
+        update = np.linspace(-1, 1, length)
+        words, clipped = encoded(made, update, 7, {"a": 1.0, "b": -1.0})
+        assert len(words) == made.elements(length) == length + 3
+        assert made.ring.centred(words[-3:]).tolist() == [7 * 32767, -7 * 32767, 7]
+        assert np.abs(made.ring.centred(words[:-3]) / (7 * 32767) - update).max() <= 0.5001 / 32767
+        assert clipped == 0
+        summand = made.encode(update, length=length, weight=7, metrics={"a": 1.0, "b": -1.0}, entropy=ENTROPY)
+        assert np.array_equal(summand.integers(), made.ring.centred(words))
 
 
 # Integers
