@@ -35,7 +35,8 @@ def prescaled(update: Vector, *, bits: int) -> Vector:
     """The weakened copy: weight as a float first, the grid of the unscaled values after."""
     step = CLIP / (2 ** (bits - 1) - 1)
     share = WEIGHTS["small"] / sum(WEIGHTS.values())
-    return np.rint(update * share / step) * step / share
+    read: Vector = np.rint(update * share / step) * step / share
+    return read
 
 
 def ours(protocol: Any, update: Vector) -> Vector:
@@ -46,7 +47,8 @@ def ours(protocol: Any, update: Vector) -> Vector:
     outcome = stage.play(data, weights=WEIGHTS)
     total = outcome.total or stage.clients["large"].open(outcome.result or b"")
     assert total.total_weight == sum(WEIGHTS.values())
-    return np.asarray(total.mean * total.total_weight / WEIGHTS["small"])
+    small: Vector = total.mean * total.total_weight / WEIGHTS["small"]
+    return small
 
 
 @pytest.mark.parametrize("bits", [16, 20])

@@ -149,7 +149,7 @@ class Stage:
                 if arrived is None:
                     continue
                 self.wire.append(Wire(True, exchange, name, arrived))
-                answer = self.tell(name, arrived, updates[name], weight=(weights or {}).get(name, 1))
+                answer = self.tell(name, arrived, updates.get(name), weight=(weights or {}).get(name, 1))
                 back = answer if reply is None else reply(exchange, name, answer)
                 if back is None:
                     continue
