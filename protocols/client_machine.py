@@ -8,12 +8,12 @@ writes to the release log before a reply leaves, and saves and restores itself. 
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from protocols.envelope import ACKNOWLEDGEMENT, REFUSAL, RESULT, Envelope, Refusal, check_session, reply_stage
 from protocols.identity import SERVER, Identity, Roster
-from protocols.interface import Client, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
+from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
 from protocols.schema import U8, U64, Body, Key32, Name, UpTo, decode, encode, parts
 from protocols.sealing import open_state, seal_state
 from protocols.suite import Asked, ClientContext, Replied, Suite
@@ -24,8 +24,10 @@ from secagg.secret import Secret
 from secagg.signing import SigningKey
 from secagg.wire import Buffer
 
-__all__ = ["ClientMachine", "Received", "Request"]
+__all__ = ["KEPT_RESULTS", "ClientMachine", "Received", "Request"]
 
+KEPT_RESULTS: Final = 4
+"""Unopened results that a client keeps, and that a server keeps for a member who does not fetch them."""
 MAXIMUM_ROUND: Final = (1 << 63) - 1
 MAXIMUM_FAILED_OPENINGS: Final = 8
 """Whether a doctored result opens may tell the server something of the key, a bit or so each time (Li and
@@ -52,7 +54,7 @@ class Answer:
     """An answered step: a repeated request gets the same reply."""
 
     request: Key32
-    reply: bytes
+    reply: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class ClientMachine(Client):
             if (known := self._repeated(number, stage, digest)) is not None:
                 return known
             request = decode(Request, envelope.body)
+            self._check_results(request)
             if stage == RESULT:
                 self._take_results(request)
                 received = tuple(hashlib.sha256(result).digest() for result in request.results)
@@ -244,13 +247,20 @@ class ClientMachine(Client):
             self._pending = None
         self._state = step.state
 
+    def _check_results(self, request: Request) -> None:
+        """Nobody fills this client's memory with what is no result."""
+        if request.results and self._suite.learns is not Learner.CLIENTS:
+            raise DecodeError("a result, in a protocol whose clients learn none")
+        for result in request.results:
+            self._suite.client.round_of(self._context(0), result)
+
     def _take_results(self, request: Request) -> None:
         """Keeps what is new: a result that was opened, or that failed to, does not come back."""
         for result in request.results:
             digest = hashlib.sha256(result).digest()
             known = digest in self._opened.values() or digest in self._failed
             if not known and (copy := bytes(result)) not in self.results:
-                self.results = (*self.results, copy)
+                self.results = (*self.results, copy)[-KEPT_RESULTS:]
 
     def _refuse(self, number: int, stage: int, reason: str) -> Reply:
         self.refusal = reason

@@ -50,11 +50,13 @@ def check_session(session: object) -> bytes:
 class Refusal:
     """Why a client releases nothing. The reason is for people; it contains no value."""
 
-    reason: "str"
+    reason: str
 
     def __post_init__(self) -> None:
         if len(self.reason.encode()) > 4096:
             raise ParameterError("a refusal's reason has at most 4096 bytes")
+        if not self.reason.isprintable():  # it goes into logs
+            raise ParameterError("a refusal's reason holds a control character")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection
 from typing import Annotated, Any
 
-from protocols.client_machine import Received, Request
+from protocols.client_machine import KEPT_RESULTS, Received, Request
 from protocols.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
@@ -37,8 +37,6 @@ __all__ = ["ServerMachine"]
 
 Reason = Annotated[str, UpTo(8192)]
 EMPTY_ROUND = Round(0, (), 1)
-KEPT_RESULTS = 4
-"""Results kept for a member who does not fetch them; who was away longer asks a peer for the model."""
 
 
 class Late(Exception):

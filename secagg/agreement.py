@@ -23,7 +23,15 @@ from secagg.entropy import Entropy, draw, system_entropy
 from secagg.errors import ParameterError, VerificationError
 from secagg.secret import Secret
 
-__all__ = ["PRIVATE_KEY_BYTES", "PUBLIC_KEY_BYTES", "PrivateKey", "agree", "generate", "public_key"]
+__all__ = [
+    "PRIVATE_KEY_BYTES",
+    "PUBLIC_KEY_BYTES",
+    "PrivateKey",
+    "agree",
+    "check_canonical",
+    "generate",
+    "public_key",
+]
 
 PRIVATE_KEY_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
@@ -77,6 +85,19 @@ class PrivateKey:
             raise VerificationError(
                 "the peer's public key is a point of low order; refuse this peer"
             ) from None
+
+
+def check_canonical(public: bytes) -> None:
+    """Refuses all but one encoding of a point, so that equal points have equal bytes.
+
+    Raises:
+        ParameterError: not 32 bytes.
+        VerificationError: the top bit is set, or the coordinate is not below the field's prime.
+    """
+    if type(public) is not bytes or len(public) != PUBLIC_KEY_BYTES:
+        raise ParameterError(f"a public key is {PUBLIC_KEY_BYTES} bytes of type bytes")
+    if int.from_bytes(public, "little") != _coordinate(public):
+        raise VerificationError("a public key that is not in its canonical encoding")
 
 
 def public_key(private: Secret) -> bytes:

@@ -191,6 +191,8 @@ class ConsortiumClientSteps(ClientSteps):
         if key_id_of(session=context.session, encoded_secret=encoded.reveal()) != key_id:
             raise VerificationError("the key that was sealed is another one than was announced")
         secret = decode(ConsortiumSecret, encoded.reveal())
+        if len(secret.mac_key) != KEY_BYTES:
+            raise VerificationError(f"a MAC key of {len(secret.mac_key)} bytes, not {KEY_BYTES}")
         if self._key(secret.private_key).public() != delivery.public:
             raise VerificationError("the key that was sealed does not belong to the server's public part")
         return Keyed(key_id, encoded, state.channel)

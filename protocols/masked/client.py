@@ -39,7 +39,7 @@ from protocols.suite import Asked, ClientContext, ClientSteps, Replied, check_re
 from protocols.summand import Summand, Words
 from secagg import labels
 from secagg.aead import open_sealed, seal
-from secagg.agreement import PrivateKey
+from secagg.agreement import PrivateKey, check_canonical
 from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
 from secagg.masking import MaskStream
 from secagg.secret import Secret
@@ -86,6 +86,7 @@ class Collecting:
     """Asked for the update: the mask seeds are derived and the private keys are gone."""
 
     least: U32
+    minima: dict[Name, U32]
     transcript: Key32
     dealers: tuple[Name, ...]
     held: dict[Name, Secret]
@@ -98,6 +99,7 @@ class Masked:
     """After MaskedInput: only shares are left."""
 
     least: U32
+    minima: dict[Name, U32]
     dealers: tuple[Name, ...]
     held: dict[Name, Secret]
 
@@ -168,7 +170,7 @@ def share_keys(context: ClientContext, state: Advertised, request: CohortKeys) -
         plan = context.suite.plan(len(state.cohort))
     except ParameterError as error:
         raise PeerViolation(str(error), culprit=FROM_SERVER) from None
-    threshold, least = plan.threshold, least_survivors(plan, keys)
+    threshold, least = plan.threshold, max(plan.min_survivors, context.min_contributors)
     if len(keys) < least:
         raise PeerViolation(f"keys of {len(keys)} clients; {least} are needed", culprit=FROM_SERVER)
     holders = context.roster.order(keys)
@@ -232,6 +234,8 @@ def _check_keys(context: ClientContext, state: Advertised, keys: dict[ClientId, 
     if keys.get(context.me) != state.mine:
         raise PeerViolation("the cohort's keys do not hold this client's own", culprit=FROM_SERVER)
     public = [key for each in keys.values() for key in (each.channel_key, each.mask_key)]
+    for key in public:
+        check_canonical(key)
     if len(set(public)) != len(public):  # Fig. 4, round 1: assert that all the public key pairs differ
         raise PeerViolation("a public key stands in the cohort twice", culprit=FROM_SERVER)
     for client, each in keys.items():
@@ -280,7 +284,8 @@ def prepare_input(context: ClientContext, state: Shared, request: CollectInput) 
         low, high = sorted((context.me, peer), key=place.__getitem__)
         seed = pair_mask_seed(private, state.keys[peer].mask_key, transcript=transcript, low=low, high=high)
         (add if place[context.me] > place[peer] else subtract).append(seed)
-    following = Collecting(state.least, transcript, dealers, held, tuple(add), tuple(subtract))
+    minima = {dealer: state.keys[dealer].minimum for dealer in dealers}
+    following = Collecting(state.least, minima, transcript, dealers, held, tuple(add), tuple(subtract))
     return Asked(following, state.length, request.model)
 
 
@@ -328,7 +333,7 @@ def mask_input(context: ClientContext, state: Collecting, summand: Summand) -> R
     unopened = frozenset(state.dealers) - state.held.keys()
     body = b"".join(ring.pack_stream(masked()))
     message = MaskedInput(state.transcript, unopened, memoryview(body))
-    return Replied(Masked(state.least, state.dealers, state.held), message)
+    return Replied(Masked(state.least, state.minima, state.dealers, state.held), message)
 
 
 def unmask(context: ClientContext, state: Masked, request: Survivors) -> Replied:
@@ -339,8 +344,8 @@ def unmask(context: ClientContext, state: Masked, request: Survivors) -> Replied
     if context.me not in survivors:
         raise PeerViolation("this client sent its vector and is listed as dropped", culprit=FROM_SERVER)
     # Fig. 4, round 3: assert |U_3| >= t.
-    if len(survivors) < state.least:
-        raise PeerViolation(f"{len(survivors)} survivors; {state.least} are needed", culprit=FROM_SERVER)
+    if len(survivors) < (least := least_survivors(state.least, state.minima, survivors)):
+        raise PeerViolation(f"{len(survivors)} survivors; {least} are needed", culprit=FROM_SERVER)
     reveals: dict[ClientId, SelfMaskShare | PairKeyShare] = {}
     for dealer, shares in state.held.items():
         plain = shares.reveal()

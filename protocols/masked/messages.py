@@ -4,13 +4,12 @@ Symbols of the paper (Bonawitz et al., CCS'17, Figure 4) stand behind our names 
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
 from protocols.identity import ClientId
-from protocols.requirements import Plan
 from protocols.schema import U32, U64, Body, Key32, Name, Signature, encode
 from secagg import labels
 from secagg.shamir import SHARE_BYTES
@@ -49,7 +48,7 @@ class AdvertiseKeys:
     """Up: this round's two public keys (c_u^PK, s_u^PK), signed with the client's identity (σ_u).
 
     `minimum` is the smallest set of survivors that this client's policy allows. Everybody keeps to the
-    largest one in the cohort, because a sum can be opened without the help of any one client.
+    largest one among the survivors, because a sum can be opened without the help of any one of them.
     """
 
     channel_key: Key32
@@ -144,14 +143,14 @@ class Survivors:
 class SelfMaskShare:
     """A share of a survivor's self-mask seed (b_{v,u})."""
 
-    share: bytes
+    share: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class PairKeyShare:
     """A share of a dropped client's round secret, which opens its pair masks (s_{v,u}^SK)."""
 
-    share: bytes
+    share: bytes = field(repr=False)
 
 
 Reveal: TypeAlias = SelfMaskShare | PairKeyShare
@@ -162,7 +161,7 @@ Reveal: TypeAlias = SelfMaskShare | PairKeyShare
 class Unmask:
     """Up: one reveal for each peer whose shares this client holds."""
 
-    reveals: dict[Name, SelfMaskShare | PairKeyShare]
+    reveals: dict[Name, SelfMaskShare | PairKeyShare] = field(repr=False)
 
 
 class Kind(IntEnum):
@@ -212,9 +211,9 @@ def mask_transcript(*, cohort_digest: bytes, dealers: tuple[ClientId, ...], mode
     return hashlib.sha256(labels.TRANSCRIPT + b"/mask" + writer.finish()).digest()
 
 
-def least_survivors(plan: Plan, keys: Mapping[ClientId, AdvertiseKeys]) -> int:
-    """Without how many survivors nothing is revealed: the plan's number, or the strictest client's."""
-    return max(plan.min_survivors, *(each.minimum for each in keys.values()))
+def least_survivors(least: int, minima: Mapping[ClientId, int], survivors: Collection[ClientId]) -> int:
+    """Without how many survivors nothing is revealed: the plan's number, or the strictest survivor's."""
+    return max([least, *(minima[client] for client in survivors)])
 
 
 SHARE_PAIR_BYTES = 2 * SHARE_BYTES

@@ -37,7 +37,7 @@ from protocols.schema import U32, Key32, Name, encode
 from protocols.suite import Finished, Opened, ServerContext, ServerSteps
 from secagg import labels
 from secagg.aead import OVERHEAD
-from secagg.agreement import PrivateKey
+from secagg.agreement import PrivateKey, check_canonical
 from secagg.errors import ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.masking import apply_masks
 from secagg.secret import Secret
@@ -162,6 +162,7 @@ def take_keys(
     if reply.channel_key == reply.mask_key or known & {reply.channel_key, reply.mask_key}:
         raise PeerViolation("a public key that stands in the cohort already", culprit=sender)
     for key in (reply.channel_key, reply.mask_key):
+        check_canonical(key)
         PROBE.agree(key)
     return Advertising({**state.keys, sender: reply})
 
@@ -171,9 +172,7 @@ def open_sharing(context: ServerContext, state: Advertising, present: frozenset[
     keys = {client: state.keys[client] for client in sorted(present)}
     # The plan is made for the cohort that was announced: dropouts make no corrupt client honest.
     plan = context.suite.plan(len(context.round.cohort))
-    if not keys:
-        raise RoundAborted("nobody advertised keys")
-    threshold, least = plan.threshold, least_survivors(plan, keys)
+    threshold, least = plan.threshold, plan.min_survivors
     _enough(len(keys), least, "advertised keys")
     transcript = CohortTranscript(
         context.suite.digest,
@@ -232,12 +231,13 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
 
 def open_unmasking(context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Opened:
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
-    _enough(len(present), state.least, "contributed")
+    minima = {client: state.keys[client].minimum for client in present}
+    _enough(len(present), least_survivors(state.least, minima, present), "contributed")
     for dealer in state.dealt:
         holding = sum(dealer not in state.unopened[holder] for holder in present)
         if holding < state.threshold:
             raise RoundAborted(
-                f"{holding} survivors could open what {dealer!r} dealt, {state.threshold} must",
+                f"{holding} survivors say that they could open what {dealer!r} dealt, {state.threshold} must",
                 culprits=frozenset([dealer]),
             )
     following = Unmasking(

@@ -114,7 +114,6 @@ def test_a_custodian_that_seals_rubbish_costs_one_round(protocol: Any) -> None:
     assert stage.play(data).contributors >= frozenset("bcde")
 
 
-@pytest.mark.xfail(strict=True, reason="the minimum of a client that is not in the sum still counts")
 @pytest.mark.parametrize("exchange", [1, 2])
 def test_who_asks_for_everybody_and_vanishes_costs_nobody_the_round(exchange: int) -> None:
     """Its minimum protects its own update alone, and that is not in the sum."""

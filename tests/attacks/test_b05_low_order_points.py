@@ -212,9 +212,6 @@ def test_an_echo_costs_the_echo_its_place(field: str) -> None:
     assert outcome.dropped.keys() == {"m"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the server compares bytes, not points: another encoding of a key passes"
-)
 @pytest.mark.parametrize("field", ["channel_key", "mask_key"])
 def test_an_echo_in_another_encoding_costs_the_echo_its_place(field: str) -> None:
     stage = Stage(PROTOCOL, NAMES)
@@ -224,9 +221,6 @@ def test_an_echo_in_another_encoding_costs_the_echo_its_place(field: str) -> Non
     assert outcome.dropped.keys() == {"m"}
 
 
-@pytest.mark.xfail(
-    strict=True, raises=VerificationError, reason="two clients with one point between them crash the server"
-)
 def test_two_clients_with_one_point_do_not_crash_the_server() -> None:
     """One of them drops after dealing; rebuilding its key, the server meets the same point at the other."""
     stage = Stage(PROTOCOL, "abcdlm")

@@ -291,7 +291,6 @@ def test_a_round_number_beyond_the_last_one() -> None:
     assert stage.clients["a"].export(key=Secret(bytes(32)))
 
 
-@pytest.mark.xfail(strict=True, reason="a client keeps every result that it is sent, unchecked and unbounded")
 @pytest.mark.parametrize("name", ["masked", "ckks"])
 def test_results_that_nobody_asked_for_are_not_hoarded(name: str) -> None:
     """A client of MaskedSum never opens one; one of CkksSum can tell from the bytes that it is none."""

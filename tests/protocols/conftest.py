@@ -7,7 +7,7 @@ computed from the updates themselves, in extended precision, and never from anyt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -38,7 +38,7 @@ from protocols import (
 )
 from protocols.envelope import REFUSAL, Envelope
 from secagg import paillier
-from secagg.entropy import SeededEntropy
+from secagg.entropy import Entropy, SeededEntropy
 from secagg.secret import Secret
 
 FAMILIES: dict[str, Callable[..., Any]] = {
@@ -372,17 +372,20 @@ def values_of(kind: Any, names: Sequence[str] = ("a", "b", "c")) -> st.SearchStr
 @pytest.fixture
 def one_paillier_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many Paillier sessions share one key of full length; making and checking it are tested elsewhere."""
-    key = _paillier_key()
-    encoded = key.encode()
     decode = paillier.PrivateKey.decode
 
     def decode_once(secret: Secret) -> paillier.PrivateKey:
-        return key if secret == encoded else decode(secret)
+        known = [key for key in _KEYS.values() if key.encode() == secret]
+        return known[0] if known else decode(secret)
 
-    monkeypatch.setattr(paillier, "generate_key", lambda *, key_bits, entropy: key)
+    def generate_once(*, key_bits: int, entropy: Entropy) -> paillier.PrivateKey:
+        if key_bits not in _KEYS:
+            _KEYS[key_bits] = generate(key_bits=key_bits, entropy=SeededEntropy(b"a Paillier key for tests"))
+        return _KEYS[key_bits]
+
+    generate = paillier.generate_key
+    monkeypatch.setattr(paillier, "generate_key", generate_once)
     monkeypatch.setattr(paillier.PrivateKey, "decode", staticmethod(decode_once))
 
 
-@cache
-def _paillier_key() -> paillier.PrivateKey:
-    return paillier.generate_key(key_bits=2048, entropy=SeededEntropy(b"a Paillier key for tests"))
+_KEYS: dict[int, paillier.PrivateKey] = {}

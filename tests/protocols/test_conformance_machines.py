@@ -22,6 +22,8 @@ from tests.protocols.conftest import (
     updates_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_paillier_key")
+
 Saved = tuple[bytes, dict[str, bytes]]
 
 
@@ -217,7 +219,6 @@ class Recording:
             world.server.receive(name, reply)
 
 
-@pytest.mark.usefixtures("one_paillier_key")
 def test_every_state_and_message_of_the_client(family: Family) -> None:
     recording = Recording(family)
     world, refused = recording.world, 0
@@ -266,7 +267,6 @@ def opens_a_round(recording: Recording, number: int, sent: Sent) -> bool:
     return first.exchange == sent.exchange
 
 
-@pytest.mark.usefixtures("one_paillier_key")
 def test_every_state_and_message_of_the_server(family: Family) -> None:
     recording = Recording(family)
     world, violations = recording.world, 0

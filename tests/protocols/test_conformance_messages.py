@@ -18,6 +18,8 @@ from tests.protocols.conftest import (
     updates_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_paillier_key")
+
 Saved = tuple[bytes, dict[str, bytes]]
 
 

@@ -14,8 +14,10 @@ from protocols import (
     Round,
     Rounding,
 )
-from secagg.errors import DecodeError, PeerViolation, VerificationError
+from secagg.errors import DecodeError, PeerViolation, RoundAborted, VerificationError
 from tests.protocols.conftest import TWO, Family, World, assert_right, updates_of
+
+pytestmark = pytest.mark.usefixtures("one_paillier_key")
 
 # Buffers
 

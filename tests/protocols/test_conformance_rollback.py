@@ -25,6 +25,8 @@ from tests.protocols.conftest import (
     updates_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_paillier_key")
+
 # Rollback
 
 

@@ -23,6 +23,8 @@ from protocols import (
 )
 from tests.protocols.conftest import FAMILIES, TWO, Family, Vector, World, assert_right, truth, updates_of
 
+pytestmark = pytest.mark.usefixtures("one_paillier_key")
+
 SAME = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

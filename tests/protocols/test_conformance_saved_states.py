@@ -23,6 +23,8 @@ from tests.protocols.conftest import (
     updates_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_paillier_key")
+
 WRONG_KEY = Secret(bytes(31) + b"\x01")
 
 
@@ -59,13 +61,11 @@ def parameters() -> dict[str, object]:
     return {"max_weight": 3, "metrics": {"loss": (0.0, 1.0)}, "requirements": TWO, "max_clients": 4}
 
 
-@pytest.mark.usefixtures("one_paillier_key")
 def test_every_party_restarts_after_every_event(family: Family) -> None:
     world = World(family(**parameters()), "abcd")
     two_rounds(world, world.restart)
 
 
-@pytest.mark.usefixtures("one_paillier_key")
 def test_every_party_restarts_after_one_event(family: Family) -> None:
     world = World(family(**parameters()), "abcd")
     counter = Counter(lambda: None, lambda _: False)

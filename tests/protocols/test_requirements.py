@@ -18,7 +18,7 @@ DECIMALS = st.integers(0, 99).map(lambda hundredths: hundredths / 100)
 def slow_plan(n: int, corrupt: Fraction, dropout: Fraction, least: int) -> tuple[int, int] | None:
     """(smallest threshold, smallest set of survivors) by search, or None if the fractions leave no threshold.
 
-    A threshold t >= 2 is safe when c pooled shares do not reach it and live when n - d holders do. Survivors
+    A threshold t >= 2 is safe when c pooled shares do not reach it, live when n - d holders do. Survivors
     are enough when two of them are honest (or all are there), t of them can rebuild, and the policy allows it.
     """
     pooled = ceil(corrupt * n)
