@@ -1,9 +1,9 @@
 """B1. Overflow that wraps: sums that leave the ring come back with the other sign, and nobody notices.
 
-Seen in deployed code that only warns, or that takes the next machine word and hopes. The weakened copy sums the
-same fixed-point vectors in a ring that is one bit too narrow: the mean of extreme updates is wrong by the whole
-range of the ring and no error is raised. Ours derives the ring from the largest sum that honest clients can
-make, refuses what cannot be held when the protocol is built, and aborts when a cap on the weights is broken.
+Seen in deployed code that only warns, or that takes the next machine word and hopes. The weakened copy sums
+the same fixed-point vectors in a ring that is one bit too narrow: the mean of extreme updates is wrong by the
+whole range of the ring and no error is raised. Ours derives the ring from the largest sum that honest clients
+can make, refuses what cannot be held when the protocol is built, and aborts when a cap on weights is broken.
 """
 
 from dataclasses import dataclass

@@ -66,7 +66,7 @@ def test_messages_have_one_size_whatever_they_hold(build: Any) -> None:
     stage.play(data, weights={"a": 1, "b": 9, "c": 1, "d": 5})
     sizes = [len(each.vector) for each in stage.answers(2, Contribution).values()]
     # SEAL's compression of random bytes wavers by a part in a few hundred, whatever they hide.
-        assert max(sizes) - min(sizes) <= (0 if build is PaillierSum else max(sizes) // 200)
+    assert max(sizes) - min(sizes) <= (0 if build is PaillierSum else max(sizes) // 200)
 
 
 def without_randomness(self: Any, exponents: Any) -> Any:
