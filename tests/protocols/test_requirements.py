@@ -18,8 +18,8 @@ DECIMALS = st.integers(0, 99).map(lambda hundredths: hundredths / 100)
 def slow_plan(n: int, corrupt: Fraction, dropout: Fraction, least: int) -> tuple[int, int] | None:
     """(smallest threshold, smallest set of survivors) by search, or None if the fractions leave no threshold.
 
-    A threshold t >= 2 is safe when c pooled shares do not reach it, live when n - d holders do. Survivors
-    are enough when two of them are honest (or all are there), t of them can rebuild, and the policy allows it.
+    A threshold t >= 2 is safe when c pooled shares do not reach it, and live when n - d holders do. There
+    are enough survivors when two of them are honest, or all are there, and t of them can rebuild.
     """
     pooled = ceil(corrupt * n)
     if n < least:
@@ -113,7 +113,7 @@ def test_defaults() -> None:
     assert (made.corrupt_fraction, made.dropout_fraction) == (0.2, 0.3)
     assert (made.min_contributors, made.security_bits, made.liveness_bits) == (3, 40, 20)
     with pytest.raises(TypeError):
-        Requirements(Adversary.SEMI_HONEST)  # type: ignore[misc]
+        Requirements(Adversary.SEMI_HONEST)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("number", [np.float64(0.2), np.float64(0.0), 0])

@@ -20,7 +20,7 @@ from secagg.errors import DecodeError, ParameterError
 from secagg.secret import Secret
 from tests.protocols.conftest import values_of
 
-SLOW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True, slots=True)
