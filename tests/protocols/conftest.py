@@ -302,7 +302,7 @@ def truth(
     names = sorted(contributors)
     heavy = {name: int((weights or {}).get(name, 1)) for name in names}
     total = sum(heavy.values())
-    mean = (
+    mean: Any = (
         sum(np.clip(updates[name].astype(np.longdouble), -clip, clip) * heavy[name] for name in names) / total
     )
     return mean, total

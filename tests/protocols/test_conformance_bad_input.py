@@ -20,7 +20,7 @@ from protocols import (
     simulate,
 )
 from secagg.errors import SecAggError
-from tests.protocols.conftest import TWO, Family, assert_right, updates_of
+from tests.protocols.conftest import TWO, Family, Vector, assert_right, updates_of
 
 GOOD = updates_of("abc")
 CANARY = 0.7318263354
@@ -61,7 +61,7 @@ def refused(protocol: Any, updates: Any, **arguments: Any) -> str:
     return text
 
 
-def with_value(place: int, value: float) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def with_value(place: int, value: float) -> dict[str, Vector]:
     updates = {name: np.full(8, CANARY) for name in "abc"}
     updates["b"][place] = value
     return updates
@@ -109,7 +109,7 @@ def test_nan_and_infinity_name_the_client_and_the_index(family: Family, value: f
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_masked_array_does_not_hide_its_nan(family: Family) -> None:
-    hidden = np.ma.masked_array(np.array([CANARY, np.nan]), mask=[False, True])  # type: ignore[no-untyped-call]
+    hidden = np.ma.masked_array(np.array([CANARY, np.nan]), mask=[False, True])
     text = refused(family(), {"a": np.zeros(2), "b": hidden, "c": np.zeros(2)})
     assert "'b'" in text
 

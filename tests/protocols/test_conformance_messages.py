@@ -147,7 +147,7 @@ def test_a_start_that_cannot_work_changes_nothing(family: Family) -> None:
         Round(2, tuple("abc"), 0),
         Round(2, tuple("abc"), 5, "text"),  # type: ignore[arg-type]
         Round(2, ("a", 7, "x"), 5),  # type: ignore[arg-type]
-        Round(2, (["a"], "b", "c"), 5),  # type: ignore[arg-type, list-item]
+        Round(2, (["a"], "b", "c"), 5),  # type: ignore[arg-type]
     ]
     if family.opened_by_clients:
         impossible.append(Round(2, tuple("def"), 5))  # none of them has the key or can pass it on

@@ -87,9 +87,9 @@ def test_a_result_that_comes_again_is_not_waiting_again(consortium: Family) -> N
         assert client.receive(message) == first
         assert len(client.results) == 1
         client.open(client.results[0])
-        assert client.results == ()
+        assert not client.results
         client.receive(message)
-        assert client.results == (), "it was opened already"
+        assert not client.results, "it was opened already"
 
 
 def test_a_late_acknowledgement_is_for_what_it_acknowledges(consortium: Family) -> None:

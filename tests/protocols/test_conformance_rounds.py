@@ -1,6 +1,7 @@
 """Every protocol sums: cohorts, lengths, weights, metrics, roundings, segments; PlainSum is the oracle."""
 
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,8 @@ def test_weights(family: Family, weights: dict[str, int]) -> None:
 
 def test_weights_may_be_numpy_integers(family: Family) -> None:
     protocol = family(max_weight=500)
-    updates, weights = updates_of("abc", 13), {"a": np.int64(303), "b": np.uint16(294), "c": np.int32(200)}
+    updates = updates_of("abc", 13)
+    weights: dict[str, Any] = {"a": np.int64(303), "b": np.uint16(294), "c": np.int32(200)}
     run = simulate(protocol, updates, weights=weights)
     assert_right(run.sum, protocol, updates, updates, {name: int(w) for name, w in weights.items()})
 
@@ -254,9 +256,10 @@ def test_round_numbers_may_skip_but_not_return(family: Family) -> None:
         outcome = world.play(updates)
         assert outcome.round == number
         assert_right(world.learn(outcome), world.protocol, updates, "abc")
-    for number in (2**62, 7, -1, 2**63, True, 8.0):
+    wrong: tuple[Any, ...] = (2**62, 7, -1, 2**63, True, 8.0)
+    for number in wrong:
         with pytest.raises(ParameterError, match="number"):
-            world.server.start(Round(number, ("a", "b", "c"), 5))  # type: ignore[arg-type]
+            world.server.start(Round(number, ("a", "b", "c"), 5))
 
 
 def test_collecting_says_when_updates_are_asked_for(family: Family) -> None:

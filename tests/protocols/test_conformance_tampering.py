@@ -19,6 +19,7 @@ from tests.protocols.conftest import (
     STATE_KEY,
     TWO,
     Family,
+    Hook,
     Vector,
     World,
     assert_right,
@@ -90,15 +91,22 @@ def flips(message: bytes) -> Iterator[tuple[int, bytes]]:
         yield place, bytes(changed)
 
 
-def learn_or_nothing(world: World, play: Callable[[], Any], updates: dict[str, Vector]) -> None:
+def learn_or_nothing(
+    world: World, scene: Scene, *, request: Hook | None = None, reply: Hook | None = None
+) -> None:
     """The sum is right, or there is none: the round aborts, or clients refuse to open its result."""
     try:
-        outcome = play()
+        outcome = world.resume(scene.requests, scene.updates, request=request, reply=reply)
         learnt = world.learn(outcome)
     except (RoundAborted, PeerViolation):
         return
     assert learnt.contributors == outcome.contributors
-    assert_right(learnt, world.protocol, updates, learnt.contributors)
+    assert_right(learnt, world.protocol, scene.updates, learnt.contributors)
+
+
+def swapped(instead: dict[str, bytes]) -> Hook:
+    """Delivers something else to some clients, once."""
+    return lambda exchange, name, message: instead.pop(name, message)
 
 
 def vector_of(name: str, scene: Scene) -> int:
@@ -142,16 +150,8 @@ def test_flipped_bits_on_the_way_to_the_server(
             if family.opened_by_clients and accepted % 5:
                 continue  # ciphertexts of all values look alike; every fifth is opened
             world.restore(scene.saved)
-            learn_or_nothing(
-                world,
-                lambda scene=scene, changed=changed: world.resume(
-                    scene.requests,
-                    scene.updates,
-                    # Only this one message is changed; the others are answered afresh.
-                    reply=once({("a", scene.requests["a"]): changed}, scene),
-                ),
-                scene.updates,
-            )
+            # Only this one message is changed; the others are what was said, and later ones as they come.
+            learn_or_nothing(world, scene, reply=once({("a", scene.requests["a"]): changed}, scene))
     assert violations > 100
 
 
@@ -184,16 +184,7 @@ def test_flipped_bits_on_the_way_to_a_client(family: Family, stage: tuple[World,
             if family.opened_by_clients and accepted % 8:
                 continue  # another number of a round to come, most often; every eighth is played to its end
             world.restore(scene.saved)
-            pending = {"a": changed}
-            learn_or_nothing(
-                world,
-                lambda scene=scene, pending=pending: world.resume(
-                    scene.requests,
-                    scene.updates,
-                    request=lambda exchange, name, message: pending.pop(name, message),
-                ),
-                scene.updates,
-            )
+            learn_or_nothing(world, scene, request=swapped({"a": changed}))
     assert refusals > 100
 
 

@@ -119,7 +119,7 @@ def chain(*steps: tuple[int, dict[str, bytes]]) -> bytes:
 def test_the_transcript_commits_to_order_sender_and_message() -> None:
     one, two = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
     base = [(0, {"a": one, "b": two}), (1, {"a": two})]
-    variants = [
+    variants: list[list[tuple[int, dict[str, bytes]]]] = [
         base,
         base[:1],
         base[::-1],

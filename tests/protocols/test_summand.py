@@ -15,6 +15,8 @@ from secagg.errors import ParameterError
 from secagg.fixedpoint import FixedPoint, Rounding
 
 ENTROPY = SeededEntropy(b"summands")
+Row = tuple[Any, int, dict[str, float]]
+"""An update, its weight and its metrics."""
 
 
 def surface(
@@ -36,7 +38,7 @@ def surface(
     )
 
 
-def summed(made: Any, rows: list[tuple[Any, int, dict[str, float]]]) -> Any:
+def summed(made: Any, rows: list[Row]) -> Any:
     """The sum of encoded rows, in the ring, as a server would add them."""
     total = made.ring.zeros(made.elements(len(rows[0][0])))
     for update, weight, metrics in rows:
@@ -54,7 +56,7 @@ def encoded(
     return words, summand.clipped
 
 
-def slow_mean(rows: list[tuple[Any, int, dict[str, float]]], clip: float, steps: int) -> list[Fraction]:
+def slow_mean(rows: list[Row], clip: float, steps: int) -> list[Fraction]:
     """Σ w·q / Σ w in units of the values, with q the nearest step (ties to even), all in fractions."""
     weight = sum(w for _, w, _ in rows)
     means = []
@@ -76,7 +78,7 @@ floats = st.floats(-3, 3, width=32)
 )
 def test_sums_equal_slow_fractions(rows: list[tuple[tuple[float, ...], int]], bits: int) -> None:
     made = surface(bits=bits, clip=2.0)
-    given_rows = [(np.array(values, dtype=np.float32), weight, {}) for values, weight in rows]
+    given_rows: list[Row] = [(np.array(values, dtype=np.float32), weight, {}) for values, weight in rows]
     learnt = made.decode(summed(made, given_rows), frozenset("abcd"[: len(rows)]))
     assert learnt.total_weight == sum(weight for _, weight in rows)
     expected = slow_mean(given_rows, 2.0, 2 ** (bits - 1) - 1)
@@ -100,7 +102,7 @@ def test_the_ring_holds_the_largest_sum_and_no_bit_more(bits: int, clients: int,
 @pytest.mark.parametrize("bits", [2, 16, 32])
 def test_the_largest_sums_do_not_wrap(sign: float, bits: int) -> None:
     made = surface(bits=bits, clients=5, weight=9)
-    rows = [(np.full(3, sign), 9, {})] * 5
+    rows: list[Row] = [(np.full(3, sign), 9, {})] * 5
     learnt = made.decode(summed(made, rows), frozenset("abcde"))
     assert learnt.mean.tolist() == [sign] * 3
     assert learnt.total_weight == 45
@@ -159,7 +161,7 @@ def test_a_negative_total_weight_is_no_weight() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_values_that_are_not_finite_are_named_by_index(value: float, dtype: type) -> None:
     made = surface()
-    update = np.zeros(9, dtype=dtype)
+    update: Any = np.zeros(9, dtype=dtype)
     update[[4, 7]] = value
     for call in (
         lambda: made.check(update, length=9, weight=1, metrics={}),
