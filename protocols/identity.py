@@ -105,10 +105,14 @@ class Roster:
         Raises:
             ParameterError: one of them is not a member.
         """
-        wanted = set(clients)
+        named = list(clients)
+        for client in named:
+            if not isinstance(client, str):
+                raise ParameterError(f"{client!r} is not a client id; an id is a str of the roster")
+        wanted = set(named)
         ordered = tuple(client for client in self.members if client in wanted)
         if len(ordered) != len(wanted):
-            stranger = min(wanted.difference(ordered), key=repr)
+            stranger = min(wanted.difference(ordered))
             raise ParameterError(f"{stranger!r} is not in the roster; add it out of band first")
         return ordered
 

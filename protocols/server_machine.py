@@ -101,9 +101,9 @@ class ServerMachine(Server):
             raise ParameterError(
                 f"round {round.number!r}; the next round's number is at least {self._rounds}"
             )
-        if len(set(round.cohort)) != len(tuple(round.cohort)):
-            raise ParameterError("a client stands in the cohort twice")
         cohort = self._roster.order(round.cohort)
+        if len(cohort) != len(tuple(round.cohort)):
+            raise ParameterError("a client stands in the cohort twice")
         least = self._suite.requirements.min_contributors
         if len(cohort) < least:
             raise ParameterError(

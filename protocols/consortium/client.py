@@ -101,7 +101,7 @@ class ConsortiumClientSteps(ClientSteps):
         match state, request:
             case Fresh() | Advertised() | Keyed(), Announcement():
                 return self._advertise(context, state)
-            case Fresh() | Advertised() | Keyed(), Distribute():
+            case Advertised() | Keyed(), Distribute():
                 return self._distribute(context, state, request)
             case Fresh() | Advertised() | Keyed(), Collect():
                 return self._prepare(context, state, request)
@@ -114,16 +114,14 @@ class ConsortiumClientSteps(ClientSteps):
     def _advertise(self, context: ClientContext, state: Fresh | Advertised | Keyed) -> Replied:
         # A client that holds a key may be asked again: a custodian whose distribution got lost on its way
         # holds one that nobody else has.
-        channel = _channel(context, state)
+        channel = Secret(draw(context.entropy, 32)) if isinstance(state, Fresh) else state.channel
         public = public_key(channel)
         signed = SignedKey(context.suite.digest, context.session, context.me, public)
         signature = context.identity.key.sign(encode(signed), label=labels.CONSORTIUM_ADVERTISEMENT)
         following = state if isinstance(state, Keyed) else Advertised(channel)
         return Replied(following, AdvertiseKeys(public, signature))
 
-    def _distribute(
-        self, context: ClientContext, state: Fresh | Advertised | Keyed, request: Distribute
-    ) -> Replied:
+    def _distribute(self, context: ClientContext, state: Advertised | Keyed, request: Distribute) -> Replied:
         """Seals the key to each newcomer; makes it first if this client has none."""
         newcomers = {client: key for client, key in request.newcomers.items() if client != context.me}
         for client, advertised in newcomers.items():
@@ -140,7 +138,7 @@ class ConsortiumClientSteps(ClientSteps):
                     f"{context.min_contributors} on",
                     culprit=FROM_SERVER,
                 )
-            keyed = self._generate(context, _channel(context, state))
+            keyed = self._generate(context, state.channel)
         secret = decode(ConsortiumSecret, keyed.secret.reveal())
         public = self._key(secret.private_key).public()
         channel = Secret(draw(context.entropy, 32))
@@ -280,11 +278,6 @@ def _check_result(context: ClientContext, state: Keyed | Collecting, given: Resu
 
 def _keyed(state: Collecting) -> Keyed:
     return Keyed(state.key_id, state.secret, state.channel)
-
-
-def _channel(context: ClientContext, state: Fresh | Advertised | Keyed) -> Secret:
-    """The session's channel key of this client, drawn when it is first needed."""
-    return Secret(draw(context.entropy, 32)) if isinstance(state, Fresh) else state.channel
 
 
 def _context(context: ClientContext, round: int, length: int, model: bytes) -> bytes:
