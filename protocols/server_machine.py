@@ -39,10 +39,6 @@ Reason = Annotated[str, UpTo(8192)]
 EMPTY_ROUND = Round(0, (), 1)
 
 
-class Late(Exception):
-    """Inside `receive`: a message that came after its round."""
-
-
 class ServerMachine(Server):
     """See `protocols.interface.Server` for what it promises."""
 
@@ -278,14 +274,15 @@ class ServerMachine(Server):
             return
         try:
             envelope = Envelope.decode(message)
-            if self._is_late(sender, envelope):
-                # An honest straggler of an earlier round must not lose this one for it.
-                raise Late
-            self._take(sender, envelope, digest)
-        except Late:
+        except DecodeError as error:
+            raise self._expel(sender, str(error)) from error
+        if self._is_late(sender, envelope):
+            # An honest straggler of an earlier round must not lose this one for it.
             raise PeerViolation(
                 f"a message of an earlier round; this is round {self._round.number}", culprit=sender
-            ) from None
+            )
+        try:
+            self._take(sender, envelope, digest)
         except (DecodeError, VerificationError) as error:
             raise self._expel(sender, str(error)) from error
         except PeerViolation as error:
