@@ -66,6 +66,9 @@ class CkksScheme(Scheme):
         if public:
             raise DecodeError("a public part with bytes in it; the server needs the parameters alone")
 
+    def body_bytes(self, count: int) -> int:
+        return self.parameters.blocks(count) * ckks.MAXIMUM_BLOCK_BYTES
+
     def total(self, public: bytes, *, count: int) -> Total:
         return ckks.Accumulator(ckks.PublicContext.from_parameters(self.parameters), count=count)
 

@@ -19,7 +19,7 @@ from protocols.sealing import open_state, seal_state
 from protocols.suite import Asked, ClientContext, Replied, Suite
 from secagg import labels
 from secagg.entropy import Entropy
-from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.secret import Secret
 from secagg.signing import SigningKey
 from secagg.wire import Buffer
@@ -127,7 +127,7 @@ class ClientMachine(Client):
         self.clipped = 0
         self.results = ()
         self._failed: frozenset[bytes] = frozenset()  # digests of results that did not verify
-        self._opened: dict[int, bytes] = {}  # digest of the one result that was opened, by round
+        self._opened: dict[int, bytes] = {}  # digest of the one result that was tried, by round
 
     # Messages
 
@@ -295,7 +295,10 @@ class ClientMachine(Client):
 
     def open(self, result: Buffer) -> Sum:
         steps, context = self._suite.client, self._context(max(self._round - 1, 0))
-        digest = hashlib.sha256(result).digest()
+        try:
+            digest = hashlib.sha256(result).digest()
+        except (TypeError, ValueError, BufferError):
+            raise ParameterError("a result is a contiguous buffer of bytes") from None
         try:
             number = steps.round_of(context, result)
             if self._opened.get(number, digest) != digest:
@@ -306,18 +309,26 @@ class ClientMachine(Client):
                     f"{MAXIMUM_FAILED_OPENINGS} the session's key is retired: start a new session",
                     culprit=SERVER,
                 )
-            total = steps.open(context, self._state, result)
+            total = self._open(number, digest, result)
         except DecodeError as error:
             raise PeerViolation(f"a result that does not decode: {error}", culprit=SERVER) from error
         except VerificationError as error:
             self._failed |= {digest}
-            self._drop_result(digest)
             raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error
-        self._opened[number] = digest
-        self._drop_result(digest)
         return total
 
-    def _drop_result(self, digest: bytes) -> None:
+    def _open(self, number: int, digest: bytes, result: Buffer) -> Sum:
+        """Opens a result. Once the key was used on it, no other one of its round is tried."""
+        try:
+            total = self._suite.client.open(self._context(number), self._state, result)
+        except (VerificationError, RoundAborted):
+            self._settle(number, digest)
+            raise
+        self._settle(number, digest)
+        return total
+
+    def _settle(self, number: int, digest: bytes) -> None:
+        self._opened[number] = digest
         self.results = tuple(each for each in self.results if hashlib.sha256(each).digest() != digest)
 
     # Saved states

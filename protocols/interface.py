@@ -281,7 +281,7 @@ class Client(ABC):
             PeerViolation: the result does not verify: the server, or a contributor, doctored it; nothing is
                 returned. It is not tried again, and after eight such results the key is retired.
             RoundAborted: it is authentic, but cannot have come from honest summands.
-            ParameterError: this protocol's clients learn no sum.
+            ParameterError: this protocol's clients learn no sum, or this client has no key yet.
         """
 
     @abstractmethod

@@ -76,6 +76,9 @@ class PaillierScheme(Scheme):
         if key.key_bits != self.packing.key_bits or key.h_s is None:
             raise DecodeError(f"a key of {key.key_bits} bits; {self.packing.key_bits} and a base were agreed")
 
+    def body_bytes(self, count: int) -> int:
+        return self.packing.body_bytes(count)
+
     def total(self, public: bytes, *, count: int) -> Total:
         key = paillier.PublicKey.decode(public)
         return paillier_packing.Accumulator(key, self.packing.ciphertexts(count))

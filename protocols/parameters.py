@@ -91,7 +91,8 @@ class Parameters(MachineProtocol):
         max_clients: the most clients in a round.
         max_weight: the largest weight of one client; each client caps its own.
         max_total_weight: the largest sum of weights in a round, if less than max_clients·max_weight: it saves
-            bits on the wire. A round whose total weight turns out to be above it is aborted.
+            bits on the wire of PlainSum and MaskedSum. A round whose total weight turns out to be above it
+            is aborted.
         metrics: (low, high) by name: numbers that ride along with every update, averaged by weight.
         rounding: stochastic (unbiased) or to nearest.
         requirements: the adversary and the fractions that parameters are planned for.
@@ -157,12 +158,18 @@ class Parameters(MachineProtocol):
             max_clients=self.max_clients,
             max_weight=self.max_weight,
             max_total_weight=self.max_total_weight or self.max_clients * self.max_weight,
+            ring_weight=self._ring_weight,
             metrics=tuple(
                 (name, float(low), float(high)) for name, (low, high) in sorted(self.metrics.items())
             ),
         )
         _ = surface.ring
         return surface
+
+    @property
+    def _ring_weight(self) -> int:
+        """The sum of weights that must fit. A broken cap shows in the sum of weights, which always fits."""
+        return self.max_total_weight or self.max_clients * self.max_weight
 
     @property
     def suite(self) -> Suite:

@@ -6,11 +6,12 @@ derives degree and Shamir threshold for the complete graph of Bonawitz et al. (C
 which number to change.
 
 The rule for n clients with every pair connected and each client keeping a share of its own secrets: at most
-c = ⌈γn⌉ holders are corrupt and pool their shares with a curious server, so t = max(c + 1, 2) shares must be
-out of their reach; at most d = ⌈δn⌉ vanish, so t ≤ n - d. At least c + 2 must survive, or the corrupt ones
-could subtract themselves from the sum and hold a single honest update; a round that loses more ends whatever
-t is, so d is capped there. The conditions hold with certainty, not with a probability: the failure
-probabilities of such a plan are zero while no more than c and d fail.
+c = ⌈γn⌉ holders are corrupt and pool their shares with a curious server, so t = max(c + 1, 2) shares must
+be out of their reach. At least max(min_contributors, c + 2) contributors must survive, or the corrupt ones
+could subtract themselves from the sum and hold a single honest update; as t is below that, whoever is left
+can always unmask. Security holds with certainty while at most c are corrupt, so its failure probability is
+zero. Liveness is as certain: a round ends while no more than n - min_survivors vanish, and does not beyond;
+the plan says 0.0 or 1.0 for a loss of d = ⌈δn⌉.
 
 >>> plan_complete(10, Requirements(), ring_bits=20).threshold
 3
@@ -91,7 +92,9 @@ class Plan:
         min_survivors: contributors without whom nothing is opened.
         ring_bits: bits of one summed value on the wire.
         security_failure: probability that the corrupt clients hold too many shares, in [0, 1].
-        liveness_failure: probability that too few shares are left, in [0, 1].
+        liveness_failure: probability that a round which loses the planned share of its clients cannot end,
+            in [0, 1]. Small cohorts that need all their contributors have 1.0 here: n - min_survivors clients
+            may be lost, which may be none.
     """
 
     degree: int
@@ -111,7 +114,7 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
     """Degree and threshold for n clients on the complete graph, for a semi-honest server.
 
     Raises:
-        ParameterError: fewer than `min_contributors` clients, or no threshold satisfies both fractions.
+        ParameterError: fewer than `min_contributors` clients, or fewer than two honest ones among them.
     """
     if n > MAXIMUM_HOLDERS:
         raise ParameterError(
@@ -119,22 +122,21 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
         )
     least = _check_size(n, requirements)
     corrupt = ceil_fraction(requirements.corrupt_fraction, n)
-    # A sum of one honest client and the corrupt ones is that client's update: two honest ones at least.
-    survivors = max(least, min(corrupt + 2, n))
-    dropped = min(ceil_fraction(requirements.dropout_fraction, n), n - survivors)
-    threshold = max(corrupt + 1, 2)
-    if threshold > n - dropped:
+    # A sum of one honest client and the corrupt ones is that client's update: two honest ones at least. Two
+    # clients in all are never private from each other; who typed min_contributors=2 has been told.
+    survivors = max(least, corrupt + 2) if n > 2 else 2
+    if survivors > n:
         raise ParameterError(
-            f"{corrupt} of {n} clients may be corrupt, so {threshold} shares are needed, but {dropped} may "
-            f"drop out, which leaves {n - dropped}: lower corrupt_fraction or dropout_fraction"
+            f"{corrupt} of {n} clients may be corrupt, which leaves fewer than two honest ones: ask more "
+            f"clients, or lower corrupt_fraction"
         )
     return Plan(
         degree=n - 1,
-        threshold=threshold,
-        min_survivors=max(survivors, threshold),
+        threshold=max(corrupt + 1, 2),  # below every allowed number of survivors
+        min_survivors=survivors,
         ring_bits=ring_bits,
         security_failure=0.0,
-        liveness_failure=0.0,
+        liveness_failure=float(ceil_fraction(requirements.dropout_fraction, n) > n - survivors),
     )
 
 

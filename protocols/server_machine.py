@@ -23,7 +23,7 @@ from protocols.envelope import (
 from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import Outcome, Round, Server
 from protocols.record import RoundRecord, SignedRecord, Transcript
-from protocols.schema import UpTo, decode, encode
+from protocols.schema import MAXIMUM_BYTES, UpTo, decode, encode
 from protocols.sealing import open_state, seal_state
 from protocols.server_memory import Ending, Memory, SavedSum, Status
 from protocols.suite import Finished, Opened, ServerContext, Suite
@@ -113,7 +113,12 @@ class ServerMachine(Server):
             )
         if type(round.length) is not int or round.length < 1:
             raise ParameterError(f"a length of {round.length!r}; an update has at least one value")
-        self._suite.surface.check_length(round.length)
+        surface = self._suite.surface
+        surface.check_length(round.length)
+        elements = surface.elements(round.length)
+        size = self._suite.server.body_bytes(elements, packed=surface.ring.packed_size(elements))
+        if size > MAXIMUM_BYTES:
+            raise ParameterError(f"a vector of {size} bytes; a message carries at most {MAXIMUM_BYTES}")
         if type(round.model) is not bytes:
             raise ParameterError(f"a round's model is bytes, not {type(round.model).__name__}")
         self._suite.plan(len(cohort))
@@ -178,6 +183,12 @@ class ServerMachine(Server):
             self._abort(error.reason)
             raise
         if isinstance(step, Opened):
+            if (
+                step.requests.keys() <= self._dropped.keys()
+            ):  # an empty outbox would say that the round is over
+                self._state = step.state
+                self._abort(reason := f"nobody is left to ask in {self._suite.exchanges[step.exchange]}")
+                raise RoundAborted(reason)
             return self._enter(step)
         self._finish(step)
         return {}
@@ -337,7 +348,12 @@ class ServerMachine(Server):
 
     def _context(self, round: Round) -> ServerContext:
         return ServerContext(
-            suite=self._suite, roster=self._roster, session=self._session, round=round, entropy=self._entropy
+            suite=self._suite,
+            roster=self._roster,
+            session=self._session,
+            round=round,
+            dropped=frozenset(self._dropped) if round is self._round else frozenset(),
+            entropy=self._entropy,
         )
 
     # Saved states

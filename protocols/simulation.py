@@ -197,7 +197,7 @@ class Session:
         try:
             outcome = run_round(self.server, Round(number, tuple(updates), length, model), exchange)
         except ParameterError:
-            self._number = number  # nothing was sent
+            self._number = number if not exchanges else self._number  # nothing was sent
             raise
         total = outcome.total if outcome.total is not None else self._open(outcome, wire, gone, give)
         wire.turn(SERVER)

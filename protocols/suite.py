@@ -125,12 +125,13 @@ class ClientContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
-    """What a server's step may look at beside its state."""
+    """What a server's step may look at beside its state. `dropped`: the clients lost in this round so far."""
 
     suite: Suite
     roster: Roster
     session: bytes
     round: Round
+    dropped: frozenset[ClientId]
     entropy: Entropy
 
 
@@ -184,6 +185,10 @@ class ServerSteps(ABC):
     @abstractmethod
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
         """Ends the open exchange with those who answered it well. May raise `RoundAborted`."""
+
+    def body_bytes(self, count: int, *, packed: int) -> int:
+        """Upper bound of a vector of `count` ring elements in a message; `packed` is its size bit-packed."""
+        return packed
 
     def refused(self, state: Any, client: ClientId) -> Any:
         """The state after `client` refused a request."""

@@ -161,7 +161,9 @@ class FloatSurface:
         codec: the grid.
         max_clients: the most clients in a round.
         max_weight: the largest weight of one client.
-        max_total_weight: the largest sum of weights in a round, at most max_clients·max_weight.
+        max_total_weight: the largest sum of weights in a round, at most max_clients·max_weight; checked when
+            a sum is decoded.
+        ring_weight: the largest sum of weights that the ring has room for, at least max_total_weight.
         metrics: (name, low, high) of each metric, in order of name.
     """
 
@@ -169,11 +171,12 @@ class FloatSurface:
     max_clients: int
     max_weight: int
     max_total_weight: int
+    ring_weight: int
     metrics: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def ring(self) -> Ring:
-        ring = self.codec.sum_ring(max_total_weight=self.max_total_weight)
+        ring = self.codec.sum_ring(max_total_weight=self.ring_weight)
         return Ring(bits=max(ring.bits, self.sum_bound.bit_length() + 1))
 
     @property
@@ -183,7 +186,7 @@ class FloatSurface:
     @property
     def sum_bound(self) -> int:
         heaviest = self.max_clients * self.max_weight  # the sum of weights, before anybody can check it
-        return max(self.max_total_weight * self.codec.largest_step, heaviest)
+        return max(self.ring_weight * self.codec.largest_step, heaviest)
 
     @property
     def _metric_codec(self) -> FixedPoint:

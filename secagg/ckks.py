@@ -50,6 +50,7 @@ from secagg.wire import Buffer, Reader, Writer
 __all__ = [
     "DEGREE",
     "LOG_Q_LIMIT",
+    "MAXIMUM_BLOCK_BYTES",
     "Accumulator",
     "Parameters",
     "PublicContext",
@@ -272,6 +273,8 @@ _PRIVATE_TAG: Final = b"\x1a"
 _SECRET_TAG: Final = b"\x0a"
 
 _CIPHERTEXT_BYTES: Final = 97 + 2 * 8 * DEGREE  # metadata and two polynomials over one prime
+MAXIMUM_BLOCK_BYTES: Final = _CIPHERTEXT_BYTES + 1024 + 4
+"""Upper bound of one framed ciphertext: SEAL compresses, but promises nothing."""
 _SECRET_KEY_BYTES: Final = 72 + 2 * 8 * DEGREE  # metadata and one polynomial over two primes
 _SEAL_HEADER_BYTES: Final = 16
 _ZSTD_BLOCKS: Final = 16
@@ -347,7 +350,7 @@ def _unfield(tag: bytes, data: bytes) -> bytes:
 def _blocks(body: Buffer, parameters: Parameters, count: int) -> list[memoryview]:
     """The framed blocks of a whole body, each checked to be a SEAL ciphertext from the outside."""
     reader = Reader(body)
-    blocks = [reader.blob(maximum=_CIPHERTEXT_BYTES + 1024) for _ in repeat(None, parameters.blocks(count))]
+    blocks = [reader.blob(maximum=MAXIMUM_BLOCK_BYTES - 4) for _ in repeat(None, parameters.blocks(count))]
     reader.finish()
     for block in blocks:
         _check_seal_frame(block, content=_CIPHERTEXT_BYTES)

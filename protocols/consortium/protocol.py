@@ -31,6 +31,11 @@ class ConsortiumParameters(Parameters):
     code: ClassVar[int]
 
     @property
+    def _ring_weight(self) -> int:
+        # A vector that overflows its slots spoils the tag, and nobody could say why: room for all weights.
+        return self.max_clients * self.max_weight
+
+    @property
     def learns(self) -> Learner:
         return Learner.CLIENTS
 

@@ -67,6 +67,10 @@ class Scheme(ABC):
         """Raises `DecodeError` or `VerificationError` unless these bytes are a public part."""
 
     @abstractmethod
+    def body_bytes(self, count: int) -> int:
+        """Upper bound of an encrypted vector of `count` integers; `ParameterError` if there is none."""
+
+    @abstractmethod
     def total(self, public: bytes, *, count: int) -> Total:
         """An empty sum of vectors of `count` integers."""
 

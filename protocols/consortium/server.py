@@ -109,6 +109,9 @@ class ConsortiumServerSteps(ServerSteps):
             return Idle(None, consortium.custodian)
         return Idle(consortium, getattr(state, "distrusted", None))
 
+    def body_bytes(self, count: int, *, packed: int) -> int:
+        return self._scheme.body_bytes(count)
+
     def refused(self, state: Any, client: ClientId) -> Any:
         """A client that refused may have lost its key: the next round gives it one again."""
         if not isinstance(state, Summing):
@@ -173,6 +176,7 @@ class ConsortiumServerSteps(ServerSteps):
                 f"{context.suite.requirements.min_contributors} are needed"
             )
         able = consortium.holders & set(context.round.cohort) if consortium is not None else set(newcomers)
+        able -= context.dropped
         # The roster's first member that is present; one whose key or seals failed before comes last.
         failed = state.distrusted if consortium is None else consortium.custodian
         custodians = sorted(context.roster.order(able), key=lambda client: client == failed)
@@ -186,6 +190,8 @@ class ConsortiumServerSteps(ServerSteps):
         custodians: tuple[ClientId, ...],
     ) -> Opened:
         """Asks the first custodian; the others wait in case it vanishes."""
+        if not custodians:
+            raise RoundAborted("no client is left that could seal the key to the others")
         custodian, *others = custodians
         request = Distribute(
             context.suite.digest,
@@ -224,9 +230,10 @@ class ConsortiumServerSteps(ServerSteps):
         if answer is None or state.custodian not in present:
             newcomers = {c: key for c, key in state.newcomers.items() if c != state.custodian}
             enough = known is not None or len(newcomers) >= context.suite.requirements.min_contributors
-            if not state.next_custodians or not enough:
-                raise RoundAborted("no client is left that could make the key and seal it to enough others")
-            return self._ask(context, known, newcomers, state.next_custodians)
+            if not enough:
+                raise RoundAborted("too few clients are left to make a key for")
+            left = tuple(client for client in state.next_custodians if client not in context.dropped)
+            return self._ask(context, known, newcomers, left)
         delivered = {
             client: Delivery(state.custodian, answer.public, answer.channel_key, sealed, answer.signature)
             for client, sealed in answer.sealed.items()
@@ -284,7 +291,8 @@ class ConsortiumServerSteps(ServerSteps):
     def _finish(self, context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Finished:
         least = max(state.minima[client] for client in present)
         if len(present) < least:
-            raise RoundAborted(f"{len(present)} contributors, and one of them asks for {least}")
+            strict = sorted(client for client in present if state.minima[client] > len(present))
+            raise RoundAborted(f"{len(present)} contributors; {strict} ask for up to {least}")
         tag = sum(int.from_bytes(state.tags[client], "big") for client in present) % PRIME
         result = Result(
             context.round.number,

@@ -96,6 +96,7 @@ class Unmasking:
     keys: dict[Name, AdvertiseKeys]
     dealt: dict[Name, ShareKeys]
     total: NDArray[Any]
+    unopened: dict[Name, frozenset[Name]]
     survivors: frozenset[Name]
     revealed: dict[Name, Unmask]
 
@@ -232,7 +233,11 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
 def open_unmasking(context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Opened:
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
     minima = {client: state.keys[client].minimum for client in present}
-    _enough(len(present), least_survivors(state.least, minima, present), "contributed")
+    if len(present) < (least := least_survivors(state.least, minima, present)):
+        strict = sorted(client for client in present if minima[client] > max(len(present), state.least))
+        raise RoundAborted(
+            f"{len(present)} clients contributed, at least {least} are needed; strictest: {strict}"
+        )
     for dealer in state.dealt:
         holding = sum(dealer not in state.unopened[holder] for holder in present)
         if holding < state.threshold:
@@ -241,16 +246,24 @@ def open_unmasking(context: ServerContext, state: Summing, present: frozenset[Cl
                 culprits=frozenset([dealer]),
             )
     following = Unmasking(
-        state.threshold, state.holders, state.transcript, state.keys, state.dealt, state.total, present, {}
+        state.threshold,
+        state.holders,
+        state.transcript,
+        state.keys,
+        state.dealt,
+        state.total,
+        state.unopened,
+        present,
+        {},
     )
     return Opened(following, 3, dict.fromkeys(sorted(present), Survivors(present)))
 
 
 def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, reply: Unmask) -> Unmasking:
     """Round 3: every share must be of the right kind and the very one that was dealt (ATTACKS B3)."""
+    if reply.reveals.keys() != state.dealt.keys() - state.unopened[sender]:
+        raise PeerViolation("other shares than it holds, by its own word", culprit=sender)
     for dealer, reveal in reply.reveals.items():
-        if dealer not in state.dealt:
-            raise PeerViolation("a share of a client that dealt none", culprit=sender)
         kind = Kind.SELF_MASK if isinstance(reveal, SelfMaskShare) else Kind.PAIR_KEY
         if (kind is Kind.SELF_MASK) != (dealer in state.survivors):
             raise PeerViolation("a share of the other kind than was asked for", culprit=sender)

@@ -40,6 +40,7 @@ class NarrowMaskedSum(MaskedSum):
             max_clients=right.max_clients,
             max_weight=right.max_weight,
             max_total_weight=right.max_total_weight,
+            ring_weight=right.ring_weight,
         )
 
 

@@ -126,12 +126,16 @@ def test_without_the_tag_any_client_opens_the_victim(
 @pytest.mark.parametrize("protocol", CONSORTIA)
 def test_ours_opens_nothing_but_the_sum(protocol: Any) -> None:
     server = prepared(protocol)
-    client = server.stage.clients["c"]
-    for oracle in ORACLES:
+    for name, oracle in zip(NAMES, ORACLES, strict=True):
+        client = server.stage.clients[name]
         with pytest.raises(PeerViolation, match="not verify") as caught:
             client.open(oracle(server))
         assert caught.value.culprit == "server"
-    opened = client.open(encode(server.result))
+        # One use of the key for a round: whoever lies has spent it, and the lie cannot be varied.
+        with pytest.raises(PeerViolation, match="second, different"):
+            client.open(encode(server.result))
+    honest = prepared(protocol)
+    opened = honest.stage.clients["c"].open(encode(honest.result))
     assert opened.total_weight == sum(WEIGHTS.values())
 
 
@@ -226,6 +230,8 @@ def test_openings_that_fail_are_counted_and_then_there_are_no_more(protocol: Any
     client = server.stage.clients["d"]
     for attempt in range(8):
         with pytest.raises(PeerViolation, match="verify"):
-            client.open(server.forged(tag=attempt.to_bytes(TAG_BYTES, "big")))
+            client.open(server.forged(round=100 + attempt))
+        with pytest.raises(PeerViolation, match="second, different"):
+            client.open(server.forged(round=100 + attempt, tag=bytes(TAG_BYTES)))
     with pytest.raises(PeerViolation, match="retired"):
         client.open(encode(server.result))

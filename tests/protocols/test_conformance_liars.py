@@ -96,8 +96,11 @@ def test_a_second_result_of_one_round_is_refused(consortium: Family) -> None:
     assert first.result is not None
     assert second.result is not None
     assert world.clients["a"].open(second.result).contributors == frozenset("ab")
-    with pytest.raises(PeerViolation):
-        world.clients["a"].open(first.result)
+    for _ in range(2):
+        with pytest.raises(PeerViolation):
+            world.clients["a"].open(first.result)
+        world.restart()  # what was opened is remembered in a saved state as well
+    assert world.clients["a"].open(second.result).contributors == frozenset("ab")
 
 
 def test_a_key_of_another_size_is_the_custodians_fault() -> None:
