@@ -37,11 +37,11 @@ def masked_fate(pattern: Pattern, requirements: Requirements) -> Fate:
     """CCS'17, Fig. 4: enough in U_1, U_2 and U_3 to open their sum, and t in U_4 to rebuild the secrets.
 
     Of the announced clients at most c = ceil(gamma n) are corrupt, so t = max(c + 1, 2). They could subtract
-    themselves from the sum: c + 2 must be in it, and min_contributors (of all, where there are not so many).
+    themselves from the sum: c + 2 must be in it, and min_contributors.
     """
     corrupt = ceil(Fraction(str(requirements.corrupt_fraction)) * len(pattern))
     threshold = max(corrupt + 1, 2)
-    enough = max(threshold, requirements.min_contributors, min(corrupt + 2, len(pattern)))
+    enough = max(requirements.min_contributors, corrupt + 2)
     for exchange in (0, 1, 2):
         if len(alive(pattern, exchange)) < enough:
             return exchange + 1, None

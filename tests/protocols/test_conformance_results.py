@@ -56,6 +56,10 @@ def test_results_ride_to_members_outside_the_cohort(consortium: Family) -> None:
     assert "d" not in second.record.record.cohort
     opened = world.clients["d"].open(world.clients["d"].results[0])
     assert opened.contributors == frozenset("abcd")
+    # So does the result of a round that d took no part in: every member's model moves on.
+    world.play(updates_of("abc"))
+    assert world.clients["d"].results == (second.result,)
+    assert world.clients["d"].open(second.result or b"").contributors == frozenset("abc")
 
 
 def test_a_result_is_owed_until_it_arrived(consortium: Family) -> None:

@@ -15,24 +15,20 @@ from protocols.requirements import ceil_fraction, plan_complete
 DECIMALS = st.integers(0, 99).map(lambda hundredths: hundredths / 100)
 
 
-def slow_plan(n: int, corrupt: Fraction, dropout: Fraction, least: int) -> tuple[int, int] | None:
-    """(smallest threshold, smallest set of survivors) by search, or None if the fractions leave no threshold.
+def slow_plan(n: int, corrupt: Fraction, dropout: Fraction, least: int) -> tuple[int, int, float] | None:
+    """(smallest threshold, smallest set of survivors, whether d may vanish) by search; None if none is safe.
 
-    A threshold t >= 2 is safe when c pooled shares do not reach it, and live when n - d holders do. There
-    are enough survivors when two of them are honest, or all are there, and t of them can rebuild.
+    A threshold t >= 2 is safe when c pooled shares do not reach it. A set of survivors is safe when two of
+    them are honest and the policy allows it; of two clients in all, nobody is private from the other.
     """
-    pooled = ceil(corrupt * n)
+    pooled, vanished = ceil(corrupt * n), ceil(dropout * n)
     if n < least:
         return None
-    for threshold in range(2, n + 1):
-        for survivors in range(least, n + 1):
-            two_honest = survivors - pooled >= 2 or survivors == n
-            if two_honest and pooled < threshold:
-                vanished = min(ceil(dropout * n), n - survivors)
-                if threshold <= n - vanished:
-                    return threshold, max(survivors, threshold)
-                break
-    return None
+    safe = [s for s in range(least, n + 1) if s - pooled >= 2 or n == 2]
+    threshold = next(t for t in range(2, n + 2) if t > pooled)
+    if not safe or threshold > n:
+        return None
+    return threshold, safe[0], float(n - vanished < safe[0])
 
 
 @given(n=st.integers(2, 60), corrupt=DECIMALS, dropout=DECIMALS, least=st.integers(2, 6))
@@ -46,8 +42,9 @@ def test_the_plan_is_the_smallest_that_is_safe_and_live(
             plan_complete(n, requirements, ring_bits=20)
         return
     plan = plan_complete(n, requirements, ring_bits=20)
-    assert (plan.threshold, plan.min_survivors, plan.degree, plan.ring_bits) == (*expected, n - 1, 20)
-    assert (plan.security_failure, plan.liveness_failure) == (0.0, 0.0)
+    assert (plan.threshold, plan.min_survivors, plan.liveness_failure) == expected
+    assert (plan.degree, plan.ring_bits, plan.security_failure) == (n - 1, 20, 0.0)
+    assert plan.threshold <= plan.min_survivors, "whoever is left can unmask"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +71,7 @@ def test_three_clients_share_with_two() -> None:
 
 
 def test_impossible_requirements_name_the_number_to_change() -> None:
-    with pytest.raises(ParameterError, match="corrupt_fraction or dropout_fraction"):
+    with pytest.raises(ParameterError, match="corrupt_fraction"):
         plan_complete(10, Requirements(corrupt_fraction=0.95, dropout_fraction=0.5), ring_bits=20)
     with pytest.raises(ParameterError, match="min_contributors"):
         plan_complete(2, Requirements(), ring_bits=20)

@@ -258,6 +258,16 @@ def test_a_round_cut_off_after_the_key_was_made(consortium: Family) -> None:
         assert_right(world.learn(outcome), world.protocol, updates, "abc")
 
 
+def test_a_lost_delivery_waits_while_others_come(consortium: Family) -> None:
+    world = World(consortium(requirements=TWO), "abcde")
+    outcome = world.play(updates_of("abcd"), gone={"d": 2})
+    assert outcome.contributors == frozenset("abc")
+    updates = updates_of("abcde")  # e is new; the key for d was made in the round before
+    outcome = world.play(updates)
+    assert outcome.dropped == {}
+    assert_right(world.learn(outcome), world.protocol, updates, "abcde")
+
+
 def test_a_key_whose_delivery_was_lost_is_delivered_again(consortium: Family) -> None:
     world = World(consortium(requirements=TWO), "abcd")
     updates = updates_of("abcd")

@@ -34,6 +34,7 @@ def surface(
         max_clients=clients,
         max_weight=weight,
         max_total_weight=total or clients * weight,
+        ring_weight=total or clients * weight,
         metrics=metrics,
     )
 
