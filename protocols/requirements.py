@@ -125,7 +125,7 @@ def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan
     # A sum of one honest client and the corrupt ones is that client's update: two honest ones at least. Two
     # clients in all are never private from each other; who typed min_contributors=2 has been told.
     survivors = max(least, corrupt + 2) if n > 2 else 2
-    if survivors > n:
+    if max(survivors, corrupt + 1) > n:
         raise ParameterError(
             f"{corrupt} of {n} clients may be corrupt, which leaves fewer than two honest ones: ask more "
             f"clients, or lower corrupt_fraction"
