@@ -210,7 +210,8 @@ class Server(ABC):
         """Takes one message of `sender`, which the transport has authenticated.
 
         Raises:
-            PeerViolation: the message is refused; its sender is out of this round and the rest goes on.
+            PeerViolation: the message is refused; its sender is out of this round and the rest goes on. A
+                straggler's message of an earlier round is refused too, but does not cost it this one.
         """
 
     @abstractmethod
@@ -279,7 +280,7 @@ class Client(ABC):
 
         Raises:
             PeerViolation: the result does not verify: the server, or a contributor, doctored it; nothing is
-                returned. It is not tried again, and after eight such results the key is retired.
+                returned. No other result of its round is tried, and after eight such the key is retired.
             RoundAborted: it is authentic, but cannot have come from honest summands.
             ParameterError: this protocol's clients learn no sum, or this client has no key yet.
         """

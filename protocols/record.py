@@ -10,7 +10,7 @@ from typing import Annotated
 
 from protocols.schema import U8, U16, U32, U64, Key32, Name, Signature, UpTo, decode, encode
 from secagg import labels
-from secagg.errors import DecodeError
+from secagg.errors import DecodeError, VerificationError
 from secagg.signing import SigningKey, verify
 from secagg.wire import Buffer
 
@@ -66,6 +66,8 @@ class SignedRecord:
 
     def verify(self, public_key: bytes) -> None:
         """Raises `VerificationError` unless the holder of `public_key` signed this record."""
+        if public_key != self.public_key:
+            raise VerificationError("the record names another signer's key")
         verify(public_key, self.signature, encode(self.record), label=labels.ROUND_RECORD)
 
     def encode(self) -> bytes:

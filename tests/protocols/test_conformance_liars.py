@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from protocols import MaskedSum, PeerViolation, RoundAborted
+from protocols.client_machine import Request
 from protocols.consortium.messages import Contribution, DistributeKey, Result
 from protocols.envelope import Envelope
-from protocols.masked.messages import Unmask
+from protocols.masked.messages import Survivors, Unmask
 from protocols.schema import decode, encode
 from secagg import shamir
 from secagg.entropy import SeededEntropy
@@ -236,6 +237,32 @@ def test_a_revealed_share_that_was_not_dealt_is_named() -> None:
     assert set(outcome.dropped) == {"a", "d"}
     assert outcome.contributors == frozenset("abc")
     assert_right(world.learn(outcome), world.protocol, updates, "abc")
+
+
+def test_a_share_of_the_other_kind_is_named() -> None:
+    # a answers as if b had dropped: the very share that was dealt to it, but not the one that was asked for.
+    world, updates = World(MaskedSum(max_clients=4, requirements=TWO), "abcd"), updates_of("abcd")
+    swapped: list[bytes] = []
+
+    def twin(exchange: int, name: str, message: bytes) -> bytes:
+        if (exchange, name) == (3, "a"):
+            other = world.protocol.restore_client(world.clients["a"].export(key=STATE_KEY), key=STATE_KEY)
+            envelope = Envelope.decode(message)
+            told = encode(Request((), memoryview(encode(Survivors(frozenset("acd"))))))
+            answer = other.receive(replace(envelope, body=told).encode())
+            assert isinstance(answer, bytes)
+            swapped.append(answer)
+        return message
+
+    def answer_otherwise(exchange: int, name: str, message: bytes) -> bytes:
+        if (exchange, name) == (3, "a"):
+            with pytest.raises(PeerViolation, match="kind"):
+                world.server.receive("a", swapped[0])
+        return message
+
+    outcome = world.play(updates, request=twin, reply=answer_otherwise)
+    assert set(outcome.dropped) == {"a"}
+    assert_right(world.learn(outcome), world.protocol, updates, "abcd")
 
 
 @pytest.mark.parametrize("secret", [0, 1])

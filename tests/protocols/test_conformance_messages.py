@@ -179,3 +179,29 @@ def test_updates_that_cannot_work_release_nothing(family: Family) -> None:
     outcome = world.play(good, request=offer_bad_first)
     assert outcome.dropped == {}
     assert_right(world.learn(outcome), world.protocol, good, "abc")
+
+
+def test_a_straggler_of_an_earlier_round_does_not_lose_the_next(family: Family) -> None:
+    # An honest client's answer of two rounds ago, never seen before, arrives now: refused, and no more.
+    world, updates, late = World(family(requirements=TWO), "abcd"), updates_of("abcd"), []
+
+    def hold_back(exchange: int, name: str, message: bytes) -> bytes | None:
+        if name == "b":
+            late.append(message)
+            return None
+        return message
+
+    world.play(updates, reply=hold_back)
+    assert late
+    world.play(updates)
+
+    def deliver_late(exchange: int, name: str, message: bytes) -> bytes:
+        for old in late:
+            with pytest.raises(PeerViolation) as violation:
+                world.server.receive("b", old)
+            assert violation.value.culprit == "b"
+        return message
+
+    outcome = world.play(updates, reply=deliver_late)
+    assert outcome.dropped == {}
+    assert_right(world.learn(outcome), world.protocol, updates, "abcd")
