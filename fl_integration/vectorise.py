@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, overload
 import numpy as np
 import numpy.typing as npt
 
+from secagg import labels
 from secagg.errors import ParameterError
 from secagg.fixedpoint import Segment
 from secagg.wire import Writer
@@ -72,7 +73,6 @@ State: TypeAlias = Mapping[str, Array] | Sequence[Array]
 Vector: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 """A one-dimensional float vector."""
 
-_MANIFEST: Final = b"secagg/1/model manifest"
 _SUMMED: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
 _KEPT: Final = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
 
@@ -140,7 +140,7 @@ class Manifest:
     @property
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the canonical encoding: label, count, then name, dtype and sizes of each."""
-        writer = Writer().fixed(_MANIFEST).uint(len(self.entries), 4)
+        writer = Writer().fixed(labels.MODEL_MANIFEST).uint(len(self.entries), 4)
         for entry in self.entries:
             writer.text(entry.name).text(entry.dtype).uint(len(entry.shape), 1)
             for size in entry.shape:

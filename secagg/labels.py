@@ -11,7 +11,6 @@ _PREFIX: Final = b"secagg/1/"
 
 # Randomness
 SEEDED_ENTROPY: Final = _PREFIX + b"seeded entropy"
-ROUNDING: Final = _PREFIX + b"stochastic rounding"
 
 # State and records
 STATE_SEAL: Final = _PREFIX + b"state seal"
@@ -28,7 +27,6 @@ PAIR_MASK: Final = _PREFIX + b"pair mask"
 SELF_MASK: Final = _PREFIX + b"self mask"
 SHARE_COMMITMENT: Final = _PREFIX + b"share commitment"
 SELF_MASK_COMMITMENT: Final = _PREFIX + b"self mask commitment"
-SIMULATED_IDENTITY: Final = _PREFIX + b"simulated identity"
 
 # Consortium key (CKKS and Paillier)
 CONSORTIUM_ADVERTISEMENT: Final = _PREFIX + b"consortium advertisement"
@@ -37,3 +35,6 @@ CONSORTIUM_SEAL: Final = _PREFIX + b"consortium seal"
 CONSORTIUM_KEY_ID: Final = _PREFIX + b"consortium key id"
 CONSORTIUM_MAC_FORM: Final = _PREFIX + b"consortium mac linear form"
 CONSORTIUM_MAC_PAD: Final = _PREFIX + b"consortium mac pad"
+
+# Training
+MODEL_MANIFEST: Final = _PREFIX + b"model manifest"

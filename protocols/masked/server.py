@@ -132,7 +132,7 @@ class MaskedServerSteps(ServerSteps):
             case Sharing():
                 return open_collecting(context, state, present)
             case Summing():
-                return open_unmasking(context, state, present)
+                return open_unmasking(state, present)
             case Unmasking():
                 return finish(context, state, present)
         raise ParameterError("no exchange is open")
@@ -230,7 +230,7 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
     return replace(state, unopened={**state.unopened, sender: reply.unopened})
 
 
-def open_unmasking(context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Opened:
+def open_unmasking(state: Summing, present: frozenset[ClientId]) -> Opened:
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
     minima = {client: state.keys[client].minimum for client in present}
     if len(present) < (least := least_survivors(state.least, minima, present)):
