@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from protocols.envelope import ACKNOWLEDGEMENT, REFUSAL, RESULT, Envelope, Refusal, check_session, reply_stage
+from protocols.envelope import (
+    ACKNOWLEDGEMENT,
+    REFUSAL,
+    RESULT,
+    STAGES,
+    Envelope,
+    Refusal,
+    check_session,
+    reply_stage,
+)
 from protocols.identity import SERVER, Identity, Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
 from protocols.schema import U8, U64, Body, Key32, Name, UpTo, decode, encode, parts
@@ -22,7 +31,7 @@ from secagg.entropy import Entropy
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.secret import Secret
 from secagg.signing import SigningKey
-from secagg.wire import Buffer
+from secagg.wire import Buffer, Piece
 
 __all__ = ["KEPT_RESULTS", "ClientMachine", "Received", "Request"]
 
@@ -103,7 +112,7 @@ class ClientMachine(Client):
         entropy: Entropy = os.urandom,
     ) -> None:
         policy = policy or Policy()
-        if dict(roster.keys).get(identity.client) != identity.key.public_key:
+        if identity.client not in roster or roster.public_key(identity.client) != identity.key.public_key:
             raise ParameterError(
                 f"the roster does not hold {identity.client!r} with this identity's public key"
             )
@@ -210,11 +219,11 @@ class ClientMachine(Client):
         number = self._round - 1
         try:
             step = self._suite.client.fold(self._context(number), self._state, summand)
+            reply = self._release(number, pending.stage, pending.request, step, fresh=False, request=None)
         except (PeerViolation, VerificationError, DecodeError) as error:
             return self._refuse(number, pending.stage, getattr(error, "reason", str(error)))
-        reply = self._release(number, pending.stage, pending.request, step, fresh=False, request=None)
         if self.refusal is None:
-            self.clipped = summand.clipped
+            self.clipped = summand.clipped  # the blocks are made while the reply is written, not before
         return reply
 
     def _release(
@@ -222,9 +231,17 @@ class ClientMachine(Client):
     ) -> Reply:
         """Commits a step: first to the log, which may know of a different release, then to the state."""
         reply = self._envelope(number, reply_stage(stage // 2), *parts(step.message))
-        if not self._log_allows(number, stage, digest, reply):
+        release = self._release_digest(number, digest, reply)
+        if not self._log_allows(number, stage, release):
             return self._refuse(
                 number, stage, "this step was answered before by a later state of this client"
+            )
+        if step.spends is not None and not self._log_allows(step.spends, STAGES + stage, release):
+            return self._refuse(
+                number,
+                stage,
+                f"what round {step.spends} prepared for this step was used before by a later state of this "
+                f"client, in whatever round",
             )
         self._enter(number, step, fresh=fresh)
         if request is not None:
@@ -233,12 +250,16 @@ class ClientMachine(Client):
         self._answers[stage] = Answer(digest, reply)
         return reply
 
-    def _log_allows(self, number: int, stage: int, digest: bytes, reply: bytes) -> bool:
-        """Whether this very reply to this very request may leave; a second, different one may not."""
+    def _release_digest(self, number: int, digest: bytes, reply: bytes) -> bytes:
+        """What the log remembers of this very reply to this very request; nothing where there is no log."""
         if self._log is None:
-            return True
-        release = hashlib.sha256(labels.RELEASE + digest + hashlib.sha256(reply).digest()).digest()
-        return self._log.insert(self._log_name, number, stage, release) == release
+            return b""
+        answered = hashlib.sha256(reply).digest()
+        return hashlib.sha256(labels.RELEASE + number.to_bytes(8, "big") + digest + answered).digest()
+
+    def _log_allows(self, number: int, step: int, release: bytes) -> bool:
+        """Whether this release may leave: the log has none in its place, or this very one."""
+        return self._log is None or self._log.insert(self._log_name, number, step, release) == release
 
     def _enter(self, number: int, step: Replied | Asked, *, fresh: bool) -> None:
         if fresh:
@@ -270,7 +291,7 @@ class ClientMachine(Client):
         names = self._suite.exchanges
         return names[stage // 2] if stage // 2 < len(names) else "message"
 
-    def _envelope(self, number: int, stage: int, *body: Buffer) -> bytes:
+    def _envelope(self, number: int, stage: int, *body: Piece) -> bytes:
         return Envelope(
             protocol=self._suite.code,
             session=self._session,

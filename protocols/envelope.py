@@ -2,23 +2,34 @@
 
     magic "SAGG" | version u8 | protocol u8 | session 16..64 bytes | round u64 | stage u8 | sender | body
 
-A stage is 2·e for what the server sends in exchange e, 2·e + 1 for what a client answers; three stages
-above stand for messages that any protocol may need. What does not fit is a `DecodeError`.
+A stage is 2·e for what the server sends in exchange e, 2·e + 1 for what a client answers, with e < 64; three
+stages above stand for messages that any protocol may need. What does not fit is a `DecodeError`.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from secagg.errors import DecodeError, ParameterError
-from secagg.wire import Buffer, Reader, Writer
+from secagg.wire import Buffer, Piece, Reader, Writer
 
-__all__ = ["ACKNOWLEDGEMENT", "REFUSAL", "RESULT", "Envelope", "Refusal", "reply_stage", "request_stage"]
+__all__ = [
+    "ACKNOWLEDGEMENT",
+    "REFUSAL",
+    "RESULT",
+    "STAGES",
+    "Envelope",
+    "Refusal",
+    "reply_stage",
+    "request_stage",
+]
 
 MAGIC: Final = b"SAGG"
 VERSION: Final = 1
 MINIMUM_SESSION: Final = 16
 MAXIMUM_SESSION: Final = 64
 
+STAGES: Final = 128
+"""The steps of every protocol have stages below this."""
 RESULT: Final = 253
 """Server to client: the sum of an earlier round, which only clients open."""
 ACKNOWLEDGEMENT: Final = 254
@@ -70,8 +81,12 @@ class Envelope:
     sender: str
     body: Buffer = b""
 
-    def encode(self, *parts: Buffer) -> bytes:
-        """The message's bytes; the body, and behind it `parts`, are joined here and copied once."""
+    def encode(self, *parts: Piece) -> bytes:
+        """The message's bytes; the body, and behind it `parts`, are joined here and copied once.
+
+        Raises:
+            ParameterError: a stream among them gave another number of bytes than it announced.
+        """
         writer = (
             Writer()
             .fixed(MAGIC)

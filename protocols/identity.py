@@ -11,14 +11,17 @@ this library cannot do for its users.
 ('alice', 'bob')
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from secagg import labels
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, VerificationError
 from secagg.signing import SigningKey, verify
+from secagg.wire import Writer
 
 __all__ = ["SERVER", "ClientId", "Identity", "Roster", "check_client_id"]
 
@@ -62,21 +65,36 @@ class Roster:
 
     The order matters where a protocol needs a first member: the custodian of a consortium key, the index of
     a Shamir share. Two parties whose rosters differ do not understand each other's messages.
+
+    Attributes:
+        keys: (client id, public key) of each member, in order.
+        members: the client ids, in order.
+        digest: 32 bytes that commit to the keys in their order.
     """
 
     keys: tuple[tuple[ClientId, bytes], ...]
+    members: tuple[ClientId, ...] = field(init=False, compare=False, repr=False)
+    digest: bytes = field(init=False, compare=False, repr=False)
+    _places: dict[ClientId, int] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.keys:
             raise ParameterError("a roster without members; name each client and its public key")
+        encoded = Writer().fixed(labels.ROSTER).uint(len(self.keys), 4)
         for client, key in self.keys:
             check_client_id(client)
             if type(key) is not bytes or len(key) != 32:
                 raise ParameterError(f"the public key of {client!r} is not 32 bytes")
-        if len({client for client, _ in self.keys}) != len(self.keys):
+            encoded.text(client).fixed(key)
+        places = {client: place for place, (client, _) in enumerate(self.keys)}
+        if len(places) != len(self.keys):
             raise ParameterError("a client id stands in the roster twice")
         if len({key for _, key in self.keys}) != len(self.keys):
             raise ParameterError("a public key stands in the roster twice; each client needs its own")
+        # A session asks for these with every message, so they are made once.
+        object.__setattr__(self, "members", tuple(places))
+        object.__setattr__(self, "digest", hashlib.sha256(encoded.finish()).digest())
+        object.__setattr__(self, "_places", places)
 
     @classmethod
     def of(cls, *identities: Identity) -> "Roster":
@@ -88,13 +106,8 @@ class Roster:
         """The roster with the mapping's order."""
         return cls(tuple(keys.items()))
 
-    @property
-    def members(self) -> tuple[ClientId, ...]:
-        """The client ids, in order."""
-        return tuple(client for client, _ in self.keys)
-
     def __contains__(self, client: object) -> bool:
-        return any(client == member for member, _ in self.keys)
+        return isinstance(client, str) and client in self._places
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -105,20 +118,22 @@ class Roster:
         Raises:
             ParameterError: one of them is not a member.
         """
-        named = list(clients)
-        for client in named:
+        wanted: dict[ClientId, None] = {}  # keeps the given order, which is mostly the roster's already
+        for client in clients:
             if not isinstance(client, str):
                 raise ParameterError(f"{client!r} is not a client id; an id is a str of the roster")
-        wanted = set(named)
-        ordered = tuple(client for client in self.members if client in wanted)
-        if len(ordered) != len(wanted):
-            stranger = min(wanted.difference(ordered))
-            raise ParameterError(f"{stranger!r} is not in the roster; add it out of band first")
-        return ordered
+            wanted[client] = None
+        if strangers := wanted.keys() - self._places.keys():
+            raise ParameterError(f"{min(strangers)!r} is not in the roster; add it out of band first")
+        return tuple(sorted(wanted, key=self._places.__getitem__))
+
+    def public_key(self, client: ClientId) -> bytes:
+        """The 32-byte Ed25519 key of a member; `VerificationError` for a stranger."""
+        place = self._places.get(client)
+        if place is None:
+            raise VerificationError(f"{client!r} is not in the roster")
+        return self.keys[place][1]
 
     def verify(self, client: ClientId, signature: bytes, message: bytes, *, label: bytes) -> None:
         """Raises `VerificationError` unless `client` is a member and signed `message` under `label`."""
-        key = dict(self.keys).get(client)
-        if key is None:
-            raise VerificationError(f"{client!r} is not in the roster")
-        verify(key, signature, message, label=label)
+        verify(self.public_key(client), signature, message, label=label)

@@ -10,6 +10,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from protocols.client_machine import ClientMachine
 from protocols.identity import Identity, Roster
@@ -107,6 +108,9 @@ class Parameters(MachineProtocol):
     rounding: Rounding = Rounding.STOCHASTIC
     requirements: Requirements = field(default_factory=Requirements)
 
+    withstands: ClassVar[frozenset[Adversary]] = frozenset({Adversary.SEMI_HONEST})
+    """The servers that this protocol has an answer to."""
+
     def __post_init__(self) -> None:
         for name, least, most in (
             ("max_clients", 2, MAXIMUM_CLIENTS),
@@ -129,9 +133,10 @@ class Parameters(MachineProtocol):
                 f"min_contributors {self.requirements.min_contributors} is above max_clients "
                 f"{self.max_clients}: no round could ever end; raise max_clients"
             )
-        if self.requirements.adversary is not Adversary.SEMI_HONEST:
+        if self.requirements.adversary not in self.withstands:
+            least = ", ".join(sorted(str(adversary) for adversary in self.withstands))
             raise ParameterError(
-                f"{type(self).__name__} withstands Adversary.SEMI_HONEST; it has no answer to "
+                f"{type(self).__name__} withstands {least}; it has no answer to "
                 f"{self.requirements.adversary} and does not pretend to"
             )
         if not isinstance(self.metrics, Mapping):

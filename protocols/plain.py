@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from protocols.identity import ClientId
 from protocols.interface import Learner
 from protocols.parameters import Parameters
-from protocols.requirements import plan_unshared
-from protocols.schema import U64, Body, Key32, Name
+from protocols.requirements import Adversary, plan_unshared
+from protocols.schema import U64, Body, Key32, Name, Stream
 from protocols.suite import (
     Asked,
     ClientContext,
@@ -86,10 +86,9 @@ class PlainClientSteps(ClientSteps):
         raise PeerViolation("a request out of order", culprit="server")
 
     def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
-        return Replied(
-            Idle(),
-            PlainUpdate(memoryview(b"".join(context.suite.surface.ring.pack_stream(summand.blocks())))),
-        )
+        ring = context.suite.surface.ring
+        vector = Stream(ring.packed_size(summand.elements), ring.pack_stream(summand.blocks()))
+        return Replied(Idle(), PlainUpdate(vector))
 
 
 class PlainServerSteps(ServerSteps):
@@ -117,6 +116,9 @@ class PlainServerSteps(ServerSteps):
 @dataclass(frozen=True, kw_only=True)
 class PlainSum(Parameters):
     """The sum in the clear: the server sees every update. See the module for what it is for."""
+
+    withstands: ClassVar[frozenset[Adversary]] = frozenset(Adversary)
+    """Nothing is protected from anybody, so no adversary is worse than another."""
 
     @property
     def learns(self) -> Learner:

@@ -1,34 +1,42 @@
-"""What a deployment asks for, and the parameters that follow from it.
+"""What a deployment asks for, and the plan that a protocol makes of it.
 
 Nobody types a bare threshold. `Requirements` states the adversary, which share of the clients may be corrupt
-and which may drop out, and how many contributors a sum needs before anybody may read it; `plan_complete`
-derives degree and Shamir threshold for the complete graph of Bonawitz et al. (CCS'17), or raises and says
-which number to change.
+and which may drop out, and how many contributors a sum needs before anybody may read it. `Plan` is what
+follows for a cohort of one size: the graph, the thresholds, what can fail with which probability, and who
+learns what. `protocols.planner` derives it for protocols in which clients share secrets with each other,
+`plan_unshared` for those in which they do not. Both refuse what cannot be had and say which number to change.
 
-The rule for n clients with every pair connected and each client keeping a share of its own secrets: at most
-c = ⌈γn⌉ holders are corrupt and pool their shares with a curious server, so t = max(c + 1, 2) shares must
-be out of their reach. At least max(min_contributors, c + 2) contributors must survive, or the corrupt ones
-could subtract themselves from the sum and hold a single honest update; as t is below that, whoever is left
-can always unmask. Security holds with certainty while at most c are corrupt, so its failure probability is
-zero. Liveness is as certain: a round ends while no more than n - min_survivors vanish, and does not beyond;
-the plan says 0.0 or 1.0 for a loss of d = ⌈δn⌉.
+A plan is made for numbers that are assumed. It says nothing about a cohort in which more clients are corrupt
+than `corrupt_fraction` allows.
 
->>> plan_complete(10, Requirements(), ring_bits=20).threshold
-3
+>>> print(plan_unshared(5, Requirements(), ring_bits=20, security_failure=0.0))
+clients           5
+adversary         semi-malicious
+graph             none, clients share nothing
+survivors needed  3
+ring              20 bits a value
+security fails    never
+liveness fails    never
+revealed          who took part, to the server
+                  the sum of at least 3 contributors, to those whom the protocol lets open it
 """
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import Enum
-from typing import Final
+from math import log2
 
 from secagg.errors import ParameterError
-from secagg.shamir import MAXIMUM_INDEX
 
-__all__ = ["Adversary", "Plan", "Requirements", "plan_complete", "plan_unshared"]
-
-
-MAXIMUM_HOLDERS: Final = MAXIMUM_INDEX
+__all__ = [
+    "Adversary",
+    "Plan",
+    "Requirements",
+    "ceil_fraction",
+    "check_size",
+    "floor_fraction",
+    "plan_unshared",
+]
 
 
 class Adversary(Enum):
@@ -52,16 +60,22 @@ class Requirements:
         dropout_fraction: δ in [0, 1): the share that may vanish in a round that must still end.
         min_contributors: the fewest contributors whose sum may be opened. Two contributors are never private
             from each other, each subtracts its own update, so 2 must be typed, and 1 is refused.
-        security_bits: σ: a plan's security may fail with probability up to 2**-σ.
-        liveness_bits: η: a round may fail for want of shares with probability up to 2**-η.
+        security_bits: σ in [1, 256]: a plan's security may fail with probability up to 2**-σ.
+        liveness_bits: η in [1, 256]: a round may fail for want of shares with probability up to 2**-η.
+        grinding_bits: g in [0, 128]: log2 of the graphs that an adversary can try between the last key that
+            is advertised and the cohort that is announced. The graph's seed is a stretched hash (scrypt,
+            about 35 ms a try) of the root of the cohort's keys, so 2**40 tries are about 1,200 core-years;
+            raise it where that is too little, and set 0 where the seed comes from a public beacon. It adds to
+            security_bits on a random graph, except against a server that follows the protocol.
     """
 
-    adversary: Adversary = Adversary.SEMI_HONEST
+    adversary: Adversary = Adversary.SEMI_MALICIOUS
     corrupt_fraction: float = 0.2
     dropout_fraction: float = 0.3
     min_contributors: int = 3
     security_bits: int = 40
     liveness_bits: int = 20
+    grinding_bits: int = 40
 
     def __post_init__(self) -> None:
         if not isinstance(self.adversary, Adversary):
@@ -75,69 +89,151 @@ class Requirements:
             raise ParameterError(
                 f"min_contributors is {self.min_contributors!r}; a sum of fewer than 2 is somebody's update"
             )
-        for name in ("security_bits", "liveness_bits"):
+        for name, least, most in (
+            ("security_bits", 1, 256),
+            ("liveness_bits", 1, 256),
+            ("grinding_bits", 0, 128),
+        ):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= 256:
-                raise ParameterError(f"{name} is {value!r}; it must be an integer in [1, 256]")
+            if type(value) is not int or not least <= value <= most:
+                raise ParameterError(f"{name} is {value!r}; it must be an integer in [{least}, {most}]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The parameters of one round.
+    """The parameters of one round; `str` gives them as a table.
 
     Attributes:
-        degree: neighbours of each client (k); n - 1 on the complete graph, 0 where pairs share nothing.
+        clients: the cohort's size (n).
+        adversary: whom the plan is made against.
+        degree: neighbours of each client (k); n - 1 on the complete graph, even and less on a random one, 0
+            where clients share nothing.
         threshold: shares that rebuild a secret (t), or contributors that an opening needs where nothing is
             shared out.
-        min_survivors: contributors without whom nothing is opened.
+        min_survivors: contributors without whom nothing is opened (m).
+        min_neighbours: a client reveals nothing when fewer of its neighbours survive.
+        corrupt: corrupt clients that are planned for (c).
+        quorum: signatures that a survivor set needs (q); 0 unless the adversary is MALICIOUS.
         ring_bits: bits of one summed value on the wire.
-        security_failure: probability that the corrupt clients hold too many shares, in [0, 1].
+        security_failure: probability that the corrupt clients hold too many shares or cut the graph, in
+            [0, 1].
         liveness_failure: probability that a round which loses the planned share of its clients cannot end,
             in [0, 1]. Small cohorts that need all their contributors have 1.0 here: n - min_survivors clients
             may be lost, which may be none.
+        sure_contributors: whatever the server tells whom, a sum that it opens has so many contributors,
+            corrupt ones counted, and at least two honest ones; except as `security_failure` and `exposure`
+            say.
+        exposure: upper bound of the probability that the graph lets a lying server open the update of one
+            given client together with fewer than `sure_contributors` - 1 other honest ones, in [0, 1]. 1.0
+            says that it is not excluded. Above 0 only for SEMI_MALICIOUS on a random graph.
+        client_sends, client_receives: control bytes of a client in one steady round, without the vector and
+            the model; 0 where unknown.
     """
 
+    clients: int
+    adversary: Adversary
     degree: int
     threshold: int
     min_survivors: int
+    min_neighbours: int
+    corrupt: int
+    quorum: int
     ring_bits: int
     security_failure: float
     liveness_failure: float
+    sure_contributors: int
+    exposure: float
+    client_sends: int = 0
+    client_receives: int = 0
+
+    def __str__(self) -> str:
+        """The plan as a table of two columns, in plain text."""
+        rows = [
+            ("clients", f"{self.clients}" + (f", up to {self.corrupt} corrupt" if self.corrupt else "")),
+            ("adversary", self.adversary.value),
+            *self._graph(),
+            ("ring", f"{self.ring_bits} bits a value"),
+        ]
+        if self.client_sends:
+            rows.append(("client sends", f"{self.client_sends:,} bytes and {self.ring_bits / 8:g} a value"))
+        if self.client_receives:
+            rows.append(("client receives", f"{self.client_receives:,} bytes and the model"))
+        rows += [
+            ("security fails", _chance(self.security_failure)),
+            ("liveness fails", _chance(self.liveness_failure)),
+            *zip(("revealed", "", ""), self._revealed(), strict=False),
+        ]
+        if self.exposure:
+            allowed = "not excluded" if self.exposure >= 1 else f"at most {_chance(self.exposure)}"
+            rows += [
+                ("exposure", f"{allowed}: that a lying server opens the update of a given client"),
+                ("", f"in a sum of fewer than {self.sure_contributors} honest contributors"),
+            ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+    def _graph(self) -> list[tuple[str, str]]:
+        """Who shares with whom, and how many are needed."""
+        if not self.degree:
+            return [
+                ("graph", "none, clients share nothing"),
+                ("survivors needed", f"{self.min_survivors}"),
+            ]
+        kind = "complete" if self.degree == self.clients - 1 else "random Harary"
+        rows = [
+            ("graph", f"{kind}, {self.degree} neighbours each"),
+            ("threshold", f"{self.threshold} shares rebuild a secret"),
+            (
+                "survivors needed",
+                f"{self.min_survivors}, and {self.min_neighbours} neighbours of each client",
+            ),
+        ]
+        if self.quorum:
+            rows.append(("quorum", f"{self.quorum} signatures on the survivors"))
+        return rows
+
+    def _revealed(self) -> list[str]:
+        """What whom is told, one line each."""
+        total = f"the sum of at least {self.sure_contributors} contributors"
+        if self.security_failure >= 1:
+            return ["every update, to the server"]
+        if not self.degree:
+            return ["who took part, to the server", f"{total}, to those whom the protocol lets open it"]
+        lines = [f"who took part and {total}, to the server"]
+        if self.corrupt:
+            lines.append(f"that sum without their own updates, to the server and {self.corrupt} clients")
+        return lines
+
+
+def _chance(probability: float) -> str:
+    """A probability as a power of two."""
+    if probability <= 0:
+        return "never"
+    if probability >= 1:
+        return "certain"
+    return f"2^-{-log2(probability):.1f}"
 
 
 def ceil_fraction(fraction: float, count: int) -> int:
-    """⌈fraction·count⌉ in exact decimals, so that 0.3 of 10 is 3 and not 4."""
+    """⌈fraction·count⌉ in exact decimals, so that 0.07 of 100 is 7 and not 8."""
     return int((Decimal(repr(fraction)) * count).to_integral_value(ROUND_CEILING))
 
 
-def plan_complete(n: int, requirements: Requirements, *, ring_bits: int) -> Plan:
-    """Degree and threshold for n clients on the complete graph, for a semi-honest server.
+def floor_fraction(fraction: float, count: int) -> int:
+    """⌊fraction·count⌋ in exact decimals, so that 0.29 of 100 is 29 and not 28."""
+    return int((Decimal(repr(fraction)) * count).to_integral_value(ROUND_FLOOR))
+
+
+def check_size(n: int, requirements: Requirements) -> int:
+    """`min_contributors`, if n clients are as many.
 
     Raises:
-        ParameterError: fewer than `min_contributors` clients, or fewer than two honest ones among them.
+        ParameterError: they are fewer.
     """
-    if n > MAXIMUM_HOLDERS:
-        raise ParameterError(
-            f"{n} clients share with each other, at most {MAXIMUM_HOLDERS} can; lower max_clients"
-        )
-    least = _check_size(n, requirements)
-    corrupt = ceil_fraction(requirements.corrupt_fraction, n)
-    # A sum of one honest client and the corrupt ones is that client's update: two honest ones at least. Two
-    # clients in all are never private from each other; who typed min_contributors=2 has been told.
-    survivors = max(least, corrupt + 2) if n > 2 else 2
-    if max(survivors, corrupt + 1) > n:
-        raise ParameterError(
-            f"{corrupt} of {n} clients may be corrupt, which leaves fewer than two honest ones: ask more "
-            f"clients, or lower corrupt_fraction"
-        )
-    return Plan(
-        degree=n - 1,
-        threshold=max(corrupt + 1, 2),  # below every allowed number of survivors
-        min_survivors=survivors,
-        ring_bits=ring_bits,
-        security_failure=0.0,
-        liveness_failure=float(ceil_fraction(requirements.dropout_fraction, n) > n - survivors),
-    )
+    least = requirements.min_contributors
+    if n < least:
+        raise ParameterError(f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it")
+    return least
 
 
 def plan_unshared(n: int, requirements: Requirements, *, ring_bits: int, security_failure: float) -> Plan:
@@ -146,20 +242,19 @@ def plan_unshared(n: int, requirements: Requirements, *, ring_bits: int, securit
     Raises:
         ParameterError: fewer than `min_contributors` clients.
     """
-    least = _check_size(n, requirements)
+    least = check_size(n, requirements)
     return Plan(
+        clients=n,
+        adversary=requirements.adversary,
         degree=0,
         threshold=least,
         min_survivors=least,
+        min_neighbours=0,
+        corrupt=0,
+        quorum=0,
         ring_bits=ring_bits,
         security_failure=security_failure,
         liveness_failure=0.0,
+        sure_contributors=least,
+        exposure=0.0,
     )
-
-
-def _check_size(n: int, requirements: Requirements) -> int:
-    """`min_contributors`, if n clients are as many."""
-    least = requirements.min_contributors
-    if n < least:
-        raise ParameterError(f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it")
-    return least

@@ -41,7 +41,7 @@ import numpy as np
 
 from secagg.errors import DecodeError, ParameterError
 from secagg.secret import Secret
-from secagg.wire import Buffer, Reader, Writer
+from secagg.wire import Buffer, Piece, Reader, Stream, Writer, size_of
 
 __all__ = [
     "U8",
@@ -54,6 +54,7 @@ __all__ = [
     "Parts",
     "Signature",
     "Size",
+    "Stream",
     "UpTo",
     "decode",
     "encode",
@@ -94,10 +95,13 @@ U64: TypeAlias = Annotated[int, Uint(8)]
 Key32: TypeAlias = Annotated[bytes, Size(32)]
 Signature: TypeAlias = Annotated[bytes, Size(64)]
 Name: TypeAlias = Annotated[str, UpTo(64)]
-Parts: TypeAlias = tuple[Buffer, ...]
+Parts: TypeAlias = tuple[Piece, ...]
 """Bytes in pieces that nobody has joined yet."""
 Body: TypeAlias = Annotated[memoryview, UpTo(MAXIMUM_BYTES)]
-"""A vector's bytes: encoded from any buffer, decoded as a view into the message, never copied."""
+"""A vector's bytes: encoded from any buffer, or from a `Stream` that makes them while they are written.
+
+They are decoded as a view into the message, never copied.
+"""
 
 
 class _Codec(NamedTuple):
@@ -118,7 +122,10 @@ def encode(value: object) -> bytes:
 
 
 def parts(value: object) -> Parts:
-    """What `encode` would join: large vectors are copied once only, into the message that they end in."""
+    """What `encode` would join: large vectors are copied once only, into the message that they end in.
+
+    A `Stream` among them is not begun yet.
+    """
     writer = Writer()
     kind: Any = type(value)
     _codec(kind).write(writer, value)
@@ -215,8 +222,8 @@ def _fixed(size: int) -> _Codec:
 
 
 def _buffer(maximum: int, *, copy: bool) -> _Codec:
-    def write(writer: Writer, value: Buffer) -> None:
-        if (size := memoryview(value).nbytes) > maximum:
+    def write(writer: Writer, value: Piece) -> None:
+        if (size := size_of(value)) > maximum:
             raise ParameterError(f"a field of {size} bytes, at most {maximum} are allowed")
         writer.blob(value)
 

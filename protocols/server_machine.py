@@ -7,10 +7,9 @@ checked before a protocol's own `ServerSteps.absorb` sees it, and a message coun
 
 import hashlib
 import os
-from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Any
 
-from protocols.client_machine import KEPT_RESULTS, Received, Request
+from protocols.client_machine import Received, Request
 from protocols.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
@@ -22,8 +21,9 @@ from protocols.envelope import (
 )
 from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import Outcome, Round, Server
+from protocols.mailbox import Mailbox
 from protocols.record import RoundRecord, SignedRecord, Transcript
-from protocols.schema import MAXIMUM_BYTES, UpTo, decode, encode
+from protocols.schema import MAXIMUM_BYTES, Parts, Stream, decode, encode, parts
 from protocols.sealing import open_state, seal_state
 from protocols.server_memory import Ending, Memory, SavedSum, Status
 from protocols.suite import Finished, Opened, ServerContext, Suite
@@ -35,7 +35,6 @@ from secagg.wire import Buffer
 
 __all__ = ["ServerMachine"]
 
-Reason = Annotated[str, UpTo(8192)]
 EMPTY_ROUND = Round(0, (), 1)
 
 
@@ -57,6 +56,7 @@ class ServerMachine(Server):
         self._entropy = entropy
         self._key = identity.key if identity is not None else SigningKey.generate(entropy)
         self._round = EMPTY_ROUND
+        self._cohort: frozenset[ClientId] = frozenset()
         self._rounds = 0  # number of the latest round plus one
         self._status = Status.IDLE
         self._exchange = 0
@@ -65,10 +65,12 @@ class ServerMachine(Server):
         self._seen: set[tuple[ClientId, bytes]] = set()
         self._seen_before: set[tuple[ClientId, bytes]] = set()
         self._dropped: dict[ClientId, str] = {}
+        self._lost: frozenset[ClientId] | None = (
+            None  # the keys of `_dropped`, made when a step asks for them
+        )
         self._contributors: frozenset[ClientId] = frozenset()
         self._transcript = Transcript()
-        self._results: dict[int, bytes] = {}
-        self._owed: dict[ClientId, tuple[int, ...]] = {}
+        self._mailbox = Mailbox(roster.members)
         self._carried: dict[ClientId, tuple[int, ...]] = {}
         self._ending: Ending | None = None
         self._state: Any = suite.server.states[0]()
@@ -84,9 +86,9 @@ class ServerMachine(Server):
         steps = self._suite.server
         checked = Round(round.number, cohort, round.length, round.model)
         opened = steps.begin(self._context(checked), steps.idle(self._state), cohort)
-        self._round, self._rounds = checked, round.number + 1
+        self._round, self._cohort, self._rounds = checked, frozenset(cohort), round.number + 1
         self._status, self._ending = Status.OPEN, None
-        self._dropped, self._contributors = {}, frozenset()
+        self._dropped, self._lost, self._contributors = {}, None, frozenset()
         self._seen_before, self._seen, self._carried = self._seen, set(), {}
         self._transcript = Transcript()
         return self._enter(opened, start=True)
@@ -133,27 +135,27 @@ class ServerMachine(Server):
         encoded: dict[tuple[int, tuple[int, ...]], bytes] = {}
         outbox: dict[ClientId, bytes] = {}
         for client, request in asked.items():
-            owed = self._owed.get(client, ()) if start else ()
+            owed = self._mailbox.waiting(client) if start else ()
             if owed:
                 self._carried[client] = owed
             kind = (id(request), owed)
             if kind not in encoded:
-                encoded[kind] = self._request(request_stage(opened.exchange), owed, encode(request))
+                encoded[kind] = self._request(request_stage(opened.exchange), owed, parts(request))
             outbox[client] = encoded[kind]
         if start:
             outbox.update(self._deliver(except_to=self._expected))
         return outbox
 
-    def _request(self, stage: int, owed: tuple[int, ...], body: bytes) -> bytes:
-        results = tuple(memoryview(self._results[number]) for number in owed)
+    def _request(self, stage: int, owed: tuple[int, ...], body: Parts) -> bytes:
+        """A message of these results and this body; both are copied once, into it."""
+        request = Request(self._mailbox.views(owed), Stream.of(body))
         return Envelope(
             protocol=self._suite.code,
             session=self._session,
             round=self._round.number,
             stage=stage,
             sender=SERVER,
-            body=encode(Request(results, memoryview(body))),
-        ).encode()
+        ).encode(*parts(request))
 
     def advance(self) -> dict[ClientId, bytes]:
         if self._status is Status.DONE:
@@ -164,7 +166,7 @@ class ServerMachine(Server):
             raise ParameterError("no round was started; call start first")
         name = self._suite.exchanges[self._exchange]
         for client in sorted(self._expected - set(self._answered) - set(self._dropped)):
-            self._dropped[client] = f"did not answer in {name}"
+            self._lose(client, f"did not answer in {name}")
         self._transcript.absorb(self._exchange, self._answered)
         if self._exchange == self._suite.collecting:
             self._contributors = present = frozenset(self._answered)
@@ -179,7 +181,7 @@ class ServerMachine(Server):
             step = self._suite.server.close(self._context(self._round), self._state, present)
         except RoundAborted as error:
             for culprit in error.culprits:
-                self._dropped.setdefault(culprit, error.reason)
+                self._lose(culprit, error.reason)
             self._abort(error.reason)
             raise
         if isinstance(step, Opened):
@@ -198,10 +200,7 @@ class ServerMachine(Server):
         total = None if step.total is None else SavedSum.of(step.total)
         self._ending = Ending(total=total, result=step.result, record=self._sign(""), reason="")
         if step.result is not None:
-            self._results[self._round.number] = step.result
-            for member in self._roster.members:
-                self._owed[member] = (*self._owed.get(member, ()), self._round.number)[-KEPT_RESULTS:]
-            self._forget_results()
+            self._mailbox.put(self._round.number, step.result)
 
     def _abort(self, reason: str) -> None:
         self._state, self._status = self._suite.server.idle(self._state), Status.ABORTED
@@ -250,25 +249,24 @@ class ServerMachine(Server):
             raise ParameterError("no round has ended; run one to its empty outbox first")
         return self._ending.record
 
+    def _lose(self, client: ClientId, reason: str) -> None:
+        """Puts a client out of the open round; the first reason stands."""
+        self._dropped.setdefault(client, reason[:2048])
+        self._lost = None
+
     # Results that only clients open
 
     def deliver(self) -> dict[ClientId, bytes]:
         return self._deliver(except_to=frozenset())
 
     def _deliver(self, *, except_to: frozenset[ClientId]) -> dict[ClientId, bytes]:
-        waiting = [
-            client for client in self._roster.members if self._owed.get(client) and client not in except_to
-        ]
-        return {client: self._request(RESULT, self._owed[client], b"") for client in waiting}
-
-    def _arrived(self, client: ClientId, numbers: Collection[int]) -> None:
-        """`client` has the results of these rounds."""
-        self._owed[client] = tuple(n for n in self._owed.get(client, ()) if n not in numbers)
-        self._forget_results()
-
-    def _forget_results(self) -> None:
-        wanted = {number for numbers in self._owed.values() for number in numbers}
-        self._results = {number: result for number, result in self._results.items() if number in wanted}
+        owed = {
+            client: waiting
+            for client in self._roster.members
+            if (waiting := self._mailbox.waiting(client)) and client not in except_to
+        }
+        encoded = {waiting: self._request(RESULT, waiting, ()) for waiting in set(owed.values())}
+        return {client: encoded[waiting] for client, waiting in owed.items()}
 
     # Messages
 
@@ -314,19 +312,17 @@ class ServerMachine(Server):
         if envelope.round != self._round.number and envelope.stage != ACKNOWLEDGEMENT:
             raise DecodeError(f"a message for round {envelope.round}; this is round {self._round.number}")
         if envelope.stage == ACKNOWLEDGEMENT:
-            received = frozenset(decode(Received, envelope.body).results)
-            numbers = [n for n, each in self._results.items() if hashlib.sha256(each).digest() in received]
-            self._arrived(sender, numbers)
+            self._mailbox.acknowledged(sender, decode(Received, envelope.body).results)
             return
         if self._status is not Status.OPEN:
             raise DecodeError("a message after the round's end")
-        if sender not in self._round.cohort:
+        if sender not in self._cohort:
             raise DecodeError("a message of a client that this round did not ask")
         if envelope.stage == REFUSAL:
             reason = decode(Refusal, envelope.body).reason
             if sender not in self._dropped:
                 self._state = self._suite.server.refused(self._state, sender)
-                self._dropped[sender] = f"refused: {reason}"[:2048]
+                self._lose(sender, f"refused: {reason}")
             return
         if envelope.stage != request_stage(self._exchange) + 1:
             raise DecodeError(f"a message of another step than {self._suite.exchanges[self._exchange]}")
@@ -338,21 +334,23 @@ class ServerMachine(Server):
         self._state = self._suite.server.absorb(self._context(self._round), self._state, sender, reply)
         self._answered[sender] = digest
         self._seen.add((sender, digest))
-        self._arrived(sender, self._carried.pop(sender, ()))
+        self._mailbox.arrived(sender, self._carried.pop(sender, ()))
 
     def _expel(self, sender: ClientId, reason: str) -> PeerViolation:
-        """Puts a culprit out of the open round; the first reason stands."""
-        if self._status is Status.OPEN and sender in self._round.cohort:
-            self._dropped.setdefault(sender, reason[:2048])
+        """Puts a culprit out of the open round."""
+        if self._status is Status.OPEN and sender in self._cohort:
+            self._lose(sender, reason)
         return PeerViolation(reason, culprit=sender)
 
     def _context(self, round: Round) -> ServerContext:
+        if self._lost is None:
+            self._lost = frozenset(self._dropped)
         return ServerContext(
             suite=self._suite,
             roster=self._roster,
             session=self._session,
             round=round,
-            dropped=frozenset(self._dropped) if round is self._round else frozenset(),
+            dropped=self._lost if round is self._round else frozenset(),
             entropy=self._entropy,
         )
 
@@ -377,8 +375,8 @@ class ServerMachine(Server):
             dropped=self._dropped,
             contributors=self._contributors,
             transcript=self._transcript.digest(),
-            results=self._results,
-            owed=self._owed,
+            results=self._mailbox.results,
+            owed=self._mailbox.owed,
             carried=self._carried,
             ending=self._ending,
             state_kind=self._suite.server.states.index(type(state)),
@@ -398,13 +396,15 @@ class ServerMachine(Server):
         )
         machine._rounds = saved.rounds
         machine._round = Round(max(saved.rounds - 1, 0), saved.cohort, saved.length, saved.model)
+        machine._cohort = frozenset(saved.cohort)
         machine._status = Status(saved.status)
         machine._exchange = saved.exchange
         machine._expected, machine._answered = saved.expected, saved.answered
         machine._seen, machine._seen_before = set(saved.seen), set(saved.seen_before)
         machine._dropped, machine._contributors = saved.dropped, saved.contributors
         machine._transcript = Transcript(saved.transcript)
-        machine._results, machine._owed, machine._carried = saved.results, saved.owed, saved.carried
+        machine._mailbox = Mailbox(machine._roster.members, results=saved.results, owed=saved.owed)
+        machine._carried = saved.carried
         machine._ending = saved.ending
         machine._state = suite.server.thaw(
             decode(suite.server.states[saved.state_kind], saved.state.reveal())

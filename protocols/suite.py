@@ -33,16 +33,25 @@ __all__ = [
     "ServerContext",
     "ServerSteps",
     "Suite",
+    "check_length",
     "check_request",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Replied:
-    """A client's step that answers with a message."""
+    """A client's step that answers with a message.
+
+    Attributes:
+        state: the state behind this step. A `Stream` in the message has not run yet when it is made.
+        message: the answer.
+        spends: the number of the round in which the material that this release uses up was prepared: it is
+            released once, whatever round asks. None where a release uses up nothing but its own round's.
+    """
 
     state: Any
     message: Any
+    spends: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +226,6 @@ def check_request(
         raise PeerViolation("the server runs other protocol parameters than this client", culprit="server")
     try:
         canonical = context.roster.order(cohort) == cohort
-        suite.surface.check_length(length)
     except ParameterError as error:
         raise PeerViolation(str(error), culprit="server") from None
     if not canonical:
@@ -230,7 +238,16 @@ def check_request(
             f"{suite.max_clients}",
             culprit="server",
         )
+    check_length(context, length)
+
+
+def check_length(context: ClientContext, length: int) -> None:
+    """Raises `PeerViolation` for a number of values that this client does not contribute."""
     if not 1 <= length <= context.max_length:
         raise PeerViolation(
             f"{length} values were asked for, 1 to {context.max_length} are given", culprit="server"
         )
+    try:
+        context.suite.surface.check_length(length)
+    except ParameterError as error:
+        raise PeerViolation(str(error), culprit="server") from None

@@ -35,6 +35,7 @@ class Summand(ABC):
     """One client's vector of ring elements, made block by block so that it stays in the cache.
 
     Attributes:
+        elements: how many there are.
         clipped: how many values were clipped in the blocks made so far.
     """
 
@@ -42,19 +43,27 @@ class Summand(ABC):
 
     def __init__(self, ring: Ring, elements: int) -> None:
         self._ring = ring
-        self._elements = elements
+        self.elements = elements
 
-    def blocks(self) -> Iterator[Words]:
-        """Blocks of `BLOCK_VALUES` elements, the last one shorter, each in the memory of the one before."""
-        buffer = np.empty(min(BLOCK_VALUES, self._elements), dtype=self._ring.dtype)
-        for start in range(0, self._elements, BLOCK_VALUES):
-            block = buffer[: min(BLOCK_VALUES, self._elements - start)]
-            self._write(start, block)
+    def blocks(self, padding: int = 0) -> Iterator[Words]:
+        """Blocks of `BLOCK_VALUES` elements, the last one shorter, each in the memory of the one before.
+
+        Args:
+            padding: zeros behind the last element, for what a protocol adds of its own.
+        """
+        count = self.elements + padding
+        buffer = np.empty(min(BLOCK_VALUES, count), dtype=self._ring.dtype)
+        for start in range(0, count, BLOCK_VALUES):
+            block = buffer[: min(BLOCK_VALUES, count - start)]
+            own = min(max(self.elements - start, 0), len(block))
+            if own:
+                self._write(start, block[:own])
+            block[own:] = 0
             yield block
 
     def integers(self) -> NDArray[np.int64]:
         """All elements, as signed integers."""
-        vector = np.empty(self._elements, dtype=np.int64)
+        vector = np.empty(self.elements, dtype=np.int64)
         for index, block in enumerate(self.blocks()):
             start = index * BLOCK_VALUES
             vector[start : start + len(block)] = self._ring.centred(block)
@@ -253,7 +262,7 @@ class FloatSurface:
                 f"the total weight is outside [{len(contributors)}, {self.max_total_weight}]: "
                 f"a contributor broke its cap, or max_total_weight is too small for this cohort"
             )
-        mean = self.codec.decode(self.ring.centred(total[:length]), total_weight=total_weight)
+        mean = self._mean(total[:length], total_weight)
         metrics: dict[str, float] = {}
         if self.metrics:
             units = self._metric_codec.decode(tail[:-1], total_weight=total_weight)
@@ -261,6 +270,17 @@ class FloatSurface:
                 n: float(a + (u + 1) / 2 * (b - a)) for (n, a, b), u in zip(self.metrics, units, strict=True)
             }
         return Sum(mean, total_weight, contributors, metrics)
+
+    def _mean(self, total: Words, total_weight: int) -> NDArray[np.float64]:
+        """The weighted mean, block by block: beside the result a block of integers is all that it takes."""
+        self.codec.check_length(len(total))
+        ring = self.ring
+        mean = np.empty(len(total), dtype=np.float64)
+        for start in range(0, len(total), BLOCK_VALUES):
+            stop = min(start + BLOCK_VALUES, len(total))
+            codec = self.codec.part(start, stop)
+            mean[start:stop] = codec.decode(ring.centred(total[start:stop]), total_weight=total_weight)
+        return mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,9 @@ a byte from the label to the context gives an unrelated key. Labels come from `s
 Against an adversary that sees any number of derived keys, the others stay uniform to it as long as `key` has
 enough entropy. HKDF is fast: it adds no work for who guesses, so a password is not a key.
 
+`stretch` is the opposite and for public input: scrypt (RFC 7914), which makes each try at another input cost
+tens of milliseconds and 16 MiB. It hides nothing.
+
 >>> root = Secret(bytes(range(32)))
 >>> hkdf(root, label=b"an example", context=b"round 1")
 Secret(32 bytes)
@@ -14,19 +17,24 @@ Secret(32 bytes)
 False
 """
 
+from functools import lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from secagg.errors import ParameterError
 from secagg.secret import Secret
 from secagg.wire import Writer
 
-__all__ = ["MAXIMUM_BYTES", "hkdf"]
+__all__ = ["MAXIMUM_BYTES", "STRETCHED_BYTES", "hkdf", "stretch"]
 
 MAXIMUM_BYTES: Final = 255 * 32
 """The longest output of one call: the block counter of RFC 5869, section 2.3, is one byte."""
+
+STRETCHED_BYTES: Final = 32
+"""What `stretch` returns."""
 
 
 def hkdf(key: Secret, *, label: bytes, context: bytes = b"", salt: bytes = b"", size: int = 32) -> Secret:
@@ -57,3 +65,36 @@ def hkdf(key: Secret, *, label: bytes, context: bytes = b"", salt: bytes = b"", 
 def _derive(key: Secret, *, salt: bytes, info: bytes, size: int) -> Secret:
     """RFC 5869 as it stands, extract and expand, with a raw `info`: what the published vectors exercise."""
     return Secret(HKDF(hashes.SHA256(), size, salt=salt, info=info).derive(key.reveal()))
+
+
+def stretch(secretless: bytes, *, label: bytes) -> bytes:
+    """`STRETCHED_BYTES` of scrypt over a public input, so that trying many inputs is costly.
+
+    For a seed that an adversary would like to choose by trying: each try costs 2**14 blocks of 1 KiB
+    (N = 2**14, r = 8, p = 1), 30 to 40 ms of one core and 16 MiB. The honest pay it once. Not for passwords:
+    the salt is the label, the same for everybody, and results are cached in memory, which is what all the
+    parties of one process want.
+
+    Args:
+        secretless: public bytes, all of what the result depends on.
+        label: what the result is for, from `secagg.labels`; not empty. It is the salt.
+
+    Raises:
+        ParameterError: a wrong type, or an empty label.
+    """
+    for name, value in (("secretless", secretless), ("label", label)):
+        if type(value) is not bytes:
+            raise ParameterError(f"{name} is of type {type(value).__name__}; bytes are needed")
+    if not label:
+        raise ParameterError("label is empty; take the label of this use from secagg.labels")
+    return _stretch(secretless, label)
+
+
+@lru_cache(maxsize=64)
+def _stretch(secretless: bytes, label: bytes) -> bytes:
+    return _scrypt(secretless, salt=label, n=2**14, r=8, p=1, size=STRETCHED_BYTES)
+
+
+def _scrypt(data: bytes, *, salt: bytes, n: int, r: int, p: int, size: int) -> bytes:
+    """RFC 7914 as it stands: what the published vectors exercise."""
+    return Scrypt(salt=salt, length=size, n=n, r=r, p=p).derive(data)

@@ -17,7 +17,7 @@ from protocols.consortium.scheme import Scheme
 from protocols.consortium.server import ConsortiumServerSteps
 from protocols.interface import Learner
 from protocols.parameters import Parameters
-from protocols.requirements import plan_unshared
+from protocols.requirements import Adversary, plan_unshared
 from protocols.suite import Suite
 from protocols.summand import Surface
 
@@ -29,6 +29,9 @@ class ConsortiumParameters(Parameters):
     """What CkksSum and PaillierSum share."""
 
     code: ClassVar[int]
+    withstands: ClassVar[frozenset[Adversary]] = frozenset({Adversary.SEMI_HONEST, Adversary.SEMI_MALICIOUS})
+    """A lying server learns no sum at all, and a tag binds each result to its contributors. It can still give
+    two clients sums of different contributors, so it is not held to one story."""
 
     @property
     def _ring_weight(self) -> int:

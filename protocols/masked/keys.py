@@ -1,78 +1,169 @@
-"""The keys of one round of MaskedSum and what is derived from them.
+"""The keys of MaskedSum and what is derived from them.
 
-Two independent key sets (ATTACKS A17). The *channel* key seals what one client sends another; it is never
-shared out. The *mask* key comes from the round secret, which Shamir shares may rebuild. So whoever rebuilds a
-dropped client's round secret opens that client's pair masks of this round and nothing else: not one sealed
-share. The self-mask seed is independent of both.
+Two independent key sets (ATTACKS A17). *Channel* keys seal what one client sends another; they are never
+shared out and never derived from anything that is. *Mask* secrets come from the round secret K_u, which
+Shamir shares may rebuild. So whoever rebuilds a dropped client's K_u opens that client's pair masks of this
+round and nothing else: not one sealed share, and no other round.
+
+Both are hybrids of X25519 and ML-KEM-768: a key holds while either assumption does.
+
+* A *channel* is made once in an epoch, on the long path. Each end encapsulates to the other, so that each
+  can seal its first shares at once; from both secrets and the Diffie-Hellman value comes a chain key. The
+  chain is ratcheted once for each later dealing, and old links are erased: what a client's state holds today
+  opens no earlier round.
+* The *pair secret* of an edge is what its two ends make their masks from. In an epoch's first round neither
+  end could know a channel in time to put it under its K_u, so there the pair secret is agreed between mask
+  keys that follow from K: the end that stands first in the cohort encapsulates to the other. Whoever rebuilds
+  K of either end has it: as the one encapsulated to, or from `pairs`, which the encapsulating end seals
+  under its own K. In later rounds the chain gives the pair secret, and both ends seal it under their K.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 
-from protocols.identity import ClientId
 from secagg import labels
-from secagg.agreement import PrivateKey, public_key
+from secagg.agreement import PrivateKey
 from secagg.entropy import Entropy, draw
 from secagg.kdf import hkdf
+from secagg.kem import SEED_BYTES, DecapsulationKey
 from secagg.masking import MASK_KEY_BYTES
 from secagg.secret import Secret
 from secagg.wire import Writer
 
-__all__ = ["RoundKeys", "channel_key", "mask_private_key", "pair_mask_seed", "self_mask_seed"]
+__all__ = [
+    "SECRET_BYTES",
+    "EpochKeys",
+    "Link",
+    "MaskKeys",
+    "chain_key",
+    "first_pair_secret",
+    "first_seal_key",
+    "pair_bytes",
+    "pair_mask_seed",
+    "pairs_key",
+    "ratchet",
+    "self_mask_seed",
+]
+
+SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class RoundKeys:
-    """What a client draws for a round.
+class EpochKeys:
+    """What a client draws on the long path.
 
     Attributes:
         channel: X25519 private key (c_u^SK); never leaves the client.
-        round_secret: 32 bytes that are shared out; the mask key pair (s_u) follows from them.
-        self_mask_seed: 32 bytes that are shared out (b_u).
+        channel_seed: 64-byte seed of the ML-KEM key beside it.
+        round_secret: K_u, 32 bytes that are shared out; the mask keys follow from them.
+        self_mask_seed: b_u, 32 bytes that are shared out.
     """
 
     channel: Secret
+    channel_seed: Secret
     round_secret: Secret
     self_mask_seed: Secret
 
     @classmethod
-    def draw(cls, entropy: Entropy = os.urandom) -> "RoundKeys":
+    def draw(cls, entropy: Entropy = os.urandom) -> "EpochKeys":
         """Fresh keys."""
-        return cls(Secret(draw(entropy, 32)), Secret(draw(entropy, 32)), Secret(draw(entropy, 32)))
+        return cls(
+            Secret(draw(entropy, SECRET_BYTES)),
+            Secret(draw(entropy, SEED_BYTES)),
+            Secret(draw(entropy, SECRET_BYTES)),
+            Secret(draw(entropy, SECRET_BYTES)),
+        )
+
+
+class MaskKeys:
+    """The hybrid key pair that follows from a round secret K_u: s_u of CCS'17, Fig. 4."""
+
+    __slots__ = ("agreement", "encapsulation")
+
+    def __init__(self, round_secret: Secret) -> None:
+        self.agreement = PrivateKey(hkdf(round_secret, label=labels.MASK_KEY))
+        self.encapsulation = DecapsulationKey(
+            hkdf(round_secret, label=labels.MASK_ENCAPSULATION, size=SEED_BYTES)
+        )
 
     @property
-    def channel_public(self) -> bytes:
-        """c_u^PK."""
-        return public_key(self.channel)
-
-    @property
-    def mask_public(self) -> bytes:
-        """s_u^PK."""
-        return public_key(mask_private_key(self.round_secret))
+    def advertised(self) -> tuple[bytes, bytes]:
+        """The X25519 public key, and the SHA-256 of the ML-KEM one."""
+        return self.agreement.public_key, hashlib.sha256(self.encapsulation.encapsulation_key).digest()
 
 
-def mask_private_key(round_secret: Secret) -> Secret:
-    """s_u^SK, the X25519 private key that makes a client's pair masks."""
-    return hkdf(round_secret, label=labels.MASK_KEY)
-
-
-def channel_key(
-    private: PrivateKey, public: bytes, *, transcript: bytes, sender: ClientId, receiver: ClientId
+def _hybrid(
+    classical: Secret, *quantum_safe: Secret, label: bytes, context: bytes, size: int = SECRET_BYTES
 ) -> Secret:
-    """The AEAD key for what `sender` seals to `receiver` in this round (KA.agree(c_u^SK, c_v^PK))."""
-    context = Writer().fixed(transcript).text(sender).text(receiver).finish()
-    return hkdf(private.agree(public), label=labels.CHANNEL, context=context)
+    """A key from a Diffie-Hellman value and encapsulated secrets; each has a fixed size, none can shift."""
+    joined = Secret(b"".join(each.reveal() for each in (classical, *quantum_safe)))
+    return hkdf(joined, label=label, context=context, size=size)
 
 
-def pair_mask_seed(
-    private: PrivateKey, public: bytes, *, transcript: bytes, low: ClientId, high: ClientId
+def first_seal_key(
+    shared: Secret, encapsulated: Secret, ciphertext: bytes, *, epoch: bytes, dealer: int, holder: int
 ) -> Secret:
+    """Seals the first shares that `dealer` sends `holder`, under the dealer's own encapsulation."""
+    digest = hashlib.sha256(ciphertext).digest()
+    context = Writer().fixed(epoch).uint(dealer, 4).uint(holder, 4).fixed(digest).finish()
+    return _hybrid(shared, encapsulated, label=labels.FIRST_SEAL, context=context)
+
+
+def chain_key(shared: Secret, from_low: Secret, from_high: Secret, *, epoch: bytes, pair: bytes) -> Secret:
+    """The first link of a channel: from the X25519 value and what each end encapsulated to the other."""
+    return _hybrid(shared, from_low, from_high, label=labels.CHANNEL, context=epoch + pair)
+
+
+def first_pair_secret(
+    shared: Secret, encapsulated: Secret, ciphertext: bytes, *, epoch: bytes, pair: bytes
+) -> Secret:
+    """The pair secret of an epoch's first round: agreed between mask keys, the low end encapsulating."""
+    context = Writer().fixed(epoch).fixed(pair).fixed(hashlib.sha256(ciphertext).digest()).finish()
+    return _hybrid(shared, encapsulated, label=labels.PAIR_SECRET, context=context)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One step of a channel's chain: the keys of one dealing, and the next link.
+
+    Attributes:
+        pair_secret: what the edge's two masks are made from (pq_uv).
+        seals: the keys for what the low end seals to the high one, and the other way round.
+        following: the next link; with it the current one is forgotten.
+    """
+
+    pair_secret: Secret
+    seals: tuple[Secret, Secret]
+    following: Secret
+
+
+def ratchet(chain: Secret, *, epoch: bytes, origin: int) -> Link:
+    """The keys of the dealing for round `origin`."""
+    keys = hkdf(
+        chain, label=labels.RATCHET, context=epoch + origin.to_bytes(8, "big"), size=4 * SECRET_BYTES
+    ).reveal()
+    parts = [Secret(keys[start : start + SECRET_BYTES]) for start in range(0, len(keys), SECRET_BYTES)]
+    return Link(parts[0], (parts[1], parts[2]), parts[3])
+
+
+def pairs_key(round_secret: Secret, *, context: bytes) -> Secret:
+    """The key under which a client leaves its pair secrets with the server, for whoever rebuilds K_u."""
+    return hkdf(round_secret, label=labels.PAIR_SEAL, context=context)
+
+
+def pair_bytes(first: int, second: int) -> bytes:
+    """Two places in the cohort, the lower one first."""
+    low, high = sorted((first, second))
+    return low.to_bytes(4, "big") + high.to_bytes(4, "big")
+
+
+def pair_mask_seed(pair_secret: Secret, *, transcript: bytes, pair: bytes) -> Secret:
     """The seed of the mask that two clients share (s_{u,v}); equal at both ends if their transcripts are."""
-    context = Writer().fixed(transcript).text(low).text(high).finish()
-    return hkdf(private.agree(public), label=labels.PAIR_MASK, context=context, size=MASK_KEY_BYTES)
+    return hkdf(pair_secret, label=labels.PAIR_MASK, context=transcript + pair, size=MASK_KEY_BYTES)
 
 
-def self_mask_seed(seed: Secret, *, transcript: bytes, client: ClientId) -> Secret:
+def self_mask_seed(seed: Secret, *, transcript: bytes, client: int) -> Secret:
     """The seed of a client's own mask, PRG(b_u)."""
-    context = Writer().fixed(transcript).text(client).finish()
+    context = transcript + client.to_bytes(4, "big")
     return hkdf(seed, label=labels.SELF_MASK, context=context, size=MASK_KEY_BYTES)

@@ -1,42 +1,64 @@
-"""The eight messages of MaskedSum, in order, and the one type that keeps a client from saying too much.
+"""The messages of MaskedSum, in order.
 
-Symbols of the paper (Bonawitz et al., CCS'17, Figure 4) stand behind our names in the package's README.
+Symbols of the papers (Bonawitz et al., CCS'17, Figure 4; Bell et al., CCS'20, Algorithm 2) stand behind our
+names in `SPEC.md`. A message that says one thing of each neighbour holds it in columns: equal pieces, one
+for each neighbour that takes part, in the order of the cohort. Nothing names a party that both sides know,
+so a message has the bytes of its content and a few more.
 """
 
-import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import TypeAlias
+from typing import Annotated, Final, TypeAlias
 
-from protocols.identity import ClientId
-from protocols.schema import U32, U64, Body, Key32, Name, Signature, encode
-from secagg import labels
+import numpy as np
+
+from protocols.schema import U32, U64, Body, Key32, Name, Signature, Size, UpTo
+from secagg.aead import OVERHEAD
+from secagg.errors import DecodeError
+from secagg.kem import ENCAPSULATION_KEY_BYTES
 from secagg.shamir import SHARE_BYTES
-from secagg.wire import Writer
 
 __all__ = [
+    "COMMITMENT_BYTES",
+    "HASHES_BYTES",
+    "SEALED_BYTES",
+    "SHARE_BYTES",
+    "SHARE_PAIR_BYTES",
     "AdvertiseKeys",
     "Announcement",
     "CohortKeys",
     "CollectInput",
+    "ConsistencyCheck",
     "MaskedInput",
     "PairKeyShare",
+    "Quorum",
     "Reveal",
-    "SealedShares",
     "SelfMaskShare",
     "ShareKeys",
     "Survivors",
     "Unmask",
+    "columns",
 ]
 
+SHARE_PAIR_BYTES: Final = 2 * SHARE_BYTES
+SEALED_BYTES: Final = SHARE_PAIR_BYTES + OVERHEAD
+"""One holder's two shares, sealed to it."""
+COMMITMENT_BYTES: Final = 16
+"""A hash that commits to 32 uniform secret bytes: nobody finds another preimage of 128 bits."""
+HASHES_BYTES: Final = 2 * COMMITMENT_BYTES
+"""The hashes of one holder's two shares, the self mask's first."""
 
-# Exchange 0, AdvertiseKeys
+EncapsulationKey: TypeAlias = Annotated[bytes, Size(ENCAPSULATION_KEY_BYTES)]
+Bitmap: TypeAlias = Annotated[bytes, UpTo(1 << 17)]
+"""A set of members of the cohort, one bit each: see `Members`."""
+
+
+# Exchange 0, AdvertiseKeys: only on the long path
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """Down: a round begins."""
+    """Down: a round begins, and with it an epoch: new keys, a new graph."""
 
     parameters: Key32
     cohort: tuple[Name, ...]
@@ -45,65 +67,63 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class AdvertiseKeys:
-    """Up: this round's two public keys (c_u^PK, s_u^PK), signed with the client's identity (σ_u).
+    """Up: the epoch's public keys, each a pair of X25519 and ML-KEM-768, signed with the client's identity.
 
-    `minimum` is the smallest set of survivors that this client's policy allows. Everybody keeps to the
-    largest one among the survivors, because a sum can be opened without the help of any one of them.
+    The channel keys (c_u^PK) seal what clients send one another. The mask keys (s_u^PK) come from this
+    round's secret, which Shamir shares may rebuild; they make the first round's pair secrets.
+
+    `minimum` is the smallest set of survivors that this client's policy allows. Its holders keep to it,
+    because its self mask could be opened without its own help.
     """
 
     channel_key: Key32
+    channel_encapsulation: EncapsulationKey
     mask_key: Key32
+    mask_encapsulation: EncapsulationKey
     minimum: U32
     signature: Signature
 
 
-@dataclass(frozen=True, slots=True)
-class SignedKeys:
-    """What that signature covers: nothing of it can be moved to another round, session or client."""
-
-    parameters: Key32
-    session: bytes
-    round: U64
-    cohort: tuple[Name, ...]
-    length: U64
-    client: Name
-    channel_key: Key32
-    mask_key: Key32
-    minimum: U32
-
-
-# Exchange 1, ShareKeys
+# Exchange 1, ShareKeys: only on the long path; later rounds' shares ride on Unmask
 
 
 @dataclass(frozen=True, slots=True)
 class CohortKeys:
-    """Down: the keys of everybody who advertised (U_1)."""
+    """Down: who advertised (U_1), the Merkle root of all keys, and the keys of this client's neighbours.
 
-    keys: dict[Name, AdvertiseKeys]
-
-
-@dataclass(frozen=True, slots=True)
-class SealedShares:
-    """One holder's pair of shares, sealed to it (e_{u,v}), and a hash of each, for the server.
-
-    A share is 32 uniform bytes or more, so its hash tells the server nothing; it lets the server see, later,
-    whether a revealed share is the one that was dealt.
+    `path` leads from this client's own keys to the root.
     """
 
-    sealed: bytes
-    self_mask_hash: Key32
-    pair_key_hash: Key32
+    advertised: Bitmap
+    root: Key32
+    path: Annotated[tuple[Key32, ...], UpTo(32)]
+    keys: tuple[AdvertiseKeys, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShareKeys:
-    """Up: shares of the round secret and of the self-mask seed for every holder in U_1, itself included.
+    """Up: one dealing. Shares of a round secret and of a self-mask seed, and what opens the pair masks.
 
-    `own` has the hashes of the share that the client keeps; `commitment` is a hash of the self-mask seed.
+    Attributes:
+        sealed: for each neighbour that is there, its two shares (e_{u,v}).
+        hashes: for each holder that is there, hashes of its two shares; a revealed share is checked by them.
+        edges: hashes of pair secrets, for the neighbours with whom this client knows one already: all, but in
+            the first dealing of an epoch only those behind it in the cohort.
+        pairs: those pair secrets, sealed under a key from the round secret.
+        encapsulations: first dealing only: a ciphertext to each neighbour's channel key, then one to the mask
+            key of each neighbour behind this client.
+        self_commitment, round_commitment: hashes of the self-mask seed and of the round secret.
+        signature: the dealer's, over all of this in its place.
     """
 
-    shares: dict[Name, SealedShares]
-    commitment: Key32
+    sealed: bytes
+    hashes: bytes
+    edges: bytes
+    pairs: bytes
+    encapsulations: bytes
+    self_commitment: Key32
+    round_commitment: Key32
+    signature: Signature
 
 
 # Exchange 2, MaskedInput
@@ -111,9 +131,23 @@ class ShareKeys:
 
 @dataclass(frozen=True, slots=True)
 class CollectInput:
-    """Down: what the others dealt to this client (U_2), and the model that its update answers."""
+    """Down: the model, who is active (U_2), and what this client's active neighbours dealt to it.
 
-    sealed: dict[Name, SealedShares]
+    Attributes:
+        origin: the first round that those dealings could serve: this one, if no round in between was lost.
+        sealed, hashes: as in `ShareKeys`, one piece of each active neighbour.
+        edges: first dealing only: the hash of the pair secret, of each active neighbour before this client.
+        encapsulations: first dealing only: each neighbour's ciphertext to this client's channel key, then one
+            to its mask key from each neighbour before it.
+    """
+
+    origin: U64
+    length: U64
+    active: Bitmap
+    sealed: bytes
+    hashes: bytes
+    edges: bytes
+    encapsulations: bytes
     model: bytes
 
 
@@ -121,22 +155,46 @@ class CollectInput:
 class MaskedInput:
     """Up: the masked vector (y_u), and the transcript under which its masks were made.
 
-    `unopened` names the dealers whose shares for this client did not open, or were not what their hashes say.
+    `unopened` are the dealers whose shares for this client did not open, or were not what their hashes say.
     """
 
     transcript: Key32
-    unopened: frozenset[Name]
+    unopened: Bitmap
     vector: Body
 
 
-# Exchange 3, Unmask
+# Exchange 3, ConsistencyCheck: only against a malicious server
 
 
 @dataclass(frozen=True, slots=True)
 class Survivors:
-    """Down: whose vector arrived (U_3); the others who dealt shares are dropped."""
+    """Down: whose vector arrived (U_3)."""
 
-    survivors: frozenset[Name]
+    survivors: Bitmap
+    model: Key32
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyCheck:
+    """Up: this client's signature on the survivors, one set in a round (σ'_u)."""
+
+    signature: Signature
+
+
+# Exchange 3 or 4, Unmask
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """Down: the survivors (U_3), and against a malicious server the signatures of a quorum on them.
+
+    `model` is the digest of the model that the sum answers; it stands in every mask seed too.
+    """
+
+    survivors: Bitmap
+    model: Key32
+    signers: Bitmap
+    signatures: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,61 +217,40 @@ Reveal: TypeAlias = SelfMaskShare | PairKeyShare
 
 @dataclass(frozen=True, slots=True)
 class Unmask:
-    """Up: one reveal for each peer whose shares this client holds."""
+    """Up: one reveal for each active dealer whose shares this client holds, and the next round's dealing.
 
-    reveals: dict[Name, SelfMaskShare | PairKeyShare] = field(repr=False)
+    `kinds` has a bit for each reveal, set where it is a `PairKeyShare`; `shares` has the one share.
+    """
 
+    kinds: Bitmap
+    shares: bytes = field(repr=False)
+    next: ShareKeys
 
-class Kind(IntEnum):
-    """Which secret a share belongs to."""
+    @classmethod
+    def of(cls, reveals: Sequence[Reveal], *, following: ShareKeys) -> "Unmask":
+        """The message that says these reveals, in the order of their dealers."""
+        kinds = np.array([isinstance(each, PairKeyShare) for each in reveals], dtype=bool)
+        shares = b"".join(each.share for each in reveals)
+        return cls(np.packbits(kinds, bitorder="little").tobytes(), shares, following)
 
-    SELF_MASK = 0
-    PAIR_KEY = 1
+    def reveals(self, count: int) -> list[Reveal]:
+        """The `count` reveals inside.
 
-
-def share_hash(
-    *, session: bytes, round: int, dealer: ClientId, holder: ClientId, kind: Kind, share: bytes
-) -> bytes:
-    """SHA-256 of a share in its place: no share can stand in for another one."""
-    place = Writer().blob(session).uint(round, 8).text(dealer).text(holder).uint(kind, 1).blob(share).finish()
-    return hashlib.sha256(labels.SHARE_COMMITMENT + place).digest()
-
-
-def seed_commitment(*, session: bytes, round: int, dealer: ClientId, seed: bytes) -> bytes:
-    """SHA-256 of a self-mask seed in its place; the seed has 256 uniform bits, so nothing leaks."""
-    place = Writer().blob(session).uint(round, 8).text(dealer).blob(seed).finish()
-    return hashlib.sha256(labels.SELF_MASK_COMMITMENT + place).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class CohortTranscript:
-    """What the parties must agree on before any secret is dealt; hashed, it binds all that follows."""
-
-    parameters: Key32
-    session: bytes
-    round: U64
-    cohort: tuple[Name, ...]
-    length: U64
-    threshold: U32
-    keys: dict[Name, AdvertiseKeys]
-
-    def digest(self) -> bytes:
-        """32 bytes."""
-        return hashlib.sha256(labels.TRANSCRIPT + b"/cohort" + encode(self)).digest()
+        Raises:
+            DecodeError: it holds another number of them.
+        """
+        if len(self.shares) != count * SHARE_BYTES or len(self.kinds) != (count + 7) // 8:
+            raise DecodeError(f"reveals of {len(self.shares)} bytes; {count} shares were asked for")
+        kinds = np.unpackbits(np.frombuffer(self.kinds, dtype=np.uint8), bitorder="little")
+        if kinds[count:].any():
+            raise DecodeError("bits behind the last reveal")
+        pieces = columns(self.shares, SHARE_BYTES)
+        return [
+            PairKeyShare(share) if kind else SelfMaskShare(share)
+            for kind, share in zip(kinds[:count].tolist(), pieces, strict=True)
+        ]
 
 
-def mask_transcript(*, cohort_digest: bytes, dealers: tuple[ClientId, ...], model: bytes) -> bytes:
-    """What every mask seed is derived under: the cohort, who dealt shares, the digest of the model (A9)."""
-    writer = Writer().fixed(cohort_digest).uint(len(dealers), 4)
-    for dealer in dealers:
-        writer.text(dealer)
-    writer.fixed(hashlib.sha256(model).digest())
-    return hashlib.sha256(labels.TRANSCRIPT + b"/mask" + writer.finish()).digest()
-
-
-def least_survivors(least: int, minima: Mapping[ClientId, int], survivors: Collection[ClientId]) -> int:
-    """Without how many survivors nothing is revealed: the plan's number, or the strictest survivor's."""
-    return max([least, *(minima[client] for client in survivors)])
-
-
-SHARE_PAIR_BYTES = 2 * SHARE_BYTES
+def columns(data: bytes, size: int) -> list[bytes]:
+    """`data` cut into pieces of `size` bytes."""
+    return [data[start : start + size] for start in range(0, len(data), size)]

@@ -1,22 +1,29 @@
 """MaskedSum: additive masking that survives dropouts; the server learns the sum and nothing else.
 
-Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS'17, on the
-complete graph. Each pair of clients shares a mask that one adds and the other subtracts; each client adds a
-mask of its own; Shamir shares let the server take off what a vanished client left behind.
+Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS'17, on the random
+graph of Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS'20; on the
+complete graph for small cohorts. Neighbours share a mask that one adds and the other subtracts; each client
+adds a mask of its own; Shamir shares let the server take off what a vanished client left behind.
 
-Against: a server that follows the protocol and reads everything, together with up to ⌈γn⌉ clients.
+Against: up to ⌈γn⌉ corrupt clients, together with a server that reads everything (SEMI_HONEST), that also
+tells different clients different stories (SEMI_MALICIOUS, the default), or that is kept to one story by a
+quorum of signatures (MALICIOUS, one exchange more). Traffic that is recorded today stays closed to a quantum
+computer: all pair secrets and channels are hybrids of X25519 and ML-KEM-768. Signatures are Ed25519, so who
+has a quantum computer *during* a round can forge keys.
 Not protected: what the sum itself says (of two contributors, everything), inputs that lie, the fact of
-taking part, and anything against a server that lies about who survived.
+taking part. See `plan`, and the package's threat model.
 
 >>> import numpy as np
->>> from protocols import MaskedSum, simulate
+>>> from protocols import Adversary, MaskedSum, Requirements, simulate
 >>> updates = {name: np.full(4, value) for name, value in [("a", 0.0), ("b", 0.25), ("c", 0.5), ("d", 9.0)]}
->>> run = simulate(MaskedSum(max_clients=4), updates, drop={"d": "Unmask"}, seed=1)
+>>> protocol = MaskedSum(max_clients=4, requirements=Requirements(adversary=Adversary.MALICIOUS))
+>>> run = simulate(protocol, updates, drop={"d": "Unmask"}, seed=1)
 >>> [round(x, 2) for x in run.mean.tolist()], run.clipped["d"], sorted(run.contributors)
 ([0.44, 0.44, 0.44, 0.44], 4, ['a', 'b', 'c', 'd'])
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from protocols.interface import Learner
 from protocols.masked.client import MaskedClientSteps
@@ -25,32 +32,59 @@ from protocols.masked.messages import (
     Announcement,
     CohortKeys,
     CollectInput,
+    ConsistencyCheck,
     MaskedInput,
+    Quorum,
     ShareKeys,
     Survivors,
     Unmask,
 )
 from protocols.masked.server import MaskedServerSteps
+from protocols.masked.traffic import control_bytes
 from protocols.parameters import Parameters
-from protocols.requirements import plan_complete
+from protocols.planner import plan_masked
+from protocols.requirements import Adversary, Plan
 from protocols.suite import Suite
 from protocols.summand import Surface
 
 __all__ = ["MaskedSum"]
 
+LONG_PATH = ("AdvertiseKeys", "ShareKeys")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedSum(Parameters):
-    """Double masking on the complete graph. Arguments are those of `Parameters`.
+    """Double masking over a planned graph. Arguments are those of `Parameters`.
 
-    `requirements.adversary` must be `SEMI_HONEST`; the others raise `ParameterError`.
+    `plan(n)` says what follows from `requirements` for n clients, and prints as a table.
     """
+
+    withstands: ClassVar[frozenset[Adversary]] = frozenset(Adversary)
 
     @property
     def learns(self) -> Learner:
         return Learner.SERVER
 
+    def exchanges(self, *, first: bool) -> tuple[str, ...]:
+        names = self.suite.exchanges
+        return names if first else names[len(LONG_PATH) :]
+
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+        malicious = self.requirements.adversary is Adversary.MALICIOUS
+        check = (("ConsistencyCheck", Survivors, ConsistencyCheck),) if malicious else ()
+        table = (
+            ("AdvertiseKeys", Announcement, AdvertiseKeys),
+            ("ShareKeys", CohortKeys, ShareKeys),
+            ("MaskedInput", CollectInput, MaskedInput),
+            *check,
+            ("Unmask", Quorum, Unmask),
+        )
+
+        def plan(n: int) -> Plan:
+            numbers = plan_masked(n, self.requirements, ring_bits=surface.ring.bits)
+            sent, received = control_bytes(numbers)
+            return replace(numbers, client_sends=sent, client_receives=received)
+
         return Suite(
             code=2,
             name="MaskedSum",
@@ -59,11 +93,11 @@ class MaskedSum(Parameters):
             requirements=self.requirements,
             max_clients=self.max_clients,
             digest=digest,
-            exchanges=("AdvertiseKeys", "ShareKeys", "MaskedInput", "Unmask"),
+            exchanges=tuple(name for name, _, _ in table),
             collecting=2,
-            requests=(Announcement, CohortKeys, CollectInput, Survivors),
-            replies=(AdvertiseKeys, ShareKeys, MaskedInput, Unmask),
+            requests=tuple(request for _, request, _ in table),
+            replies=tuple(reply for _, _, reply in table),
             client=MaskedClientSteps(),
             server=MaskedServerSteps(),
-            plan=lambda n: plan_complete(n, self.requirements, ring_bits=surface.ring.bits),
+            plan=plan,
         )

@@ -1,126 +1,157 @@
-"""The server of MaskedSum: Bonawitz et al., CCS'17, Figure 4.
+"""The server of MaskedSum: Bonawitz et al., CCS'17, Figure 4, on the graph of Bell et al., CCS'20.
 
 It relays keys and sealed shares, adds masked vectors as they come, and removes from the sum the self masks
 of those who contributed and the pair masks of those who vanished after dealing shares. It learns the sum.
 Every answer is checked when it comes, and whoever can be caught by it is left out and named. A dealer whose
-shares do not open at enough holders is named too, but by then its masks are in the others' vectors: the round
-is aborted, and the next can do without it.
+shares turn out wrong later is named too, but by then its masks are in the others' vectors: the round is
+aborted, and the next can do without it.
+
+Clients are numbered by their places in the epoch's cohort. What came from them is kept in the columns that
+it came in, and relayed by slices.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId
-from protocols.masked.keys import mask_private_key, pair_mask_seed, self_mask_seed
+from protocols.masked.collecting import check_words
+from protocols.masked.epoch import Epoch, members_of
+from protocols.masked.graph import graph_seed
 from protocols.masked.messages import (
-    SHARE_PAIR_BYTES,
     AdvertiseKeys,
     Announcement,
     CohortKeys,
-    CohortTranscript,
     CollectInput,
-    Kind,
+    ConsistencyCheck,
     MaskedInput,
-    SelfMaskShare,
+    Quorum,
     ShareKeys,
-    SignedKeys,
     Survivors,
     Unmask,
-    least_survivors,
-    mask_transcript,
-    seed_commitment,
-    share_hash,
 )
-from protocols.schema import U32, Key32, Name, encode
+from protocols.masked.relay import Dealings, check_dealing, disagreements, relay
+from protocols.masked.transcript import (
+    EpochTranscript,
+    SignedKeys,
+    SignedSurvivors,
+    cohort_digest,
+    mask_transcript,
+)
+from protocols.masked.unmasking import check_reveals, remove_masks
+from protocols.requirements import Adversary
+from protocols.schema import U32, Key32, Name, Signature, encode
 from protocols.suite import Finished, Opened, ServerContext, ServerSteps
 from secagg import labels
-from secagg.aead import OVERHEAD
 from secagg.agreement import PrivateKey, check_canonical
-from secagg.errors import ParameterError, PeerViolation, RoundAborted, VerificationError
-from secagg.masking import apply_masks
+from secagg.errors import ParameterError, PeerViolation, RoundAborted
+from secagg.kem import encapsulate
+from secagg.merkle import Tree
 from secagg.secret import Secret
-from secagg.shamir import Share, combine
 
 __all__ = ["MaskedServerSteps"]
 
-PROBE: Final = PrivateKey(Secret(bytes(range(32))))
+PROBE = PrivateKey(Secret(bytes(range(32))))
 """Any scalar shows a low-order point; nothing is protected by this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An epoch that may go on: what everybody dealt for the next round."""
+
+    epoch: Epoch
+    minima: dict[U32, U32]
+    dealings: Dealings
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
     """Between rounds."""
 
+    standing: Standing | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Advertising:
-    """AdvertiseKeys is open: the keys so far (U_1)."""
+    """AdvertiseKeys is open: the keys so far (U_1), and whose each public key is. Filled in place."""
 
-    keys: dict[Name, AdvertiseKeys]
+    keys: dict[Name, AdvertiseKeys] = field(default_factory=dict)
+    owners: dict[Key32, Name] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """ShareKeys is open: the dealt shares so far (U_2)."""
+    """ShareKeys is open: the dealings so far (U_2). Filled in place."""
 
-    threshold: U32
-    least: U32
-    transcript: Key32
-    keys: dict[Name, AdvertiseKeys]
-    dealt: dict[Name, ShareKeys]
+    epoch: Epoch
+    minima: dict[U32, U32]
+    dealings: Dealings
 
 
 @dataclass(frozen=True, slots=True)
 class Summing:
-    """MaskedInput is open: the sum of masked vectors so far, updated in place (U_3)."""
+    """MaskedInput is open: the sum of masked vectors so far (U_3). Filled in place.
 
-    threshold: U32
-    least: U32
-    holders: tuple[Name, ...]
+    `active` are the places of those whose masks are in the vectors.
+    """
+
+    epoch: Epoch
+    minima: dict[U32, U32]
+    dealings: Dealings
+    active: frozenset[U32]
     transcript: Key32
-    keys: dict[Name, AdvertiseKeys]
-    dealt: dict[Name, ShareKeys]
     total: NDArray[Any]
-    unopened: dict[Name, frozenset[Name]]
+    unopened: dict[U32, frozenset[U32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirming:
+    """ConsistencyCheck is open: signatures on the survivors. Filled in place."""
+
+    sum: Summing
+    survivors: frozenset[U32]
+    signatures: dict[U32, Signature]
 
 
 @dataclass(frozen=True, slots=True)
 class Unmasking:
-    """Unmask is open: the shares revealed so far."""
+    """Unmask is open: what was revealed so far, and what was dealt for the next round. Filled in place."""
 
-    threshold: U32
-    holders: tuple[Name, ...]
-    transcript: Key32
-    keys: dict[Name, AdvertiseKeys]
-    dealt: dict[Name, ShareKeys]
-    total: NDArray[Any]
-    unopened: dict[Name, frozenset[Name]]
-    survivors: frozenset[Name]
-    revealed: dict[Name, Unmask]
+    sum: Summing
+    survivors: frozenset[U32]
+    revealed: dict[U32, bytes]
+    following: Dealings
 
 
 class MaskedServerSteps(ServerSteps):
     """The table of legal (state, message) pairs."""
 
-    states: ClassVar[tuple[type, ...]] = (Idle, Advertising, Sharing, Summing, Unmasking)
+    states: ClassVar[tuple[type, ...]] = (Idle, Advertising, Sharing, Summing, Confirming, Unmasking)
 
     def idle(self, state: Any) -> Idle:
-        return Idle()
+        return state if isinstance(state, Idle) else Idle()
 
     def begin(self, context: ServerContext, state: Any, cohort: tuple[ClientId, ...]) -> Opened:
+        standing = state.standing
+        if standing is not None and _goes_on(standing, cohort):
+            return open_collecting(
+                context, standing.epoch, standing.minima, standing.dealings, present=frozenset(cohort)
+            )
         request = Announcement(context.suite.digest, cohort, context.round.length)
-        return Opened(Advertising({}), 0, dict.fromkeys(cohort, request))
+        return Opened(Advertising(), 0, dict.fromkeys(cohort, request))
 
     def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         match state, reply:
             case Advertising(), AdvertiseKeys():
                 return take_keys(context, state, sender, reply)
             case Sharing(), ShareKeys():
-                return take_shares(state, sender, reply)
+                return take_shares(context, state, sender, reply)
             case Summing(), MaskedInput():
                 return take_input(context, state, sender, reply)
+            case Confirming(), ConsistencyCheck():
+                return take_signature(context, state, sender, reply)
             case Unmasking(), Unmask():
                 return take_reveals(context, state, sender, reply)
         raise PeerViolation(f"{type(reply).__name__} came while {type(state).__name__}", culprit=sender)
@@ -130,212 +161,301 @@ class MaskedServerSteps(ServerSteps):
             case Advertising():
                 return open_sharing(context, state, present)
             case Sharing():
-                return open_collecting(context, state, present)
+                return open_collecting(context, state.epoch, state.minima, state.dealings, present=present)
             case Summing():
-                return open_unmasking(state, present)
+                return close_collecting(context, state, present)
+            case Confirming():
+                return close_confirming(context, state, present)
             case Unmasking():
                 return finish(context, state, present)
         raise ParameterError("no exchange is open")
+
+    def body_bytes(self, count: int, *, packed: int) -> int:
+        return packed + 2 * 16  # the check words, and the rounding of both to whole bytes
+
+
+def _goes_on(standing: Standing, cohort: tuple[ClientId, ...]) -> bool:
+    """Whether this cohort's next round is prepared: nobody new, and enough neighbours around each."""
+    epoch = standing.epoch
+    if not all(client in epoch.members for client in cohort):
+        return False
+    places = frozenset(epoch.members.index(client) for client in cohort)
+    if not places <= standing.dealings.made.keys() or len(places) < epoch.least:
+        return False
+    # Who vanished in an earlier round of the epoch counts as lost in this one too. When half of what may be
+    # lost is gone, new keys are cheaper than an aborted round.
+    if 2 * (len(places) - epoch.least) < len(epoch.cohort) - epoch.least:
+        return False
+    if not epoch.seed:
+        return True
+    return all(
+        len(epoch.among(epoch.graph.neighbours(place), places)) >= epoch.least_neighbours for place in places
+    )
+
+
+# Round 0, AdvertiseKeys
 
 
 def take_keys(
     context: ServerContext, state: Advertising, sender: ClientId, reply: AdvertiseKeys
 ) -> Advertising:
-    """Round 0: checks the signature and both points, so that one bad key does not stop everybody else."""
-    signed = SignedKeys(
-        context.suite.digest,
-        context.session,
-        context.round.number,
-        context.round.cohort,
-        context.round.length,
-        sender,
-        reply.channel_key,
-        reply.mask_key,
-        reply.minimum,
-    )
+    """Checks the signature and all keys, so that one bad key does not stop everybody else."""
     if reply.minimum > len(context.round.cohort):
         raise PeerViolation(
             f"it wants {reply.minimum} contributors, the cohort has {len(context.round.cohort)}",
             culprit=sender,
         )
-    context.roster.verify(sender, reply.signature, encode(signed), label=labels.KEY_ADVERTISEMENT)
-    known = {key for each in state.keys.values() for key in (each.channel_key, each.mask_key)}
-    if reply.channel_key == reply.mask_key or known & {reply.channel_key, reply.mask_key}:
+    statement = SignedKeys.of(
+        reply,
+        parameters=context.suite.digest,
+        session=context.session,
+        round=context.round.number,
+        roster=context.roster.digest,
+        cohort=cohort_digest(context.round.cohort),
+        length=context.round.length,
+        client=sender,
+    )
+    context.roster.verify(sender, reply.signature, statement, label=labels.KEY_ADVERTISEMENT)
+    public = reply.channel_key, reply.mask_key
+    if reply.channel_key == reply.mask_key or state.owners.keys() & public:
         raise PeerViolation("a public key that stands in the cohort already", culprit=sender)
-    for key in (reply.channel_key, reply.mask_key):
+    for key in public:
         check_canonical(key)
         PROBE.agree(key)
-    return Advertising({**state.keys, sender: reply})
+    for key in (reply.channel_encapsulation, reply.mask_encapsulation):
+        encapsulate(key)  # refuses what is no key
+    state.keys[sender] = reply
+    state.owners.update(dict.fromkeys(public, sender))
+    return state
 
 
 def open_sharing(context: ServerContext, state: Advertising, present: frozenset[ClientId]) -> Opened:
-    """End of round 0: assert |U_1| >= t, send everybody all keys."""
-    keys = {client: state.keys[client] for client in sorted(present)}
-    # The plan is made for the cohort that was announced: dropouts make no corrupt client honest.
-    plan = context.suite.plan(len(context.round.cohort))
-    threshold, least = plan.threshold, plan.min_survivors
-    _enough(len(keys), least, "advertised keys")
-    transcript = CohortTranscript(
+    """End of round 0: assert |U_1| >= t, fix all keys under one root, draw the graph, send each its part.
+
+    The graph spans the cohort that was announced: dropouts make no corrupt client honest.
+    """
+    cohort = context.round.cohort
+    plan = context.suite.plan(len(cohort))
+    _enough(len(present), plan.min_survivors, "advertised keys")
+    members = members_of(cohort)
+    # CCS'20, Alg. 2: commit to everybody's keys, then draw the graph.
+    tree = Tree([encode(state.keys[client]) if client in present else b"" for client in cohort])
+    advertised = members.bitmap(present)
+    digest = EpochTranscript(
         context.suite.digest,
         context.session,
         context.round.number,
-        context.round.cohort,
+        context.roster.digest,
+        cohort_digest(cohort),
         context.round.length,
-        threshold,
-        keys,
+        advertised,
+        tree.root,
+        plan.degree,
+        plan.threshold,
     ).digest()
-    return Opened(Sharing(threshold, least, transcript, keys, {}), 1, dict.fromkeys(keys, CohortKeys(keys)))
+    complete = plan.degree == len(cohort) - 1
+    seed = b"" if complete else graph_seed(root=tree.root, context=digest)
+    epoch = Epoch.of(plan, round=context.round.number, digest=digest, cohort=cohort, seed=seed)
+    there = frozenset(members.index(client) for client in present)
+    requests = {}
+    for place in sorted(there):
+        keys = tuple(state.keys[cohort[each]] for each in epoch.among(epoch.graph.neighbours(place), there))
+        requests[cohort[place]] = CohortKeys(advertised, tree.root, tree.path(place), keys)
+    minima = {place: state.keys[cohort[place]].minimum for place in sorted(there)}
+    mask_keys = {}
+    for place in sorted(there):
+        keys_of = state.keys[cohort[place]]
+        mask_keys[place] = (keys_of.mask_key, hashlib.sha256(keys_of.mask_encapsulation).digest())
+    dealings = Dealings(epoch.round, there, {}, mask_keys)
+    return Opened(Sharing(epoch, minima, dealings), 1, requests)
 
 
-def take_shares(state: Sharing, sender: ClientId, reply: ShareKeys) -> Sharing:
-    """Round 1: one sealed pair of shares for each holder, none missing, none too many."""
-    if reply.shares.keys() != state.keys.keys():
-        raise PeerViolation("shares for other holders than the cohort's", culprit=sender)
-    for holder, each in reply.shares.items():
-        allowed = 0 if holder == sender else SHARE_PAIR_BYTES + OVERHEAD
-        if len(each.sealed) != allowed:
-            raise PeerViolation(f"a sealed share of {len(each.sealed)} bytes, not {allowed}", culprit=sender)
-    return replace(state, dealt={**state.dealt, sender: reply})
+# Round 1, ShareKeys
 
 
-def open_collecting(context: ServerContext, state: Sharing, present: frozenset[ClientId]) -> Opened:
-    """End of round 1: assert |U_2| >= t, give each holder what was dealt to it."""
-    dealt = {dealer: state.dealt[dealer] for dealer in sorted(present)}
-    _enough(len(dealt), state.least, "dealt shares")
+def take_shares(context: ServerContext, state: Sharing, sender: ClientId, reply: ShareKeys) -> Sharing:
+    """One sealed pair of shares for each neighbour, none missing, none too many, signed."""
+    place = state.epoch.members.index(sender)
+    check_dealing(context, state.epoch, state.dealings, place, reply)
+    state.dealings.made[place] = reply
+    return state
+
+
+def open_collecting(
+    context: ServerContext,
+    epoch: Epoch,
+    minima: dict[int, int],
+    dealings: Dealings,
+    *,
+    present: frozenset[ClientId],
+) -> Opened:
+    """End of round 1, or the begin of a later round: assert |U_2| >= t, give each what was dealt to it."""
+    active = frozenset(epoch.members.index(client) for client in present)
+    _enough(len(active), epoch.least, "dealt shares")
     # A client may have advertised keys and vanished before sharing (A16): it is a holder nobody will ask.
-    holders = context.roster.order(state.keys)
-    dealers = context.roster.order(dealt)
-    surface = context.suite.surface
-    total = surface.ring.zeros(surface.elements(context.round.length))
-    transcript = mask_transcript(cohort_digest=state.transcript, dealers=dealers, model=context.round.model)
-    requests = {
-        holder: CollectInput(
-            {dealer: each.shares[holder] for dealer, each in dealt.items() if dealer != holder},
-            context.round.model,
+    surface, length = context.suite.surface, context.round.length
+    padding = check_words(surface.ring.bits)
+    bitmap = epoch.members.bitmap(present)
+    transcript = mask_transcript(
+        epoch=epoch.digest,
+        origin=dealings.origin,
+        round=context.round.number,
+        length=length,
+        active=bitmap,
+        model=hashlib.sha256(context.round.model).digest(),
+    )
+    requests = {}
+    for holder in sorted(active):
+        sealed, hashes, edges, encapsulations = relay(epoch, dealings, holder, active)
+        requests[epoch.cohort[holder]] = CollectInput(
+            dealings.origin, length, bitmap, sealed, hashes, edges, encapsulations, context.round.model
         )
-        for holder in dealers
-    }
-    keys = {dealer: state.keys[dealer] for dealer in dealers}
-    following = Summing(state.threshold, state.least, holders, transcript, keys, dealt, total, {})
-    return Opened(following, 2, requests)
+    total = surface.ring.zeros(surface.elements(length) + padding)
+    kept = dealings.without_seals(active)
+    return Opened(Summing(epoch, minima, kept, active, transcript, total, {}), 2, requests)
+
+
+# Round 2, MaskedInputCollection
 
 
 def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: MaskedInput) -> Summing:
-    """Round 2: adds a vector whose masks were made under the transcript of this round, or names its maker."""
+    """Adds a vector whose masks were made under the transcript of this round, or names its maker."""
     if reply.transcript != state.transcript:
         raise PeerViolation("masks made under another transcript; they would not cancel", culprit=sender)
-    if sender in reply.unopened or not reply.unopened <= state.dealt.keys():
+    epoch = state.epoch
+    place = epoch.members.index(sender)
+    unopened = frozenset(epoch.members.places(reply.unopened))
+    if not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
     context.suite.surface.ring.add_packed(state.total, reply.vector)
-    return replace(state, unopened={**state.unopened, sender: reply.unopened})
+    state.unopened[place] = unopened
+    return state
 
 
-def open_unmasking(state: Summing, present: frozenset[ClientId]) -> Opened:
+def close_collecting(context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Opened:
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
-    minima = {client: state.keys[client].minimum for client in present}
-    if len(present) < (least := least_survivors(state.least, minima, present)):
-        strict = sorted(client for client in present if minima[client] > max(len(present), state.least))
-        raise RoundAborted(
-            f"{len(present)} clients contributed, at least {least} are needed; strictest: {strict}"
+    epoch = state.epoch
+    survivors = frozenset(epoch.members.index(client) for client in present)
+    least = max([epoch.least, *(state.minima[place] for place in survivors)])
+    if len(survivors) < least:
+        strict = sorted(
+            epoch.cohort[place] for place in survivors if state.minima[place] > max(len(present), epoch.least)
         )
-    for dealer in state.dealt:
-        holding = sum(dealer not in state.unopened[holder] for holder in present)
-        if holding < state.threshold:
+        raise RoundAborted(
+            f"{len(survivors)} clients contributed, at least {least} are needed; strictest: {strict}"
+        )
+    for dealer in sorted(state.active):
+        holders = epoch.among(epoch.graph.holders(dealer), survivors)
+        holding = sum(dealer not in state.unopened[holder] for holder in holders)
+        if holding < epoch.threshold:
+            complaints = len(holders) - holding
             raise RoundAborted(
-                f"{holding} survivors say that they could open what {dealer!r} dealt, {state.threshold} must",
-                culprits=frozenset([dealer]),
+                f"{holding} surviving holders could open what {epoch.cohort[dealer]!r} dealt, "
+                f"{epoch.threshold} must; {complaints} complain",
+                culprits=frozenset([epoch.cohort[dealer]] if complaints else []),
             )
-    following = Unmasking(
-        state.threshold,
-        state.holders,
-        state.transcript,
-        state.keys,
-        state.dealt,
-        state.total,
-        state.unopened,
-        present,
-        {},
+    bitmap, model = epoch.members.bitmap(present), hashlib.sha256(context.round.model).digest()
+    if context.suite.requirements.adversary is Adversary.MALICIOUS:
+        request = Survivors(bitmap, model)
+        return Opened(Confirming(state, survivors, {}), 3, dict.fromkeys(sorted(present), request))
+    following = Dealings(context.round.number + 1, survivors, {}, {})
+    opened = Quorum(bitmap, model, epoch.members.bitmap(()), b"")
+    return Opened(Unmasking(state, survivors, {}, following), 3, dict.fromkeys(sorted(present), opened))
+
+
+# Round 3, ConsistencyCheck: only against a malicious server
+
+
+def take_signature(
+    context: ServerContext, state: Confirming, sender: ClientId, reply: ConsistencyCheck
+) -> Confirming:
+    """A signature on the very survivors that were sent."""
+    epoch = state.sum.epoch
+    bitmap = epoch.members.bitmap([epoch.cohort[place] for place in state.survivors])
+    statement = encode(SignedSurvivors(state.sum.transcript, bitmap))
+    context.roster.verify(sender, reply.signature, statement, label=labels.SURVIVORS)
+    state.signatures[epoch.members.index(sender)] = reply.signature
+    return state
+
+
+def close_confirming(context: ServerContext, state: Confirming, present: frozenset[ClientId]) -> Opened:
+    """End of round 3: a quorum's signatures go to all who signed."""
+    epoch = state.sum.epoch
+    quorum = epoch.quorum(len(state.sum.active))
+    _enough(len(present), quorum, "signed the survivors")
+    signers = sorted(epoch.members.index(client) for client in present)[:quorum]
+    request = Quorum(
+        epoch.members.bitmap([epoch.cohort[place] for place in sorted(state.survivors)]),
+        hashlib.sha256(context.round.model).digest(),
+        epoch.members.bitmap([epoch.cohort[place] for place in signers]),
+        b"".join(state.signatures[place] for place in signers),
     )
-    return Opened(following, 3, dict.fromkeys(sorted(present), Survivors(present)))
+    following = Dealings(context.round.number + 1, state.survivors, {}, {})
+    return Opened(
+        Unmasking(state.sum, state.survivors, {}, following), 4, dict.fromkeys(sorted(present), request)
+    )
+
+
+# Round 3 or 4, Unmasking
 
 
 def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, reply: Unmask) -> Unmasking:
-    """Round 3: every share must be of the right kind and the very one that was dealt (ATTACKS B3)."""
-    if reply.reveals.keys() != state.dealt.keys() - state.unopened[sender]:
-        raise PeerViolation("other shares than it holds, by its own word", culprit=sender)
-    for dealer, reveal in reply.reveals.items():
-        kind = Kind.SELF_MASK if isinstance(reveal, SelfMaskShare) else Kind.PAIR_KEY
-        if (kind is Kind.SELF_MASK) != (dealer in state.survivors):
-            raise PeerViolation("a share of the other kind than was asked for", culprit=sender)
-        sealed = state.dealt[dealer].shares[sender]
-        promised = sealed.self_mask_hash if kind is Kind.SELF_MASK else sealed.pair_key_hash
-        found = share_hash(
-            session=context.session,
-            round=context.round.number,
-            dealer=dealer,
-            holder=sender,
-            kind=kind,
-            share=reveal.share,
-        )
-        if found != promised:
-            raise PeerViolation("a share that differs from the one that was dealt", culprit=sender)
-        Share.decode(state.holders.index(sender) + 1, reveal.share)
-    return replace(state, revealed={**state.revealed, sender: reply})
+    """Every share must be of the right kind and the very one that was dealt (ATTACKS B3)."""
+    summing = state.sum
+    place = summing.epoch.members.index(sender)
+    dealers = revealing(summing, place)
+    check_reveals(summing.epoch, summing.dealings, place, reply, dealers=dealers, survivors=state.survivors)
+    check_dealing(context, summing.epoch, state.following, place, reply.next)
+    state.revealed[place] = reply.shares
+    state.following.made[place] = reply.next
+    return state
+
+
+def revealing(state: Summing, holder: int) -> tuple[int, ...]:
+    """The dealers of whom a survivor holds a share, by its own word."""
+    epoch = state.epoch
+    dealers = epoch.among(epoch.graph.holders(holder), state.active)
+    return tuple(dealer for dealer in dealers if dealer not in state.unopened[holder])
 
 
 def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId]) -> Finished:
-    """End of round 3: rebuild the secrets, take the masks off, decode the sum."""
-    revealed = {holder: state.revealed[holder] for holder in sorted(present)}
-    _enough(len(revealed), state.threshold, "revealed shares")
-    order = {client: position for position, client in enumerate(context.roster.order(state.dealt))}
-    seeds: list[Secret] = []
-    pairs_add: list[Secret] = []
-    pairs_subtract: list[Secret] = []
-    for dealer, position in order.items():
-        secret = _rebuild(state, dealer, revealed)
-        if dealer in state.survivors:
-            _check_seed(context, state, dealer, secret)
-            seeds.append(self_mask_seed(secret, transcript=state.transcript, client=dealer))
-            continue
-        # Fig. 4, round 3: recompute p_{v,u} of a dropped client for every survivor, with the other sign.
-        private = PrivateKey(mask_private_key(secret))
-        if private.public_key != state.keys[dealer].mask_key:
-            raise _misdealt(dealer, "that do not rebuild the key it advertised")
-        for survivor in state.survivors:
-            low, high = sorted((dealer, survivor), key=order.__getitem__)
-            seed = pair_mask_seed(
-                private, state.keys[survivor].mask_key, transcript=state.transcript, low=low, high=high
-            )
-            (pairs_subtract if order[survivor] > position else pairs_add).append(seed)
+    """End of round 3: rebuild the secrets, take the masks off, see that they cancelled, decode the sum."""
+    summing, epoch = state.sum, state.sum.epoch
+    there = frozenset(epoch.members.index(client) for client in present)
+    shares = {holder: (revealing(summing, holder), state.revealed[holder]) for holder in sorted(there)}
     ring = context.suite.surface.ring
-    apply_masks(state.total, ring=ring, add=pairs_add, subtract=[*seeds, *pairs_subtract])
-    return Finished(Idle(), total=context.suite.surface.decode(state.total, state.survivors))
-
-
-def _rebuild(state: Unmasking, dealer: ClientId, revealed: dict[ClientId, Unmask]) -> Secret:
-    shares = [
-        Share.decode(state.holders.index(holder) + 1, reply.reveals[dealer].share)
-        for holder, reply in revealed.items()
-        if dealer in reply.reveals
-    ]
-    if len(shares) < state.threshold:
-        raise RoundAborted(f"{len(shares)} shares of {dealer!r} are left, {state.threshold} are needed")
-    try:
-        return combine(shares, threshold=state.threshold)
-    except VerificationError:
-        raise _misdealt(dealer, "that do not lie on one polynomial") from None
-
-
-def _check_seed(context: ServerContext, state: Unmasking, dealer: ClientId, seed: Secret) -> None:
-    found = seed_commitment(
-        session=context.session, round=context.round.number, dealer=dealer, seed=seed.reveal()
+    remove_masks(
+        summing.total,
+        ring=ring,
+        epoch=epoch,
+        dealings=summing.dealings,
+        transcript=summing.transcript,
+        active=summing.active,
+        survivors=state.survivors,
+        shares=shares,
     )
-    if found != state.dealt[dealer].commitment:
-        raise _misdealt(dealer, "that do not rebuild the seed it committed to")
+    padding = check_words(ring.bits)
+    if ring.residues(summing.total[-padding:]).any():
+        raise RoundAborted(
+            "the masks do not cancel: some clients made theirs from other secrets than they dealt; "
+            "nothing was opened"
+        )
+    contributors = frozenset(epoch.cohort[place] for place in state.survivors)
+    total = context.suite.surface.decode(summing.total[:-padding], contributors)
+    return Finished(Idle(_standing(state, there)), total=total)
 
 
-def _misdealt(dealer: ClientId, how: str) -> RoundAborted:
-    return RoundAborted(f"{dealer!r} dealt shares {how}", culprits=frozenset([dealer]))
+def _standing(state: Unmasking, there: frozenset[int]) -> Standing | None:
+    """What the next round can build on: the dealings of those who answered and agree on their edges."""
+    epoch = state.sum.epoch
+    made = {place: state.following.made[place] for place in sorted(there)}
+    following = Dealings(state.following.origin, state.following.present, made, {})
+    for place in disagreements(epoch, following):
+        del made[place]
+    if len(made) < epoch.least:
+        return None
+    minima = {place: state.sum.minima[place] for place in made}
+    return Standing(epoch, minima, following)
 
 
 def _enough(count: int, needed: int, what: str) -> None:

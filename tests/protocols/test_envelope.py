@@ -8,6 +8,7 @@ from protocols.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
     RESULT,
+    STAGES,
     Envelope,
     Refusal,
     check_session,
@@ -16,6 +17,7 @@ from protocols.envelope import (
 )
 from protocols.schema import decode, encode
 from secagg.errors import DecodeError, ParameterError
+from secagg.wire import Stream
 
 GOOD = Envelope(protocol=2, session=bytes(range(16)), round=258, stage=5, sender="wien", body=b"the body")
 PINNED = (
@@ -48,6 +50,16 @@ def test_round_trip(envelope: Envelope) -> None:
     encoded = envelope.encode()
     assert Envelope.decode(encoded) == envelope
     assert Envelope.decode(memoryview(bytearray(encoded))).encode() == encoded
+
+
+@given(envelopes, st.lists(st.binary(max_size=9), max_size=4))
+def test_parts_and_streams_follow_the_body(envelope: Envelope, blocks: list[bytes]) -> None:
+    size = sum(map(len, blocks))
+    expected = envelope.encode() + b"".join(blocks) + b"tail"
+    assert envelope.encode(*blocks, b"tail") == expected
+    assert envelope.encode(Stream(size, iter(blocks)), b"tail") == expected
+    with pytest.raises(ParameterError, match="announced"):
+        envelope.encode(Stream(size + 1, iter(blocks)))
 
 
 @given(st.binary(max_size=80) | envelopes.flatmap(lambda e: st.integers(0, 40).map(lambda n: e.encode()[:n])))
@@ -105,8 +117,8 @@ def test_the_body_is_a_view() -> None:
 
 
 def test_stages_do_not_meet() -> None:
-    stages = [stage(exchange) for exchange in range(126) for stage in (request_stage, reply_stage)]
-    assert len(set(stages)) == 252
+    stages = [stage(exchange) for exchange in range(STAGES // 2) for stage in (request_stage, reply_stage)]
+    assert set(stages) == set(range(STAGES))
     assert not set(stages) & {RESULT, ACKNOWLEDGEMENT, REFUSAL}
     assert (RESULT, ACKNOWLEDGEMENT, REFUSAL) == (253, 254, 255)
 

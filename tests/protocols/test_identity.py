@@ -1,8 +1,12 @@
 """Identities and rosters: the names that may be, the order that all share, signatures under the roster."""
 
+import hashlib
+import pickle
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocols import Identity, MaskedSum, ParameterError, PlainSum, Roster
 from protocols.identity import check_client_id
@@ -64,6 +68,55 @@ def test_the_order_is_the_rosters() -> None:
 def test_strangers_have_no_place(strangers: list[Any]) -> None:
     with pytest.raises(ParameterError):
         ROSTER.order(strangers)
+
+
+@given(st.permutations(range(12)), st.lists(st.integers(0, 11)))
+def test_the_order_of_any_selection_is_that_of_a_slow_search(places: list[int], chosen: list[int]) -> None:
+    roster = Roster(tuple((f"client {place}", bytes([place]) * 32) for place in places))
+    wanted = [f"client {place}" for place in chosen]
+    assert roster.order(wanted) == tuple(client for client in roster.members if client in wanted)
+    assert roster.order(iter(wanted)) == roster.order(set(wanted))
+    for client, key in roster.keys:
+        assert client in roster
+        assert roster.public_key(client) == key
+
+
+def test_the_public_key_of_a_stranger() -> None:
+    assert ROSTER.public_key("alice") == ALICE.key.public_key
+    for stranger in ("dave", "", "Alice"):
+        with pytest.raises(VerificationError, match="not in the roster"):
+            ROSTER.public_key(stranger)
+
+
+def test_unhashable_things_are_no_members() -> None:
+    assert ["alice"] not in ROSTER
+    assert {} not in ROSTER
+
+
+def test_the_digest_commits_to_names_keys_and_order() -> None:
+    two = Roster((("a", bytes(32)), ("bc", b"\x01" * 32)))
+    # Written by hand: the label, the number of members, each name behind its length and then its key.
+    encoded = b"secagg/1/roster" + bytes([0, 0, 0, 2])
+    encoded += bytes([0, 0, 0, 1]) + b"a" + bytes(32) + bytes([0, 0, 0, 2]) + b"bc" + b"\x01" * 32
+    assert two.digest == hashlib.sha256(encoded).digest()
+    others = [
+        Roster((("bc", b"\x01" * 32), ("a", bytes(32)))),
+        Roster((("a", b"\x01" * 32), ("bc", bytes(32)))),
+        Roster((("a", bytes(32)), ("bd", b"\x01" * 32))),
+        Roster((("a", bytes(32)),)),
+    ]
+    assert len({two.digest, *(other.digest for other in others)}) == 5
+
+
+def test_what_a_roster_keeps_at_hand_is_not_part_of_its_value() -> None:
+    twin = Roster(ROSTER.keys)
+    assert twin == ROSTER
+    assert hash(twin) == hash(ROSTER)
+    assert twin.digest == ROSTER.digest
+    assert repr(ROSTER) == f"Roster(keys={ROSTER.keys!r})"
+    copied = pickle.loads(pickle.dumps(ROSTER))
+    assert copied == ROSTER
+    assert copied.order(["bob", "carol"]) == ("carol", "bob")
 
 
 def test_rosters_of_mappings() -> None:

@@ -15,7 +15,22 @@ from protocols.consortium.messages import ConsortiumSecret, Result
 from protocols.envelope import Refusal
 from protocols.masked.messages import CohortTranscript, PairKeyShare, SelfMaskShare, SignedKeys, Unmask
 from protocols.record import RoundRecord, SignedRecord
-from protocols.schema import U8, U16, U32, U64, Body, Key32, Name, Signature, Size, UpTo, decode, encode
+from protocols.schema import (
+    U8,
+    U16,
+    U32,
+    U64,
+    Body,
+    Key32,
+    Name,
+    Signature,
+    Size,
+    Stream,
+    UpTo,
+    decode,
+    encode,
+    parts,
+)
 from secagg.errors import DecodeError, ParameterError
 from secagg.secret import Secret
 from tests.protocols.conftest import values_of
@@ -251,6 +266,31 @@ def test_a_body_is_a_view_into_the_message() -> None:
     assert isinstance(body, memoryview)
     message[-1] ^= 1
     assert body[-1] == message[-1]
+
+
+def test_a_body_is_written_from_a_stream() -> None:
+    blocks = [b"a long", b"", b" vector"]
+    plain = encode(Request((memoryview(b"result"),), memoryview(b"a long vector")))
+    assert encode(Request((memoryview(b"result"),), Stream(13, iter(blocks)))) == plain
+    stream = Stream(13, iter(blocks))
+    pieces = parts(Request((memoryview(b"result"),), stream))
+    assert any(piece is stream for piece in pieces)
+    assert encode(Request((memoryview(b"result"),), Stream.of(pieces[-1:]))) == plain
+    body = decode(Request, plain).body
+    assert isinstance(body, memoryview)
+    assert bytes(body) == b"a long vector"
+
+
+def test_a_stream_that_does_not_fit_its_field() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Short:
+        body: Annotated[memoryview, UpTo(4)]
+
+    assert encode(Short(Stream(4, [b"1234"]))) == b"\x00\x00\x00\x041234"
+    with pytest.raises(ParameterError, match="5 bytes, at most 4"):
+        encode(Short(Stream(5, [b"12345"])))
+    with pytest.raises(ParameterError, match="4"):
+        encode(Short(Stream(4, [b"12345"])))
 
 
 @pytest.mark.parametrize(

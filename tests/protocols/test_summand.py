@@ -1,5 +1,6 @@
 """From updates to integers and back, against slow exact arithmetic on both surfaces."""
 
+import tracemalloc
 from fractions import Fraction
 from typing import Any
 
@@ -238,6 +239,61 @@ def test_blocks_join_to_the_whole() -> None:
         assert clipped == 0
         summand = made.encode(update, length=length, weight=7, metrics={"a": 1.0, "b": -1.0}, entropy=ENTROPY)
         assert np.array_equal(summand.integers(), made.ring.centred(words))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 7, 2**15, 2**15 + 1])
+@pytest.mark.parametrize("length", [1, 2**15 - 2, 2**15 - 1, 2**15, 2**15 + 1])
+def test_padding_is_zeros_behind_the_last_element(length: int, padding: int) -> None:
+    # Stale values of the block before would show: the buffer is reused, and nearly no value here is zero.
+    integers = IntegerSurface(max_clients=4, max_summand=9)
+    for made, update in (
+        (surface(), np.linspace(0.5, 1, length)),
+        (integers, np.full(length, 9, dtype=np.uint64)),
+    ):
+        summand = made.encode(update, length=length, weight=1, metrics={}, entropy=ENTROPY)
+        blocks = [block.copy() for block in summand.blocks(padding)]
+        assert summand.elements == made.elements(length)
+        assert all(len(block) == 2**15 for block in blocks[:-1])
+        assert 0 < len(blocks[-1]) <= 2**15
+        words = np.concatenate(blocks)
+        assert len(words) == made.elements(length) + padding
+        assert np.array_equal(words[: summand.elements], encoded(made, update)[0])
+        assert not words[summand.elements :].any()
+
+
+@pytest.mark.parametrize("bits", [8, 16, 31])
+@pytest.mark.parametrize("length", [1, 2**15 - 1, 2**15, 2**15 + 1, 5 * 2**15 + 3])
+def test_a_mean_decoded_in_blocks_is_the_mean_decoded_at_once(length: int, bits: int) -> None:
+    cuts = sorted({1, length // 3 + 1, length})
+    clips = tuple(
+        Segment(length=stop - start, clip=0.7 + start) for start, stop in zip([0, *cuts], cuts, strict=False)
+    )
+    for clip in (3.0, clips):
+        made = surface(bits=bits, clip=clip, clients=3, weight=7)
+        total = made.ring.zeros(made.elements(length))
+        words = np.random.default_rng(length).integers(0, 2**made.ring.bits, length, dtype=np.uint64)
+        total[:length] = words.astype(made.ring.dtype)
+        total[-1] = 20
+        learnt = made.decode(total, frozenset("abc"))
+        expected = made.codec.decode(made.ring.centred(total[:length]), total_weight=20)
+        assert learnt.mean.dtype == np.float64
+        assert np.array_equal(learnt.mean, expected)
+
+
+@pytest.mark.parametrize("made", [surface(), IntegerSurface(max_clients=4, max_summand=9)])
+def test_decoding_makes_nothing_of_the_vectors_size_but_the_result(made: Any) -> None:
+    length = 10**6
+    total = made.ring.zeros(made.elements(length))
+    total[-1] = 2
+    made.decode(total[-2:], frozenset("ab"))
+    tracemalloc.start()
+    try:
+        learnt = made.decode(total, frozenset("ab"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    result = learnt.mean.nbytes + (learnt.total.nbytes if isinstance(learnt, IntegerSum) else 0)
+    assert peak < result + 10**6
 
 
 # Integers

@@ -1,4 +1,4 @@
-"""HKDF: the vectors of RFC 5869, domain separation, and every wrong argument."""
+"""HKDF and scrypt: the vectors of RFC 5869 and 7914, domain separation, and every wrong argument."""
 
 import hashlib
 import hmac
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from secagg import kdf
 from secagg.errors import ParameterError
-from secagg.kdf import MAXIMUM_BYTES, hkdf
+from secagg.kdf import MAXIMUM_BYTES, STRETCHED_BYTES, hkdf, stretch
 from secagg.secret import Secret
 
 KEY = Secret(bytes(range(32)))
@@ -125,3 +125,67 @@ def test_a_raw_key_given_by_mistake_stays_out_of_the_error() -> None:
     with pytest.raises(ParameterError) as caught:
         hkdf(b"a very secret key", label=b"label")  # type: ignore[arg-type]
     assert "very secret" not in str(caught.value)
+
+
+# RFC 7914, section 12: (password, salt, N, r, p, output). The fourth vector needs a gibibyte and is left out.
+RFC_7914 = [
+    (
+        b"",
+        b"",
+        (16, 1, 1),
+        "77d6576238657b203b19ca42c18a0497f16b4844e3074ae8dfdffa3fede21442"
+        "fcd0069ded0948f8326a753a0fc81f17e8d3e0fb2e0d3628cf35e20c38d18906",
+    ),
+    (
+        b"password",
+        b"NaCl",
+        (1024, 8, 16),
+        "fdbabe1c9d3472007856e7190d01e9fe7c6ad7cbc8237830e77376634b373162"
+        "2eaf30d92e22a3886ff109279d9830dac727afb94a83ee6d8360cbdfa2cc0640",
+    ),
+    (
+        b"pleaseletmein",
+        b"SodiumChloride",
+        (16384, 8, 1),
+        "7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2"
+        "d5432955613f0fcf62d49705242a9af9e61e85dc0d651e40dfcf017b45575887",
+    ),
+]
+
+
+@pytest.mark.parametrize(("password", "salt", "cost", "expected"), RFC_7914)
+def test_rfc_7914(password: bytes, salt: bytes, cost: tuple[int, int, int], expected: str) -> None:
+    n, r, p = cost
+    assert kdf._scrypt(password, salt=salt, n=n, r=r, p=p, size=64).hex() == expected
+
+
+def test_stretch_is_scrypt_at_its_full_cost_with_the_label_as_salt() -> None:
+    """The third vector of RFC 7914 has our cost; a shorter output of PBKDF2 is a prefix of a longer one."""
+    stretched = stretch(b"pleaseletmein", label=b"SodiumChloride")
+    assert stretched.hex() == RFC_7914[2][3][: 2 * STRETCHED_BYTES]
+    expected = hashlib.scrypt(b"input", salt=b"label", n=2**14, r=8, p=1, dklen=STRETCHED_BYTES)
+    assert stretch(b"input", label=b"label") == expected
+
+
+def test_stretch_depends_on_input_and_label_also_when_cached() -> None:
+    pairs = [(b"a", b"bc"), (b"ab", b"c"), (b"", b"abc"), (b"bc", b"a")]
+    first = [stretch(data, label=label) for data, label in pairs]
+    assert len(set(first)) == len(pairs)
+    hits = kdf._stretch.cache_info().hits
+    assert [stretch(data, label=label) for data, label in pairs] == first
+    assert kdf._stretch.cache_info().hits == hits + len(pairs)
+    kdf._stretch.cache_clear()
+    assert stretch(b"a", label=b"bc") == first[0]
+
+
+@pytest.mark.parametrize("value", ["text", bytearray(b"b"), memoryview(b"m"), None, 7, KEY])
+def test_stretch_wrong_type(value: object) -> None:
+    with pytest.raises(ParameterError, match="secretless is of type"):
+        stretch(value, label=b"label")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="label is of type"):
+        stretch(b"input", label=value)  # type: ignore[arg-type]
+
+
+def test_stretch_empty_label() -> None:
+    with pytest.raises(ParameterError, match="label is empty"):
+        stretch(b"input", label=b"")

@@ -1,7 +1,8 @@
 """Strict bytes: one encoding a value; hostile input gives a value or a DecodeError, nothing else (B7)."""
 
+import itertools
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secagg.errors import DecodeError, ParameterError
-from secagg.wire import Reader, Writer
+from secagg.wire import Buffer, Reader, Stream, Writer, size_of
 
 Field: TypeAlias = tuple[str, int | bytes | str, int]
 
@@ -194,3 +195,80 @@ def test_a_blob_of_wide_items_has_its_length_in_bytes() -> None:
     values = np.arange(3, dtype=np.uint32)
     body = Writer().blob(values.data).finish()
     assert body == b"\x00\x00\x00\x0c" + values.tobytes()
+
+
+# Streams
+
+
+@given(st.lists(st.binary(max_size=9), max_size=6), st.binary(max_size=9))
+def test_a_stream_is_written_as_its_bytes(blocks: list[bytes], tail: bytes) -> None:
+    whole = b"".join(blocks)
+    plain = Writer().uint(3, 2).blob(whole).fixed(whole).fixed(tail).finish()
+    size = len(whole)
+    stream = (
+        Writer().uint(3, 2).blob(Stream(size, iter(blocks))).fixed(Stream(size, iter(blocks))).fixed(tail)
+    )
+    assert stream.finish() == plain
+    nested = Stream.of([Stream(size, iter(blocks)), tail])
+    assert (nested.nbytes, size_of(nested), size_of(tail)) == (size + len(tail), size + len(tail), len(tail))
+    assert Writer().fixed(nested).finish() == whole + tail
+
+
+def test_a_block_may_reuse_the_memory_of_the_one_before() -> None:
+    block = bytearray(4)
+
+    def blocks() -> Iterator[Buffer]:
+        for index in range(3):
+            block[:] = bytes([index]) * 4
+            yield memoryview(block)
+
+    assert Writer().fixed(Stream(12, blocks())).finish().hex() == "000000000101010102020202"
+
+
+def test_the_blocks_of_a_stream_are_counted_in_bytes() -> None:
+    values = np.arange(3, dtype=np.uint32)
+    assert Writer().blob(Stream.of([values.data])).finish() == b"\x00\x00\x00\x0c" + values.tobytes()
+
+
+def test_a_stream_is_begun_by_finish_and_by_nothing_else() -> None:
+    begun: list[int] = []
+
+    def blocks() -> Iterator[bytes]:
+        begun.append(1)
+        yield b"abc"
+
+    stream = Stream(3, blocks())
+    writer = Writer().blob(stream)
+    assert writer.parts()[1] is stream
+    assert "blocks" not in repr(stream)
+    assert begun == []
+    assert writer.finish() == b"\x00\x00\x00\x03abc"
+    assert begun == [1]
+    with pytest.raises(ParameterError, match="0 bytes of the 3"):
+        writer.finish()
+
+
+@pytest.mark.parametrize(("announced", "given_sizes"), [(3, []), (3, [2]), (0, [1]), (3, [2, 2]), (3, [4])])
+def test_a_stream_of_another_size_than_announced_is_refused(announced: int, given_sizes: list[int]) -> None:
+    blocks = [bytes(size) for size in given_sizes]
+    with pytest.raises(ParameterError, match=f"the {announced}"):
+        Writer().fixed(b"before").fixed(Stream(announced, blocks)).finish()
+    with pytest.raises(ParameterError, match=f"the {announced}"):
+        Writer().fixed(Stream.of([b"", Stream(announced, blocks)])).finish()
+
+
+def test_an_endless_stream_ends_at_its_announced_size() -> None:
+    with pytest.raises(ParameterError, match="more than the 10 bytes"):
+        Writer().fixed(Stream(10, itertools.repeat(b"abc"))).finish()
+
+
+def test_beside_a_message_there_is_one_block_of_its_stream() -> None:
+    size, block = 16_000_000, bytes(100_000)
+    tracemalloc.start()
+    try:
+        message = Writer().uint(1, 1).blob(Stream(size, itertools.repeat(block, 160))).finish()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(message) == size + 5
+    assert peak < size + 500_000

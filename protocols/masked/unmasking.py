@@ -1,0 +1,172 @@
+"""Taking the masks off the sum: CCS'17, Figure 4, the server's part of the last round."""
+
+from collections.abc import Mapping
+from typing import NoReturn
+
+from protocols.masked.dealing import PAIR_KEY, SELF_MASK
+from protocols.masked.epoch import Epoch
+from protocols.masked.keys import (
+    MaskKeys,
+    first_pair_secret,
+    pair_bytes,
+    pair_mask_seed,
+    pairs_key,
+    self_mask_seed,
+)
+from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, PairKeyShare, Unmask, columns
+from protocols.masked.relay import PAIR_SECRET_BYTES, Dealings, Layout, layout_of
+from protocols.masked.transcript import commitment, edge_hash, share_hash
+from secagg.aead import open_sealed
+from secagg.errors import DecodeError, PeerViolation, RoundAborted, VerificationError
+from secagg.masking import apply_masks
+from secagg.ring import Ring, Words
+from secagg.secret import Secret
+from secagg.shamir import Share, combine
+
+__all__ = ["check_reveals", "remove_masks"]
+
+Revealed = Mapping[int, tuple[tuple[int, ...], bytes]]
+"""By holder: the dealers whose shares it revealed, and those shares in their order."""
+
+
+def check_reveals(
+    epoch: Epoch,
+    dealings: Dealings,
+    holder: int,
+    reply: Unmask,
+    *,
+    dealers: tuple[int, ...],
+    survivors: frozenset[int],
+) -> None:
+    """Each share is of the kind that was asked for, and has the hash that its dealer signed."""
+    client, layout = epoch.cohort[holder], layout_of(epoch, dealings.present)
+    bound = epoch.context(dealings.origin)
+    for dealer, reveal in zip(dealers, reply.reveals(len(dealers)), strict=True):
+        kind = PAIR_KEY if isinstance(reveal, PairKeyShare) else SELF_MASK
+        if (kind == SELF_MASK) != (dealer in survivors):
+            raise PeerViolation("a share of the other kind than was asked for", culprit=client)
+        found = share_hash(bound, dealer=dealer, holder=holder, kind=kind, share=reveal.share)
+        start = kind * COMMITMENT_BYTES
+        if found != layout.share_hashes(dealings, dealer, holder)[start : start + COMMITMENT_BYTES]:
+            raise PeerViolation("a share that differs from the one that was dealt", culprit=client)
+
+
+def remove_masks(
+    total: Words,
+    *,
+    ring: Ring,
+    epoch: Epoch,
+    dealings: Dealings,
+    transcript: bytes,
+    active: frozenset[int],
+    survivors: frozenset[int],
+    shares: Revealed,
+) -> None:
+    """Rebuilds b_u of each survivor and K_u of each dropped client, and takes their masks off `total`.
+
+    Raises:
+        RoundAborted: too few shares are left, or a dealer's do not rebuild what it committed to; `total` is
+            then as it was.
+    """
+    rebuilt = _Rebuilding(epoch, dealings, shares)
+    add: list[Secret] = []
+    subtract: list[Secret] = []
+    for dealer in sorted(active):
+        if dealer in survivors:
+            seed = rebuilt.secret(dealer, SELF_MASK)
+            subtract.append(self_mask_seed(seed, transcript=transcript, client=dealer))
+            continue
+        # Fig. 4, round 3: recompute p_{v,u} of a dropped client for every survivor, with the other sign.
+        peers = epoch.among(epoch.graph.neighbours(dealer), survivors)
+        for peer, secret in rebuilt.pair_secrets(dealer, peers).items():
+            mask = pair_mask_seed(secret, transcript=transcript, pair=pair_bytes(dealer, peer))
+            (subtract if peer > dealer else add).append(mask)
+    apply_masks(total, ring=ring, add=add, subtract=subtract)
+
+
+class _Rebuilding:
+    """Secrets from shares, each checked against what its dealer signed."""
+
+    def __init__(self, epoch: Epoch, dealings: Dealings, shares: Revealed) -> None:
+        self._epoch, self._dealings = epoch, dealings
+        self._layout: Layout = layout_of(epoch, dealings.present)
+        self._bound = epoch.context(dealings.origin)
+        self._shares: dict[int, list[tuple[int, bytes]]] = {}
+        for holder, (dealers, column) in shares.items():
+            for dealer, share in zip(dealers, columns(column, SHARE_BYTES), strict=True):
+                self._shares.setdefault(dealer, []).append((holder, share))
+
+    def secret(self, dealer: int, kind: int) -> Secret:
+        """b_u or K_u."""
+        threshold, there = self._epoch.threshold, self._shares.get(dealer, [])
+        if len(there) < threshold:
+            raise RoundAborted(
+                f"{len(there)} shares of {self._name(dealer)!r} are left, {threshold} are needed"
+            )
+        place = {holder: index + 1 for index, holder in enumerate(self._epoch.graph.holders(dealer))}
+        try:
+            chosen = [Share.decode(place[holder], share) for holder, share in there[:threshold]]
+            secret = combine(chosen, threshold=threshold)
+        except (DecodeError, VerificationError):
+            self._blame(dealer, "shares that do not lie on one polynomial")
+        made = self._dealings.made[dealer]
+        promised = made.self_commitment if kind == SELF_MASK else made.round_commitment
+        if commitment(self._bound, dealer=dealer, kind=kind, secret=secret) != promised:
+            self._blame(dealer, "shares that do not rebuild the secret it committed to")
+        return secret
+
+    def pair_secrets(self, dealer: int, peers: tuple[int, ...]) -> dict[int, Secret]:
+        """The pair secrets of a dropped client with these neighbours, each as its maker committed to it."""
+        round_secret = self.secret(dealer, PAIR_KEY)
+        known = self._layout.behind[dealer] if self._dealings.first else self._layout.sealed[dealer]
+        left = self._left_behind(dealer, round_secret)
+        secrets: dict[int, Secret] = {}
+        for peer in peers:
+            if peer in known:
+                secrets[peer] = self._confirmed(dealer, peer, maker=dealer, secret=left[known[peer]])
+        missing = [peer for peer in peers if peer not in known]
+        if missing:
+            secrets.update(self._encapsulated(dealer, missing, round_secret))
+        return secrets
+
+    def _left_behind(self, dealer: int, round_secret: Secret) -> list[Secret]:
+        """What the dealer sealed under its own round secret."""
+        key = pairs_key(round_secret, context=self._bound)
+        try:
+            left = open_sealed(key, self._dealings.made[dealer].pairs, associated_data=self._bound)
+        except VerificationError:
+            self._blame(dealer, "pair secrets that do not open under its round secret")
+        return [Secret(each) for each in columns(left.reveal(), PAIR_SECRET_BYTES)]
+
+    def _encapsulated(self, dealer: int, peers: list[int], round_secret: Secret) -> dict[int, Secret]:
+        """First round: what the neighbours before the dealer encapsulated to its mask key."""
+        mask = MaskKeys(round_secret)
+        if mask.advertised != self._dealings.mask_keys[dealer]:
+            self._blame(dealer, "shares of another secret than its mask keys come from")
+        secrets: dict[int, Secret] = {}
+        for peer in peers:
+            ciphertext = self._layout.to_mask(self._dealings, peer, dealer)
+            secret = first_pair_secret(
+                mask.agreement.agree(self._dealings.mask_keys[peer][0]),
+                mask.encapsulation.decapsulate(ciphertext),
+                ciphertext,
+                epoch=self._epoch.digest,
+                pair=pair_bytes(dealer, peer),
+            )
+            secrets[peer] = self._confirmed(dealer, peer, maker=peer, secret=secret)
+        return secrets
+
+    def _confirmed(self, dealer: int, peer: int, *, maker: int, secret: Secret) -> Secret:
+        low, high = sorted((dealer, peer))
+        other = peer if maker == dealer else dealer
+        promised = self._layout.edge(self._dealings, maker, other)
+        if edge_hash(self._bound, low=low, high=high, secret=secret) != promised:
+            self._blame(maker, "another pair secret than it signed for")
+        return secret
+
+    def _name(self, place: int) -> str:
+        return self._epoch.cohort[place]
+
+    def _blame(self, dealer: int, how: str) -> NoReturn:
+        name = self._name(dealer)
+        raise RoundAborted(f"{name!r} dealt {how}", culprits=frozenset([name]))
