@@ -21,10 +21,11 @@ Share(index=1, value=Secret(33 bytes))
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from secagg.entropy import Entropy, system_entropy, uniform_below
@@ -39,6 +40,7 @@ __all__ = [
     "SHARE_BYTES",
     "Share",
     "combine",
+    "combine_encoded",
     "lagrange_at_zero",
     "split",
 ]
@@ -142,11 +144,36 @@ def combine(shares: Sequence[Share], *, threshold: int) -> Secret:
     _require_distinct([share.index for share in shares])
     _require_threshold(threshold, len(shares))
     chosen = sorted(shares, key=lambda share: share.index)[:threshold]
-    weights = _lagrange_at_zero(tuple(share.index for share in chosen))
-    total = 0
-    for weight, share in zip(weights, chosen, strict=True):
-        total += weight * int.from_bytes(share.value.reveal(), "big")
-    total %= PRIME
+    values = [int.from_bytes(share.value.reveal(), "big") for share in chosen]
+    return _at_zero([share.index for share in chosen], values)
+
+
+def combine_encoded(indices: Sequence[int], encodings: Sequence[bytes], *, threshold: int) -> Secret:
+    """`combine` on the encodings of shares, for whoever rebuilds thousands of secrets.
+
+    Args:
+        indices: of the holders, strictly ascending.
+        encodings: SHARE_BYTES bytes of each, in the same order.
+        threshold: as for `combine`.
+
+    Raises:
+        ParameterError: too few shares, indices that do not ascend in [1, 2^16), or another number of them.
+        DecodeError: an encoding that no share has.
+        VerificationError: as `combine`.
+    """
+    _require_distinct(indices)
+    _require_threshold(threshold, len(encodings))
+    if len(indices) != len(encodings) or any(low >= high for low, high in pairwise(indices)):
+        raise ParameterError("each encoding has the index of its holder, and the indices ascend")
+    values = [int.from_bytes(encoding, "big") for encoding in encodings[:threshold]]
+    if any(len(encoding) != SHARE_BYTES for encoding in encodings) or max(values) >= PRIME:
+        raise DecodeError(f"a share has {SHARE_BYTES} bytes and is below 2^256 + 297")
+    return _at_zero(list(indices[:threshold]), values)
+
+
+def _at_zero(indices: list[int], values: list[int]) -> Secret:
+    """The value at zero of the polynomial through these points."""
+    total = sum(map(operator.mul, _lagrange_at_zero(tuple(indices)), values)) % PRIME
     if total >> (8 * SECRET_BYTES):
         raise VerificationError("the shares combine to no 32-byte secret: at least one of them is wrong")
     return Secret(total.to_bytes(SECRET_BYTES, "big"))

@@ -2,15 +2,21 @@
 
 A dealing is columns: one piece for each neighbour that was there when it was made. The server never looks
 into them; it checks that they have the right size and their maker's signature, and hands each holder its
-slices.
+pieces. For all clients at once that is a transposition: pieces come sorted by dealer and leave sorted by
+holder.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from protocols.masked.epoch import Epoch
 from protocols.masked.messages import COMMITMENT_BYTES, HASHES_BYTES, SEALED_BYTES, ShareKeys
+from protocols.masked.messages import columns as columns_of
 from protocols.masked.transcript import SignedDealing, dealing_digest
 from protocols.schema import U32, U64, Key32, encode
 from protocols.suite import ServerContext
@@ -19,9 +25,20 @@ from secagg.aead import OVERHEAD
 from secagg.errors import PeerViolation
 from secagg.kem import CIPHERTEXT_BYTES
 
-__all__ = ["Dealings", "Layout", "check_dealing", "disagreements", "layout_of", "relay"]
+__all__ = [
+    "PAIR_SECRET_BYTES",
+    "Dealings",
+    "Pairs",
+    "Relayed",
+    "check_dealing",
+    "disagreements",
+    "layout_of",
+    "relay",
+]
 
 PAIR_SECRET_BYTES: Final = 32
+
+Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,53 +65,66 @@ class Dealings:
 
     def without_seals(self, active: frozenset[int]) -> "Dealings":
         """What is still needed once the active clients got their shares."""
-        made = {place: replace(self.made[place], sealed=b"") for place in sorted(active)}
+        made = {place: replace(self.made[place], sealed=b"", hashes=b"") for place in sorted(active)}
         return replace(self, made=made)
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs:
+    """(dealer, holder) of each piece of a column, as all dealers' columns follow one another.
+
+    Attributes:
+        dealers, holders: shape (pieces,); by dealer, and for one dealer by holder.
+        bounds: where each dealer's pieces begin and end.
+    """
+
+    dealers: Places
+    holders: Places
+    bounds: dict[int, tuple[int, int]]
+
+    @classmethod
+    def of(cls, peers: dict[int, Places]) -> "Pairs":
+        """From each dealer's holders."""
+        sizes = [len(each) for each in peers.values()]
+        ends = np.cumsum([0, *sizes]).tolist()
+        bounds = {dealer: (ends[index], ends[index + 1]) for index, dealer in enumerate(peers)}
+        dealers = np.repeat(np.fromiter(peers, dtype=np.int64, count=len(peers)), sizes)
+        holders = np.concatenate([*peers.values(), np.empty(0, dtype=np.int64)])
+        return cls(dealers, holders, bounds)
+
+    def count(self, dealer: int) -> int:
+        """Pieces of one dealer."""
+        start, stop = self.bounds[dealer]
+        return stop - start
+
+    def positions(self, dealer: int) -> dict[int, int]:
+        """The place of each holder's piece in one dealer's column."""
+        start, stop = self.bounds[dealer]
+        return {holder: position for position, holder in enumerate(self.holders[start:stop].tolist())}
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """Where in each dealer's columns a holder's piece is: {dealer: {holder: position}}."""
+    """The shape of dealings: pieces for neighbours, for holders, and for neighbours behind the dealer."""
 
-    sealed: dict[int, dict[int, int]]
-    hashes: dict[int, dict[int, int]]
-    behind: dict[int, dict[int, int]]
-
-    def edge(self, dealings: Dealings, dealer: int, peer: int) -> bytes:
-        """The hash of the pair secret of two neighbours, as the dealer said it."""
-        position = (self.behind if dealings.first else self.sealed)[dealer][peer]
-        return _piece(dealings.made[dealer].edges, position, COMMITMENT_BYTES)
-
-    def share_hashes(self, dealings: Dealings, dealer: int, holder: int) -> bytes:
-        """The hashes of a holder's two shares, as the dealer said them."""
-        return _piece(dealings.made[dealer].hashes, self.hashes[dealer][holder], HASHES_BYTES)
-
-    def to_channel(self, dealings: Dealings, dealer: int, peer: int) -> bytes:
-        """First dealing: what the dealer encapsulated to a neighbour's channel key."""
-        return _piece(dealings.made[dealer].encapsulations, self.sealed[dealer][peer], CIPHERTEXT_BYTES)
-
-    def to_mask(self, dealings: Dealings, dealer: int, peer: int) -> bytes:
-        """First dealing: what the dealer encapsulated to the mask key of a neighbour behind it."""
-        position = len(self.sealed[dealer]) + self.behind[dealer][peer]
-        return _piece(dealings.made[dealer].encapsulations, position, CIPHERTEXT_BYTES)
-
-
-def _piece(column: bytes, position: int, size: int) -> bytes:
-    return column[position * size : (position + 1) * size]
+    neighbours: Pairs
+    holders: Pairs
+    behind: Pairs
 
 
 @lru_cache(maxsize=4)
 def layout_of(epoch: Epoch, present: frozenset[int]) -> Layout:
     """The layout of dealings to those who are present."""
-    sealed, hashes, behind = {}, {}, {}
+    there = np.zeros(len(epoch.cohort), dtype=bool)
+    there[list(present)] = True
+    neighbours, holders, behind = {}, {}, {}
     for dealer in sorted(present):
-        there = epoch.among(epoch.graph.neighbours(dealer), present)
-        holders = epoch.among(epoch.graph.holders(dealer), present)
-        sealed[dealer] = {place: position for position, place in enumerate(there)}
-        hashes[dealer] = {place: position for position, place in enumerate(holders)}
-        later = [place for place in there if place > dealer]
-        behind[dealer] = {place: position for position, place in enumerate(later)}
-    return Layout(sealed, hashes, behind)
+        peers = np.array(epoch.graph.neighbours(dealer), dtype=np.int64)
+        keepers = np.array(epoch.graph.holders(dealer), dtype=np.int64)
+        neighbours[dealer] = peers[there[peers]]
+        holders[dealer] = keepers[there[keepers]]
+        behind[dealer] = neighbours[dealer][neighbours[dealer] > dealer]
+    return Layout(Pairs.of(neighbours), Pairs.of(holders), Pairs.of(behind))
 
 
 def check_dealing(
@@ -102,11 +132,11 @@ def check_dealing(
 ) -> None:
     """Refuses a dealing of another shape, or one that its dealer did not sign for this place."""
     client, layout = epoch.cohort[dealer], layout_of(epoch, dealings.present)
-    neighbours, behind = len(layout.sealed[dealer]), len(layout.behind[dealer])
+    neighbours, behind = layout.neighbours.count(dealer), layout.behind.count(dealer)
     edges = behind if dealings.first else neighbours
     shape = (
         ("sealed", neighbours * SEALED_BYTES),
-        ("hashes", len(layout.hashes[dealer]) * HASHES_BYTES),
+        ("hashes", layout.holders.count(dealer) * HASHES_BYTES),
         ("edges", edges * COMMITMENT_BYTES),
         ("pairs", edges * PAIR_SECRET_BYTES + OVERHEAD),
         ("encapsulations", (neighbours + behind) * CIPHERTEXT_BYTES if dealings.first else 0),
@@ -115,30 +145,86 @@ def check_dealing(
         if len(getattr(message, name)) != size:
             found = len(getattr(message, name))
             raise PeerViolation(f"a dealing with {found} bytes of {name}, not {size}", culprit=client)
-    places = sorted({dealer, *layout.sealed[dealer]})
+    places = [dealer, *layout.neighbours.positions(dealer)]
     present = epoch.members.bitmap([epoch.cohort[place] for place in places])
     statement = SignedDealing(epoch.digest, dealings.origin, client, present, dealing_digest(message))
     context.roster.verify(client, message.signature, encode(statement), label=labels.DEALING)
 
 
-def relay(
-    epoch: Epoch, dealings: Dealings, holder: int, active: frozenset[int]
-) -> tuple[bytes, bytes, bytes, bytes]:
-    """The columns of `CollectInput` for one holder: sealed shares, hashes, edges, encapsulations."""
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What goes to one holder: columns of `CollectInput`; and what it will be held to.
+
+    Attributes:
+        expected: the hashes of every pair of shares that it holds, its own on the complete graph included.
+    """
+
+    sealed: bytes
+    hashes: bytes
+    edges: bytes
+    encapsulations: bytes
+    expected: bytes
+
+
+def relay(epoch: Epoch, dealings: Dealings, active: frozenset[int]) -> dict[int, Relayed]:
+    """Each active holder's pieces, in the order of their dealers."""
     layout = layout_of(epoch, dealings.present)
-    dealers = epoch.among(epoch.graph.neighbours(holder), active)
-    sealed = [
-        _piece(dealings.made[dealer].sealed, layout.sealed[dealer][holder], SEALED_BYTES)
-        for dealer in dealers
-    ]
-    hashes = [layout.share_hashes(dealings, dealer, holder) for dealer in dealers]
-    edges, encapsulations = [], []
+    made = [dealings.made[dealer] for dealer in sorted(active)]
+
+    def transposed(pairs: Pairs, size: int, column: Callable[[ShareKeys, int], bytes]) -> dict[int, bytes]:
+        columns = [column(message, dealer) for message, dealer in zip(made, sorted(active), strict=True)]
+        return _transposed(pairs, size, columns, active=active, clients=len(epoch.cohort))
+
+    sealed = transposed(layout.neighbours, SEALED_BYTES, lambda message, _: message.sealed)
+    expected = transposed(layout.holders, HASHES_BYTES, lambda message, _: message.hashes)
+    edges: dict[int, bytes] = {}
+    to_channels: dict[int, bytes] = {}
+    to_masks: dict[int, bytes] = {}
     if dealings.first:
-        before = [dealer for dealer in dealers if dealer < holder]
-        edges = [layout.edge(dealings, dealer, holder) for dealer in before]
-        encapsulations = [layout.to_channel(dealings, dealer, holder) for dealer in dealers]
-        encapsulations += [layout.to_mask(dealings, dealer, holder) for dealer in before]
-    return b"".join(sealed), b"".join(hashes), b"".join(edges), b"".join(encapsulations)
+
+        def split(dealer: int) -> int:
+            return layout.neighbours.count(dealer) * CIPHERTEXT_BYTES
+
+        edges = transposed(layout.behind, COMMITMENT_BYTES, lambda message, _: message.edges)
+        to_channels = transposed(
+            layout.neighbours,
+            CIPHERTEXT_BYTES,
+            lambda message, dealer: message.encapsulations[: split(dealer)],
+        )
+        to_masks = transposed(
+            layout.behind, CIPHERTEXT_BYTES, lambda message, dealer: message.encapsulations[split(dealer) :]
+        )
+    relayed = {}
+    for holder in sorted(active):
+        hashes = expected[holder]
+        if layout.holders.count(holder) > layout.neighbours.count(holder):  # its own stay here
+            own = sum(place < holder for place in active) * HASHES_BYTES
+            hashes = hashes[:own] + hashes[own + HASHES_BYTES :]
+        encapsulations = to_channels.get(holder, b"") + to_masks.get(holder, b"")
+        relayed[holder] = Relayed(
+            sealed[holder], hashes, edges.get(holder, b""), encapsulations, expected[holder]
+        )
+    return relayed
+
+
+def _transposed(
+    pairs: Pairs, size: int, columns: list[bytes], *, active: frozenset[int], clients: int
+) -> dict[int, bytes]:
+    """The active dealers' columns, one after the other, regrouped by active holder."""
+    there = np.zeros(clients, dtype=bool)
+    there[list(active)] = True
+    dealt = there[pairs.dealers]
+    dealers, holders = pairs.dealers[dealt], pairs.holders[dealt]
+    pieces = np.frombuffer(b"".join(columns), dtype=np.uint8).reshape(-1, size)
+    to_active = np.flatnonzero(there[holders])
+    order = to_active[np.lexsort((dealers[to_active], holders[to_active]))]
+    data = pieces[order].tobytes()
+    ends = np.searchsorted(holders[order], sorted(active), side="right").tolist()
+    starts = [0, *ends[:-1]]
+    return {
+        holder: data[start * size : stop * size]
+        for holder, start, stop in zip(sorted(active), starts, ends, strict=True)
+    }
 
 
 def disagreements(epoch: Epoch, dealings: Dealings) -> set[int]:
@@ -147,13 +233,19 @@ def disagreements(epoch: Epoch, dealings: Dealings) -> set[int]:
     Which end of an edge lies cannot be told. Whoever disagrees with most goes first, so a liar that spoils
     many edges goes alone; of two that disagree with nobody else, both go.
     """
-    layout = layout_of(epoch, dealings.present)
+    made = frozenset(dealings.made)
+    pairs = layout_of(epoch, dealings.present).neighbours
+    columns = [dealings.made[dealer].edges for dealer in sorted(made)]
+    theirs = _transposed(pairs, COMMITMENT_BYTES, columns, active=made, clients=len(epoch.cohort))
     against: dict[int, set[int]] = {}
-    for dealer in dealings.made:
-        for peer in layout.behind[dealer]:
-            if peer not in dealings.made:
-                continue
-            if layout.edge(dealings, dealer, peer) != layout.edge(dealings, peer, dealer):
+    for dealer in sorted(made):
+        own = dealings.made[dealer].edges
+        if own == theirs[dealer]:
+            continue
+        said = dict(zip(pairs.positions(dealer), columns_of(own, COMMITMENT_BYTES), strict=True))
+        peers = [peer for peer in said if peer in made]
+        for peer, heard in zip(peers, columns_of(theirs[dealer], COMMITMENT_BYTES), strict=True):
+            if said[peer] != heard:
                 against.setdefault(dealer, set()).add(peer)
                 against.setdefault(peer, set()).add(dealer)
     out: set[int] = set()

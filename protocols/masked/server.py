@@ -21,6 +21,7 @@ from protocols.masked.collecting import check_words
 from protocols.masked.epoch import Epoch, members_of
 from protocols.masked.graph import graph_seed
 from protocols.masked.messages import (
+    HASHES_BYTES,
     AdvertiseKeys,
     Announcement,
     CohortKeys,
@@ -31,6 +32,7 @@ from protocols.masked.messages import (
     ShareKeys,
     Survivors,
     Unmask,
+    columns,
 )
 from protocols.masked.relay import Dealings, check_dealing, disagreements, relay
 from protocols.masked.transcript import (
@@ -94,13 +96,15 @@ class Sharing:
 class Summing:
     """MaskedInput is open: the sum of masked vectors so far (U_3). Filled in place.
 
-    `active` are the places of those whose masks are in the vectors.
+    `active` are the places of those whose masks are in the vectors, `expected` the hashes of the shares that
+    each of them holds.
     """
 
     epoch: Epoch
     minima: dict[U32, U32]
     dealings: Dealings
     active: frozenset[U32]
+    expected: dict[U32, bytes]
     transcript: Key32
     total: NDArray[Any]
     unopened: dict[U32, frozenset[U32]]
@@ -304,15 +308,22 @@ def open_collecting(
         active=bitmap,
         model=hashlib.sha256(context.round.model).digest(),
     )
-    requests = {}
-    for holder in sorted(active):
-        sealed, hashes, edges, encapsulations = relay(epoch, dealings, holder, active)
+    requests, expected = {}, {}
+    for holder, each in relay(epoch, dealings, active).items():
         requests[epoch.cohort[holder]] = CollectInput(
-            dealings.origin, length, bitmap, sealed, hashes, edges, encapsulations, context.round.model
+            dealings.origin,
+            length,
+            bitmap,
+            each.sealed,
+            each.hashes,
+            each.edges,
+            each.encapsulations,
+            context.round.model,
         )
+        expected[holder] = each.expected
     total = surface.ring.zeros(surface.elements(length) + padding)
     kept = dealings.without_seals(active)
-    return Opened(Summing(epoch, minima, kept, active, transcript, total, {}), 2, requests)
+    return Opened(Summing(epoch, minima, kept, active, expected, transcript, total, {}), 2, requests)
 
 
 # Round 2, MaskedInputCollection
@@ -402,10 +413,23 @@ def close_confirming(context: ServerContext, state: Confirming, present: frozens
 def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, reply: Unmask) -> Unmasking:
     """Every share must be of the right kind and the very one that was dealt (ATTACKS B3)."""
     summing = state.sum
-    place = summing.epoch.members.index(sender)
-    dealers = revealing(summing, place)
-    check_reveals(summing.epoch, summing.dealings, place, reply, dealers=dealers, survivors=state.survivors)
-    check_dealing(context, summing.epoch, state.following, place, reply.next)
+    epoch = summing.epoch
+    place = epoch.members.index(sender)
+    promised = zip(
+        epoch.among(epoch.graph.holders(place), summing.active),
+        columns(summing.expected[place], HASHES_BYTES),
+        strict=True,
+    )
+    unopened = summing.unopened[place]
+    check_reveals(
+        reply,
+        bound=epoch.context(summing.dealings.origin),
+        holder=place,
+        client=sender,
+        promised={dealer: hashes for dealer, hashes in promised if dealer not in unopened},
+        survivors=state.survivors,
+    )
+    check_dealing(context, epoch, state.following, place, reply.next)
     state.revealed[place] = reply.shares
     state.following.made[place] = reply.next
     return state

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NoReturn
 
+from protocols.identity import ClientId
 from protocols.masked.dealing import PAIR_KEY, SELF_MASK
 from protocols.masked.epoch import Epoch
 from protocols.masked.keys import (
@@ -14,14 +15,15 @@ from protocols.masked.keys import (
     self_mask_seed,
 )
 from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, PairKeyShare, Unmask, columns
-from protocols.masked.relay import PAIR_SECRET_BYTES, Dealings, Layout, layout_of
+from protocols.masked.relay import PAIR_SECRET_BYTES, Dealings, layout_of
 from protocols.masked.transcript import commitment, edge_hash, share_hash
 from secagg.aead import open_sealed
 from secagg.errors import DecodeError, PeerViolation, RoundAborted, VerificationError
+from secagg.kem import CIPHERTEXT_BYTES
 from secagg.masking import apply_masks
 from secagg.ring import Ring, Words
 from secagg.secret import Secret
-from secagg.shamir import Share, combine
+from secagg.shamir import combine_encoded
 
 __all__ = ["check_reveals", "remove_masks"]
 
@@ -30,24 +32,26 @@ Revealed = Mapping[int, tuple[tuple[int, ...], bytes]]
 
 
 def check_reveals(
-    epoch: Epoch,
-    dealings: Dealings,
-    holder: int,
     reply: Unmask,
     *,
-    dealers: tuple[int, ...],
+    bound: bytes,
+    holder: int,
+    client: ClientId,
+    promised: Mapping[int, bytes],
     survivors: frozenset[int],
 ) -> None:
-    """Each share is of the kind that was asked for, and has the hash that its dealer signed."""
-    client, layout = epoch.cohort[holder], layout_of(epoch, dealings.present)
-    bound = epoch.context(dealings.origin)
-    for dealer, reveal in zip(dealers, reply.reveals(len(dealers)), strict=True):
+    """Each share is of the kind that was asked for, and has the hash that its dealer signed.
+
+    Args:
+        promised: the two hashes of each dealer whose shares the holder says it has, in order.
+    """
+    for (dealer, hashes), reveal in zip(promised.items(), reply.reveals(len(promised)), strict=True):
         kind = PAIR_KEY if isinstance(reveal, PairKeyShare) else SELF_MASK
         if (kind == SELF_MASK) != (dealer in survivors):
             raise PeerViolation("a share of the other kind than was asked for", culprit=client)
         found = share_hash(bound, dealer=dealer, holder=holder, kind=kind, share=reveal.share)
         start = kind * COMMITMENT_BYTES
-        if found != layout.share_hashes(dealings, dealer, holder)[start : start + COMMITMENT_BYTES]:
+        if found != hashes[start : start + COMMITMENT_BYTES]:
             raise PeerViolation("a share that differs from the one that was dealt", culprit=client)
 
 
@@ -89,7 +93,7 @@ class _Rebuilding:
 
     def __init__(self, epoch: Epoch, dealings: Dealings, shares: Revealed) -> None:
         self._epoch, self._dealings = epoch, dealings
-        self._layout: Layout = layout_of(epoch, dealings.present)
+        self._layout = layout_of(epoch, dealings.present)
         self._bound = epoch.context(dealings.origin)
         self._shares: dict[int, list[tuple[int, bytes]]] = {}
         for holder, (dealers, column) in shares.items():
@@ -104,9 +108,9 @@ class _Rebuilding:
                 f"{len(there)} shares of {self._name(dealer)!r} are left, {threshold} are needed"
             )
         place = {holder: index + 1 for index, holder in enumerate(self._epoch.graph.holders(dealer))}
+        indices = [place[holder] for holder, _ in there]
         try:
-            chosen = [Share.decode(place[holder], share) for holder, share in there[:threshold]]
-            secret = combine(chosen, threshold=threshold)
+            secret = combine_encoded(indices, [share for _, share in there], threshold=threshold)
         except (DecodeError, VerificationError):
             self._blame(dealer, "shares that do not lie on one polynomial")
         made = self._dealings.made[dealer]
@@ -118,16 +122,25 @@ class _Rebuilding:
     def pair_secrets(self, dealer: int, peers: tuple[int, ...]) -> dict[int, Secret]:
         """The pair secrets of a dropped client with these neighbours, each as its maker committed to it."""
         round_secret = self.secret(dealer, PAIR_KEY)
-        known = self._layout.behind[dealer] if self._dealings.first else self._layout.sealed[dealer]
+        known = self._edges(dealer)
         left = self._left_behind(dealer, round_secret)
         secrets: dict[int, Secret] = {}
         for peer in peers:
             if peer in known:
-                secrets[peer] = self._confirmed(dealer, peer, maker=dealer, secret=left[known[peer]])
+                position, promised = known[peer]
+                secrets[peer] = self._confirmed(
+                    dealer, peer, maker=dealer, secret=left[position], promised=promised
+                )
         missing = [peer for peer in peers if peer not in known]
         if missing:
             secrets.update(self._encapsulated(dealer, missing, round_secret))
         return secrets
+
+    def _edges(self, dealer: int) -> dict[int, tuple[int, bytes]]:
+        """The neighbours whose pair secrets the dealer left behind: where, and their hashes."""
+        pairs = self._layout.behind if self._dealings.first else self._layout.neighbours
+        hashes = columns(self._dealings.made[dealer].edges, COMMITMENT_BYTES)
+        return {peer: (position, hashes[position]) for peer, position in pairs.positions(dealer).items()}
 
     def _left_behind(self, dealer: int, round_secret: Secret) -> list[Secret]:
         """What the dealer sealed under its own round secret."""
@@ -145,7 +158,9 @@ class _Rebuilding:
             self._blame(dealer, "shares of another secret than its mask keys come from")
         secrets: dict[int, Secret] = {}
         for peer in peers:
-            ciphertext = self._layout.to_mask(self._dealings, peer, dealer)
+            position, promised = self._edges(peer)[dealer]
+            start = (self._layout.neighbours.count(peer) + position) * CIPHERTEXT_BYTES
+            ciphertext = self._dealings.made[peer].encapsulations[start : start + CIPHERTEXT_BYTES]
             secret = first_pair_secret(
                 mask.agreement.agree(self._dealings.mask_keys[peer][0]),
                 mask.encapsulation.decapsulate(ciphertext),
@@ -153,13 +168,11 @@ class _Rebuilding:
                 epoch=self._epoch.digest,
                 pair=pair_bytes(dealer, peer),
             )
-            secrets[peer] = self._confirmed(dealer, peer, maker=peer, secret=secret)
+            secrets[peer] = self._confirmed(dealer, peer, maker=peer, secret=secret, promised=promised)
         return secrets
 
-    def _confirmed(self, dealer: int, peer: int, *, maker: int, secret: Secret) -> Secret:
+    def _confirmed(self, dealer: int, peer: int, *, maker: int, secret: Secret, promised: bytes) -> Secret:
         low, high = sorted((dealer, peer))
-        other = peer if maker == dealer else dealer
-        promised = self._layout.edge(self._dealings, maker, other)
         if edge_hash(self._bound, low=low, high=high, secret=secret) != promised:
             self._blame(maker, "another pair secret than it signed for")
         return secret
