@@ -134,9 +134,9 @@ class Parameters(MachineProtocol):
                 f"{self.max_clients}: no round could ever end; raise max_clients"
             )
         if self.requirements.adversary not in self.withstands:
-            least = ", ".join(sorted(str(adversary) for adversary in self.withstands))
+            withstood = ", ".join(sorted(str(adversary) for adversary in self.withstands))
             raise ParameterError(
-                f"{type(self).__name__} withstands {least}; it has no answer to "
+                f"{type(self).__name__} withstands {withstood}; it has no answer to "
                 f"{self.requirements.adversary} and does not pretend to"
             )
         if not isinstance(self.metrics, Mapping):

@@ -23,10 +23,19 @@ from secagg.errors import ParameterError, RoundAborted
 from secagg.fixedpoint import Encoder, FixedPoint, Rounding
 from secagg.ring import BLOCK_VALUES, Ring
 
-__all__ = ["FloatSurface", "IntegerSurface", "Summand", "Surface"]
+__all__ = ["FloatSurface", "IntegerSurface", "Summand", "Surface", "Total"]
 
 Words: TypeAlias = NDArray[Any]
 """A vector of ring elements in `Ring.dtype`."""
+
+
+class Total(Protocol):
+    """A vector of sums over a ring that is read in slices: an array, or one that is cut from wider words."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Words: ...
+
 
 METRIC_BITS = 16
 
@@ -147,7 +156,12 @@ class Surface(Protocol):
         """The update as ring elements; `ParameterError` for what can never be summed."""
         ...
 
-    def decode(self, total: Words, contributors: frozenset[ClientId]) -> Sum:
+    @property
+    def signed(self) -> bool:
+        """Whether sums are signed."""
+        ...
+
+    def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
         """The sum; `RoundAborted` if it cannot have come from honest summands."""
         ...
 
@@ -253,7 +267,11 @@ class FloatSurface:
             [2 * (metrics[n] - low) / (high - low) - 1 for n, low, high in self.metrics], dtype=np.float64
         )
 
-    def decode(self, total: Words, contributors: frozenset[ClientId]) -> Sum:
+    @property
+    def signed(self) -> bool:
+        return True
+
+    def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
         length = len(total) - len(self.metrics) - 1
         tail = self.ring.centred(total[length:])
         total_weight = int(tail[-1])
@@ -262,7 +280,7 @@ class FloatSurface:
                 f"the total weight is outside [{len(contributors)}, {self.max_total_weight}]: "
                 f"a contributor broke its cap, or max_total_weight is too small for this cohort"
             )
-        mean = self._mean(total[:length], total_weight)
+        mean = self._mean(total, length, total_weight)
         metrics: dict[str, float] = {}
         if self.metrics:
             units = self._metric_codec.decode(tail[:-1], total_weight=total_weight)
@@ -271,13 +289,13 @@ class FloatSurface:
             }
         return Sum(mean, total_weight, contributors, metrics)
 
-    def _mean(self, total: Words, total_weight: int) -> NDArray[np.float64]:
+    def _mean(self, total: Total, length: int, total_weight: int) -> NDArray[np.float64]:
         """The weighted mean, block by block: beside the result a block of integers is all that it takes."""
-        self.codec.check_length(len(total))
+        self.codec.check_length(length)
         ring = self.ring
-        mean = np.empty(len(total), dtype=np.float64)
-        for start in range(0, len(total), BLOCK_VALUES):
-            stop = min(start + BLOCK_VALUES, len(total))
+        mean = np.empty(length, dtype=np.float64)
+        for start in range(0, length, BLOCK_VALUES):
+            stop = min(start + BLOCK_VALUES, length)
             codec = self.codec.part(start, stop)
             mean[start:stop] = codec.decode(ring.centred(total[start:stop]), total_weight=total_weight)
         return mean
@@ -334,8 +352,15 @@ class IntegerSurface:
         self.check(update, length=length, weight=weight, metrics=metrics)
         return _IntegerSummand(self.ring, update)
 
-    def decode(self, total: Words, contributors: frozenset[ClientId]) -> Sum:
-        exact = self.ring.residues(total)
+    @property
+    def signed(self) -> bool:
+        return False
+
+    def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
+        ring, exact = self.ring, np.empty(len(total), dtype=np.uint64)
+        for start in range(0, len(total), BLOCK_VALUES):
+            stop = min(start + BLOCK_VALUES, len(total))
+            exact[start:stop] = ring.residues(total[start:stop])
         if len(exact) and int(exact.max()) > len(contributors) * self.max_summand:
             raise RoundAborted(
                 "a sum above what its contributors may add up to: a contributor broke max_summand"

@@ -39,16 +39,17 @@ from protocols.masked.transcript import (
 )
 from protocols.schema import Stream
 from protocols.suite import Asked, ClientContext, Replied, check_length
-from protocols.summand import Summand, Words
+from protocols.summand import Summand, Surface, Words
 from secagg.aead import open_sealed
 from secagg.agreement import PrivateKey
 from secagg.errors import DecodeError, PeerViolation, VerificationError
 from secagg.kem import CIPHERTEXT_BYTES, DecapsulationKey
+from secagg.lanes import Lanes
 from secagg.masking import MaskStream
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES, Share
 
-__all__ = ["check_words", "mask_input", "prepare_first", "prepare_next"]
+__all__ = ["check_words", "lanes_of", "mask_input", "prepare_first", "prepare_next"]
 
 CHECK_BITS: Final = 128
 
@@ -56,6 +57,11 @@ CHECK_BITS: Final = 128
 def check_words(bits: int) -> int:
     """Zeros at a vector's end: 128 bits that are zero in the sum exactly if all masks cancel."""
     return -(-CHECK_BITS // bits)
+
+
+def lanes_of(surface: Surface) -> Lanes:
+    """The words that the masks are added to."""
+    return Lanes(ring=surface.ring, signed=surface.signed)
 
 
 # Round 2, MaskedInputCollection
@@ -231,22 +237,22 @@ def _open_shares(bound: bytes, key: Secret, dealer: int, me: int, sealed: bytes)
 
 def mask_input(context: ClientContext, state: Collecting, summand: Summand) -> Replied:
     """Second half: y_u = x_u + PRG(b_u) + Σ_v p_{u,v} mod R, in one pass, the check words last."""
-    ring, view = context.suite.surface.ring, state.view
-    masks = MaskStream(ring=ring, add=state.add, subtract=state.subtract)
-    padding = check_words(ring.bits)
+    lanes, view = lanes_of(context.suite.surface), state.view
+    masks = MaskStream(ring=lanes.wide, add=state.add, subtract=state.subtract)
+    padding = check_words(lanes.ring.bits)
 
     def masked() -> Iterator[Words]:
-        for block in summand.blocks(padding=padding):
+        for block in lanes.joined(summand.blocks(padding=padding)):
             masks.apply(block)
             yield block
 
     dealers = view.epoch.among(view.neighbours, state.active.places)
     unopened = [view.epoch.cohort[place] for place in dealers if place not in state.held]
-    size = ring.packed_size(context.suite.surface.elements(state.active.length) + padding)
+    elements = context.suite.surface.elements(state.active.length) + padding
     message = MaskedInput(
         state.active.transcript,
         view.epoch.members.bitmap(unopened),
-        Stream(size, ring.pack_stream(masked())),
+        Stream(lanes.wide.packed_size(lanes.words(elements)), lanes.wide.pack_stream(masked())),
     )
     following = Masked(view, state.active, state.held, state.chains)
     return Replied(following, message, spends=state.active.origin)

@@ -194,8 +194,8 @@ def share_hashes(bound: bytes, *, dealer: int, holder: int, plain: bytes) -> byt
     if len(plain) != SHARE_PAIR_BYTES:
         return b""
     first, second = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
-    return share_hash(bound, dealer=dealer, holder=holder, kind=SELF_MASK, share=first) + share_hash(
-        bound, dealer=dealer, holder=holder, kind=PAIR_KEY, share=second
+    return share_hash(bound, dealer, holder, SELF_MASK, first) + share_hash(
+        bound, dealer, holder, PAIR_KEY, second
     )
 
 

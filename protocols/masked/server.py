@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId
-from protocols.masked.collecting import check_words
+from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.epoch import Epoch, members_of
 from protocols.masked.graph import graph_seed
 from protocols.masked.messages import (
@@ -298,7 +298,7 @@ def open_collecting(
     _enough(len(active), epoch.least, "dealt shares")
     # A client may have advertised keys and vanished before sharing (A16): it is a holder nobody will ask.
     surface, length = context.suite.surface, context.round.length
-    padding = check_words(surface.ring.bits)
+    lanes = lanes_of(surface)
     bitmap = epoch.members.bitmap(present)
     transcript = mask_transcript(
         epoch=epoch.digest,
@@ -321,7 +321,7 @@ def open_collecting(
             context.round.model,
         )
         expected[holder] = each.expected
-    total = surface.ring.zeros(surface.elements(length) + padding)
+    total = lanes.wide.zeros(lanes.words(surface.elements(length) + check_words(lanes.ring.bits)))
     kept = dealings.without_seals(active)
     return Opened(Summing(epoch, minima, kept, active, expected, transcript, total, {}), 2, requests)
 
@@ -338,7 +338,7 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
     unopened = frozenset(epoch.members.places(reply.unopened))
     if not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
-    context.suite.surface.ring.add_packed(state.total, reply.vector)
+    lanes_of(context.suite.surface).wide.add_packed(state.total, reply.vector)
     state.unopened[place] = unopened
     return state
 
@@ -447,10 +447,11 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
     summing, epoch = state.sum, state.sum.epoch
     there = frozenset(epoch.members.index(client) for client in present)
     shares = {holder: (revealing(summing, holder), state.revealed[holder]) for holder in sorted(there)}
-    ring = context.suite.surface.ring
+    surface = context.suite.surface
+    lanes = lanes_of(surface)
     remove_masks(
         summing.total,
-        ring=ring,
+        ring=lanes.wide,
         epoch=epoch,
         dealings=summing.dealings,
         transcript=summing.transcript,
@@ -458,14 +459,14 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
         survivors=state.survivors,
         shares=shares,
     )
-    padding = check_words(ring.bits)
-    if ring.residues(summing.total[-padding:]).any():
+    elements, padding = surface.elements(context.round.length), check_words(lanes.ring.bits)
+    if lanes.ring.residues(lanes.view(summing.total, elements + padding)[elements:]).any():
         raise RoundAborted(
             "the masks do not cancel: some clients made theirs from other secrets than they dealt; "
             "nothing was opened"
         )
     contributors = frozenset(epoch.cohort[place] for place in state.survivors)
-    total = context.suite.surface.decode(summing.total[:-padding], contributors)
+    total = surface.decode(lanes.view(summing.total, elements, padding=padding), contributors)
     return Finished(Idle(_standing(state, there)), total=total)
 
 

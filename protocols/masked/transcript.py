@@ -6,8 +6,10 @@ to has 256 uniform bits.
 """
 
 import hashlib
+import struct
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Final
 
 from protocols.masked.messages import COMMITMENT_BYTES, AdvertiseKeys, ShareKeys
 from protocols.schema import U32, U64, Key32, Name, encode
@@ -28,6 +30,9 @@ __all__ = [
     "share_context",
     "share_hash",
 ]
+
+
+_SHARE_PLACE: Final = struct.Struct(">BBII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +137,14 @@ def share_context(*, epoch: bytes, origin: int) -> bytes:
     return labels.SHARE_COMMITMENT + epoch + origin.to_bytes(8, "big")
 
 
-def share_hash(context: bytes, *, dealer: int, holder: int, kind: int, share: bytes) -> bytes:
+def share_hash(context: bytes, dealer: int, holder: int, kind: int, share: bytes) -> bytes:
     """Commits to a share in its place: no share can stand in for another one (B3).
 
     `dealer` and `holder` are places in the cohort; `kind` is 0 for the self mask, 1 for the round secret.
     """
-    place = b"%c%c" % (0, kind) + dealer.to_bytes(4, "big") + holder.to_bytes(4, "big")
-    return hashlib.sha256(context + place + share).digest()[:COMMITMENT_BYTES]
+    return hashlib.sha256(context + _SHARE_PLACE.pack(0, kind, dealer, holder) + share).digest()[
+        :COMMITMENT_BYTES
+    ]
 
 
 def edge_hash(context: bytes, *, low: int, high: int, secret: Secret) -> bytes:

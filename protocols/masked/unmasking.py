@@ -49,9 +49,8 @@ def check_reveals(
         kind = PAIR_KEY if isinstance(reveal, PairKeyShare) else SELF_MASK
         if (kind == SELF_MASK) != (dealer in survivors):
             raise PeerViolation("a share of the other kind than was asked for", culprit=client)
-        found = share_hash(bound, dealer=dealer, holder=holder, kind=kind, share=reveal.share)
-        start = kind * COMMITMENT_BYTES
-        if found != hashes[start : start + COMMITMENT_BYTES]:
+        found = share_hash(bound, dealer, holder, kind, reveal.share)
+        if found != (hashes[COMMITMENT_BYTES:] if kind else hashes[:COMMITMENT_BYTES]):
             raise PeerViolation("a share that differs from the one that was dealt", culprit=client)
 
 
