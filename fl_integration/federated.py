@@ -192,6 +192,8 @@ def federate(
 ) -> FederatedRun:
     """Trains one model on everybody's examples, all parties in this process.
 
+    A client that an aborted round names as the culprit is not asked again.
+
     Args:
         protocol: any protocol; its `max_weight` must admit the largest number of examples.
         model: architecture and initial values; it is left alone.
@@ -247,10 +249,14 @@ def federate(
     exchange = InProcess(names, clients, on_message=on_message)
     history: list[RoundReport] = []
     handed_over: set[ClientId] = set()
+    culprits: set[ClientId] = set()
     for number in range(rounds):
         handed_over |= _bring_along(clients)
         exchange.begin(number, drop.get(number, {}))
-        history.append(_run(server, number, clients, exchange, means))
+        cohort = {name: client for name, client in clients.items() if name not in culprits}
+        report, named = _run(server, number, cohort, exchange, means)
+        history.append(report)
+        culprits |= named  # who spoilt a round for all is not asked again
         if on_round is not None:
             on_round(history[-1])
     exchange.begin(rounds, {})
@@ -349,20 +355,20 @@ def _run(
     clients: Mapping[ClientId, FederatedClient],
     exchange: InProcess,
     means: _Means,
-) -> RoundReport:
-    """One round and its report; one that is aborted leaves the model as it was."""
-    aborted = ""
+) -> tuple[RoundReport, frozenset[ClientId]]:
+    """One round: its report, and whose fault it was if it was aborted; the model is then as it was."""
+    aborted, culprits = "", frozenset[ClientId]()
     try:
         outcome = server.round(number, tuple(clients), exchange)
     except RoundAborted as error:
-        aborted = error.reason
+        aborted, culprits = error.reason, error.culprits
     traffic, seconds = exchange.costs()
     record = server.machine.record().record
     if not aborted:
         means.rounds.append(number)
         if outcome.total is not None and server.state is not None:
             means.applied(number, outcome.total, server.state)
-    return RoundReport(
+    report = RoundReport(
         number=number,
         contributors=record.contributors,
         dropped=dict(record.dropped),
@@ -372,6 +378,7 @@ def _run(
         traffic=traffic,
         seconds=seconds,
     )
+    return report, culprits
 
 
 def _bring_along(clients: Mapping[ClientId, FederatedClient]) -> set[ClientId]:

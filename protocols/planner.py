@@ -21,9 +21,10 @@ is as certain: a round ends while no more than n - m vanish; the plan says 0.0 o
 **Random graph.** Of n clients c = ⌊γn⌋ are corrupt and d = ⌊δn⌋ vanish. Three things may go wrong:
 (a) corrupt and vanished clients cut the circle, which takes two runs of k/2 of them; (b) somebody has more
 than t1 corrupt neighbours; (c) somebody has fewer than t2 neighbours left. (a) and (b) together have
-probability at most 2^-σ, (c) at most 2^-η. k is the first even number with t2 > t1; t = t1 + 1. A server that
-splits views must not get t shares twice from k holders of whom t1 are corrupt, and so ⌊(t1 + k)/2⌋ stands in
-the place of t1. As an adversary may try 2^g seeds of the graph, σ is raised by g.
+probability at most 2^-σ, (c) at most 2^-η. k is the first even number with t2 >= t, where t = t1 + 1, and at
+least 2 (the published rule asks for t2 > t1, which without corrupt clients may leave nobody to unmask with).
+A server that splits views must not get t shares twice from k holders of whom t1 are corrupt, and so
+⌊(t1 + k)/2⌋ stands in the place of t1. As an adversary may try 2^g seeds of the graph, σ is raised by g.
 
 **What the random graph does not give.** This rule keeps a lying server from both secrets of one client, and
 no more. It votes on neighbours only: clients that hear different stories may have t votes against everybody
@@ -160,7 +161,7 @@ def _refuse_few_sure(n: int, requirements: Requirements) -> None:
     if requirements.adversary is Adversary.SEMI_MALICIOUS and least > max(3, sure):
         raise ParameterError(
             f"{n} clients of whom {lost} may vanish: a server that tells different clients different "
-            f"survivors can open {max(sure, 0)} contributors, min_contributors is {least}; lower "
+            f"survivors can open a sum of {max(sure, 0)}, min_contributors is {least}; lower "
             f"min_contributors to at most {max(3, sure)}, or dropout_fraction to at most "
             f"{_at_most((n - least) // 2, n)}"
         )
@@ -183,7 +184,7 @@ class _Degree:
         degree: k.
         reach: the shares of one secret that an adversary can get (t1, or what stands in its place).
         left: the neighbours that everybody keeps (t2).
-        missing: by how much t2 is too small; 0 or less passes.
+        missing: by how much t2 is too small; 0 or less passes, if (a) does.
         cut, corrupted, starved: the probabilities of (a), (b), (c).
     """
 
@@ -201,8 +202,12 @@ def _weigh(n: int, requirements: Requirements, degree: int) -> _Degree:
     adversary = requirements.adversary
     corrupt = floor_fraction(requirements.corrupt_fraction, n)
     lost = floor_fraction(requirements.dropout_fraction, n)
-    most, corrupted = upper_quantile(n, corrupt, degree, _log_security(requirements) - math.log(n))
-    left, starved = lower_quantile(n, n - lost, degree, -requirements.liveness_bits * LN2 - math.log(n))
+    most, corrupted = upper_quantile(
+        n, marked=corrupt, drawn=degree, bound=_log_security(requirements) - math.log(n)
+    )
+    left, starved = lower_quantile(
+        n, marked=n - lost, drawn=degree, bound=-requirements.liveness_bits * LN2 - math.log(n)
+    )
     # 2t > k + t1: of the holders of one secret too few are left for the other. The published form is
     # ⌈(t1 + k - 5/4)/2⌉, the same integer.
     reach = (most + degree) // 2 if adversary is Adversary.SEMI_MALICIOUS else most
@@ -212,7 +217,7 @@ def _weigh(n: int, requirements: Requirements, degree: int) -> _Degree:
         degree=degree,
         reach=reach,
         left=left,
-        missing=max(reach + 1, asked) - left,
+        missing=max(reach + 1, 2, asked) - left,
         cut=math.exp(_log_cut(n, corrupt + lost, degree)),
         corrupted=n * corrupted,
         starved=n * starved,
@@ -352,7 +357,7 @@ def _first_connected(n: int, requirements: Requirements, last: int) -> int | Non
         floor_fraction(part, n) for part in (requirements.corrupt_fraction, requirements.dropout_fraction)
     )
     bound = _log_security(requirements)
-    if lost >= n or _log_cut(n, lost, last) >= bound:
+    if _log_cut(n, lost, last) >= bound:  # and always where all n may be lost
         return None
     passes = 2
     while _log_cut(n, lost, passes) >= bound:

@@ -1,12 +1,13 @@
-"""Tails of probability distributions, far below what a float can hold.
+"""Tails of probability distributions, in logarithms.
 
-A plan's failure probabilities are 2^-40 and less, a sum of terms of which each may be smaller than the
-smallest float; so everything is a natural logarithm until the end. The hypergeometric distribution is that of
-the corrupt ones among k clients who are drawn without putting back; its tails are summed and exact but for
-rounding. `chernoff` is an upper bound, for sums with weights.
+The terms of a plan's failure probabilities are far smaller than their sums, some of them below the smallest
+float; so everything is a natural logarithm until the end. The hypergeometric distribution is that of the
+corrupt ones among k clients drawn without putting back; its tails are sums, exact but for rounding.
+`chernoff` is an upper bound, for sums with weights.
 
->>> upper_quantile(10, 5, 4, bound=math.log(0.03))  # Pr[X > 3] = 1/42
-(3, 0.0238...)
+>>> most, chance = upper_quantile(10, marked=5, drawn=4, bound=math.log(0.03))
+>>> most, round(1 / chance)
+(3, 42)
 """
 
 import math
@@ -29,7 +30,7 @@ def _log_hypergeometric(n: int, marked: int, drawn: int) -> tuple[int, NDArray[n
     return low, logs - np.logaddexp.reduce(logs)
 
 
-def upper_quantile(n: int, marked: int, drawn: int, bound: float) -> tuple[int, float]:
+def upper_quantile(n: int, *, marked: int, drawn: int, bound: float) -> tuple[int, float]:
     """The smallest t1 with ln Pr[X > t1] <= bound, and Pr[X > t1].
 
     On a random graph n·Pr[X > t1] is the exact expectation of how many of n clients have more than t1 marked
@@ -41,7 +42,7 @@ def upper_quantile(n: int, marked: int, drawn: int, bound: float) -> tuple[int, 
     return low + index, math.exp(above[index])
 
 
-def lower_quantile(n: int, marked: int, drawn: int, bound: float) -> tuple[int, float]:
+def lower_quantile(n: int, *, marked: int, drawn: int, bound: float) -> tuple[int, float]:
     """The largest t2 with ln Pr[X < t2] <= bound, and Pr[X < t2]."""
     low, logs = _log_hypergeometric(n, marked, drawn)
     below = np.append(-np.inf, np.logaddexp.accumulate(logs))  # ln Pr[X < low + i]

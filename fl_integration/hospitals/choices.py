@@ -9,7 +9,7 @@ from typing import Final
 
 from fl_integration.hospitals.records import Site
 from fl_integration.training import LocalTraining
-from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum
+from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements
 from protocols.parameters import MachineProtocol, Parameters
 
 __all__ = ["BITS", "CLIP", "MAX_WEIGHT", "SETTINGS", "Choice", "short_name"]
@@ -37,7 +37,16 @@ class Choice(Enum):
 
     def protocol(self, *, clients: int) -> MachineProtocol:
         """The protocol with the study's parameters, for so many hospitals."""
-        return _CLASSES[self](clip=CLIP, bits=BITS, max_clients=clients, max_weight=MAX_WEIGHT)
+        # A survivor set that a quorum signs lets four hospitals bear the loss of one even if the server lies;
+        # without it all four would have to stay.
+        masked = Requirements(adversary=Adversary.MALICIOUS)
+        return _CLASSES[self](
+            clip=CLIP,
+            bits=BITS,
+            max_clients=clients,
+            max_weight=MAX_WEIGHT,
+            requirements=masked if self is Choice.MASKED else Requirements(),
+        )
 
     @property
     def worst_moment(self) -> str:

@@ -203,7 +203,10 @@ def setup_note(act: Act) -> str:
     if parts:
         note += f" In the first a key is set up; its maker sends so many bytes more: {', '.join(parts)}."
     if any(row.choice is Choice.MASKED for row in act.rows):
-        note += " MaskedSum makes fresh keys in every round; that is in its figures."
+        note += (
+            " MaskedSum makes channels in the first round, and again with a hospital that was lost before; "
+            "the keys of every other round ride on the round before it and are in its figures."
+        )
     return note
 
 

@@ -41,6 +41,7 @@ from fl_integration.training import predict
 from fl_integration.vectorise import flatten
 from protocols import Message, Sum
 from protocols.envelope import Envelope
+from protocols.masked.collecting import received_values
 from protocols.masked.messages import MaskedInput
 from protocols.parameters import MachineProtocol
 from protocols.schema import decode
@@ -278,8 +279,8 @@ class _Stage:
             m.body for m in messages if m.exchange == "MaskedInput" and m.sender == hospital.site.value
         )
         masked = decode(MaskedInput, Envelope.decode(sent).body)
-        ring, start = protocol.suite.surface.ring, HeartModel()
-        count = protocol.suite.surface.elements(len(total.mean))
+        surface, start = protocol.suite.surface, HeartModel()
+        count = surface.elements(len(total.mean))
         update = local_update(
             HeartModel(),
             snapshot(start),
@@ -293,8 +294,8 @@ class _Stage:
             parameters=(*FEATURES, "intercept"),
             update=update.astype(np.float64),
             weight=len(hospital.train_y),
-            received=ring.residues(ring.unpack(masked.vector, count)),
-            ring_bits=ring.bits,
+            received=received_values(surface, masked, count=count),
+            ring_bits=surface.ring.bits,
             mean=total.mean,
             total_weight=total.total_weight,
         )

@@ -4,6 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from protocols.masked.dealing import sealed_context, share_hashes
 from protocols.masked.epoch import Edge
 from protocols.masked.keys import (
@@ -49,7 +52,7 @@ from secagg.masking import MaskStream
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES, Share
 
-__all__ = ["check_words", "lanes_of", "mask_input", "prepare_first", "prepare_next"]
+__all__ = ["check_words", "lanes_of", "mask_input", "prepare_first", "prepare_next", "received_values"]
 
 CHECK_BITS: Final = 128
 
@@ -62,6 +65,14 @@ def check_words(bits: int) -> int:
 def lanes_of(surface: Surface) -> Lanes:
     """The words that the masks are added to."""
     return Lanes(ring=surface.ring, signed=surface.signed)
+
+
+def received_values(surface: Surface, message: MaskedInput, *, count: int) -> NDArray[np.uint64]:
+    """The first `count` ring elements of a masked vector, as whoever has only the message can read them."""
+    lanes = lanes_of(surface)
+    padding = check_words(lanes.ring.bits)
+    vector = lanes.wide.unpack(message.vector, lanes.words(count + padding))
+    return lanes.ring.residues(lanes.view(vector, count, padding=padding)[:count])
 
 
 # Round 2, MaskedInputCollection

@@ -13,7 +13,8 @@ from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum
 from protocols.client_machine import Request
 from protocols.consortium.messages import ConsortiumSecret, Result
 from protocols.envelope import Refusal
-from protocols.masked.messages import CohortTranscript, PairKeyShare, SelfMaskShare, SignedKeys, Unmask
+from protocols.masked.messages import SHARE_BYTES, PairKeyShare, Reveal, SelfMaskShare, ShareKeys, Unmask
+from protocols.masked.transcript import EpochTranscript, SignedDealing, SignedKeys, SignedSurvivors
 from protocols.record import RoundRecord, SignedRecord
 from protocols.schema import (
     U8,
@@ -76,7 +77,7 @@ class Everything:
 
 def protocol_types() -> list[type]:
     found: list[type] = [Everything, Request, Refusal, Result, ConsortiumSecret, RoundRecord, SignedRecord]
-    found += [CohortTranscript, SignedKeys]
+    found += [EpochTranscript, SignedDealing, SignedKeys, SignedSurvivors]
     for protocol in (PlainSum, MaskedSum, CkksSum, PaillierSum):
         suite = protocol(max_clients=3).suite
         found += [*suite.requests, *suite.replies, *suite.client.states]
@@ -330,12 +331,17 @@ def test_types_without_an_encoding() -> None:
 
 
 def test_one_kind_of_share_for_one_peer() -> None:
-    # A message with both kinds of share for the same peer cannot be written: not as a value, not as bytes.
-    both = b"\x00\x00\x00\x02" + 2 * (b"\x00\x00\x00\x01b" + b"\x00" + b"\x00\x00\x00\x05share")
-    with pytest.raises(DecodeError):
-        decode(Unmask, both)
-    mixed = b"\x00\x00\x00\x02" + b"".join(
-        b"\x00\x00\x00\x01b" + kind + b"\x00\x00\x00\x05share" for kind in (b"\x00", b"\x01")
-    )
-    with pytest.raises(DecodeError):
-        decode(Unmask, mixed)
+    # One bit says the kind of each dealer's one share: a message with both kinds for the same peer cannot be
+    # written, not as a value, not as bytes.
+    dealing = ShareKeys(b"", b"", b"", b"", b"", bytes(32), bytes(32), bytes(64))
+    shares = [bytes([index]) * SHARE_BYTES for index in range(9)]
+    told: list[Reveal] = [PairKeyShare(each) if each[0] % 3 else SelfMaskShare(each) for each in shares]
+    message = decode(Unmask, encode(Unmask.of(told, following=dealing)))
+    assert message.reveals(9) == told
+    assert len(message.kinds) == 2
+    for count in (8, 10, 0):
+        with pytest.raises(DecodeError, match="shares were asked for"):
+            message.reveals(count)
+    for kinds in (b"", message.kinds[:1], message.kinds + b"\x00", message.kinds[:1] + b"\x02"):
+        with pytest.raises(DecodeError):
+            Unmask(kinds, message.shares, dealing).reveals(9)
