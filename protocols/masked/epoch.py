@@ -13,7 +13,7 @@ from protocols.identity import ClientId
 from protocols.masked.graph import Graph
 from protocols.masked.members import Members
 from protocols.masked.transcript import share_context
-from protocols.requirements import Plan
+from protocols.requirements import Adversary, Plan
 from protocols.schema import U32, U64, Key32, Name
 from secagg.secret import Secret
 
@@ -39,6 +39,7 @@ class Epoch:
         least: without so many survivors nothing is revealed.
         least_neighbours: without so many surviving neighbours a client reveals nothing.
         corrupt: the number of corrupt clients that is planned for (c).
+        splits: whether a server that tells different clients different survivors is planned for.
     """
 
     round: U64
@@ -50,6 +51,7 @@ class Epoch:
     least: U32
     least_neighbours: U32
     corrupt: U32
+    splits: bool
 
     @classmethod
     def of(
@@ -66,6 +68,7 @@ class Epoch:
             plan.min_survivors,
             plan.min_neighbours,
             plan.corrupt,
+            plan.adversary is Adversary.SEMI_MALICIOUS,
         )
 
     @property
@@ -83,6 +86,14 @@ class Epoch:
     def context(self, origin: int) -> bytes:
         """What the hashes and seals of the dealings for round `origin` are bound to."""
         return share_context(epoch=self.digest, origin=origin)
+
+    def survivors_for(self, minimum: int) -> int:
+        """Without how many survivors a client that insists on `minimum` contributors reveals nothing.
+
+        A server that splits views can open a group of only 2m - n contributors where every client saw m
+        survivors (ATTACKS A2; `planner` says why, and that it holds on the complete graph only).
+        """
+        return -(-(len(self.cohort) + minimum) // 2) if self.splits and len(self.cohort) > 2 else minimum
 
     def quorum(self, active: int) -> int:
         """Signatures without which no survivor set stands: two such sets share an honest signer."""

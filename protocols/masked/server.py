@@ -347,11 +347,10 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
     epoch = state.epoch
     survivors = frozenset(epoch.members.index(client) for client in present)
-    least = max([epoch.least, *(state.minima[place] for place in survivors)])
+    minimum = max((state.minima[place] for place in survivors), default=0)
+    least = max(epoch.least, epoch.survivors_for(minimum))
     if len(survivors) < least:
-        strict = sorted(
-            epoch.cohort[place] for place in survivors if state.minima[place] > max(len(present), epoch.least)
-        )
+        strict = sorted(epoch.cohort[place] for place in survivors if state.minima[place] == minimum)
         raise RoundAborted(
             f"{len(survivors)} clients contributed, at least {least} are needed; strictest: {strict}"
         )

@@ -46,8 +46,8 @@ class View:
 
     def least(self, survivors: set[int]) -> int:
         """Without how many survivors this client reveals nothing."""
-        strict = [minimum for place, minimum in self.minima.items() if place in survivors]
-        return max([self.epoch.least, *strict])
+        strict = max(minimum for place, minimum in self.minima.items() if place in survivors | {self.me})
+        return max(self.epoch.least, self.epoch.survivors_for(strict))
 
 
 @dataclass(frozen=True, slots=True)
