@@ -21,6 +21,7 @@ from fl_integration.parties import (
 )
 from fl_integration.training import LocalTraining
 from protocols import (
+    Adversary,
     CkksSum,
     Identity,
     Learner,
@@ -38,7 +39,7 @@ COUNTS = {"a": 5, "b": 9, "c": 7, "d": 4}
 SHAPE = {"bits": 30, "clip": 4.0, "max_clients": 4, "max_weight": 16}
 PROTOCOLS = {
     "plain": PlainSum(**SHAPE),
-    "masked": MaskedSum(**SHAPE),
+    "masked": MaskedSum(**SHAPE, requirements=Requirements(adversary=Adversary.MALICIOUS)),
     "ckks": CkksSum(**SHAPE),
     "paillier": PaillierSum(**SHAPE, key_bits=2048),
 }
