@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.pictures import draw_bytes, draw_time
-from bench.report import Run, print_report
+from bench.pictures import draw_bytes, draw_clients, draw_dropouts, draw_time
+from bench.report import print_report
+from bench.run import Run
 
 HERE = Path(__file__).parent
 
@@ -32,6 +33,8 @@ def main() -> int:
         print_report(run, Console(file=file, width=132))
     draw_time(run, options.out / "time.png")
     draw_bytes(run, options.out / "bytes.png")
+    draw_dropouts(run, options.out / "dropouts.png")
+    draw_clients(run, options.out / "clients.png")
     return 0
 
 

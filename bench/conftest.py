@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-PACKAGES = ("numpy", "cryptography", "gmpy2", "tenseal", "phe")
+PACKAGES = ("numpy", "cryptography", "gmpy2", "tenseal", "phe", "flwr")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -16,7 +16,17 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     """Adds package versions (None: not installed), and drops the machine's name."""
     machine_info.pop("node", None)
     machine_info["packages"] = {name: _version(name) for name in PACKAGES}
-    machine_info["quick"] = "lengthy" in config.getoption("markexpr")
+    machine_info["quick"] = _is_quick(config)
+
+
+@pytest.fixture
+def quick(pytestconfig: pytest.Config) -> bool:
+    """Whether one sample must do."""
+    return _is_quick(pytestconfig)
+
+
+def _is_quick(config: pytest.Config) -> bool:
+    return "lengthy" in config.getoption("markexpr")
 
 
 def _version(package: str) -> str | None:

@@ -8,8 +8,8 @@ What is measured is the largest resident set of a step, less what was there befo
 for a server the machine before the round. From it are taken the parts that have to be there, the message, the
 accumulator and the float64 result. What is left over should stay below 64 MB, whatever the length.
 
-It reads the high-water mark in /proc, which it sets back before each step: it runs on Linux only. Below some ten
-million values the C library keeps freed messages for later, and they show as left over.
+It reads the high-water mark in /proc, which it sets back before each step: it runs on Linux only. Below some
+ten million values the C library keeps freed messages for later, and they show as left over.
 """
 
 import argparse
@@ -218,9 +218,9 @@ def largest(steps: list[Step]) -> list[Step]:
 
 def table_of(steps: list[Step], title: str) -> Table:
     """A row for each kind of step, in megabytes."""
-    table = Table(title=title, caption="MB of 10^6 bytes; allowed beyond: 64 MB")
-    for heading in ("party", "step", "adds", "message", "accumulator", "result", "beyond", "of 64 MB"):
-        table.add_column(heading, justify="left" if heading in ("party", "step") else "right")
+    table = Table(title=title, caption="MB of 10^6 bytes. sum: the accumulator; mean: the float64 result")
+    for heading in ("party", "step", "adds", "message", "sum", "mean", "beyond", "of 64 MB"):
+        table.add_column(heading, justify="left" if heading in ("party", "step") else "right", no_wrap=True)
     for step in largest(steps):
         numbers = (step.added, step.message, step.accumulator, step.result, step.beyond)
         share = f"{step.beyond / ALLOWED:.0%}" + (" missed" if step.beyond > ALLOWED else "")

@@ -1,187 +1,20 @@
-"""From the JSON of one run to its tables and pictures. No figure stands in this file but the limits.
+"""The tables of one run. Every figure in them was measured in it, or is marked as published by others."""
 
-`Run` finds a benchmark by what it says about itself in `extra_info`; whatever was not measured is absent, and
-its row says why: a package that is not installed, or a case that `--quick` left out.
-"""
-
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["NotMeasured", "Run", "print_report"]
+from bench.published import EXPANSIONS, NAIVE
+from bench.run import NotMeasured, Run, least, ratio
+from bench.targets import TARGETS, expansion, graph_of
+
+__all__ = ["print_report"]
 
 PROTOCOLS = ("PlainSum", "MaskedSum", "CkksSum", "PaillierSum")
-NEEDS = {"CkksSum": "tenseal", "tenseal": "tenseal", "phe": "phe"}
 FLOAT32_BYTES = 4
-MILLION = 10**6
-
-
-class NotMeasured(LookupError):
-    """This run has no such benchmark; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of the suite, as pytest-benchmark wrote it."""
-
-    machine: dict[str, Any]
-    benchmarks: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def load(cls, path: Path) -> "Run":
-        """The run in a file of `--benchmark-json`."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return cls(data["machine_info"], tuple(data["benchmarks"]))
-
-    def all(self, kind: str) -> Iterator[dict[str, Any]]:
-        """`extra_info` of each benchmark of a kind, with the minimum of its own clock as `seconds`."""
-        for each in self.benchmarks:
-            if each["extra_info"].get("kind") == kind:
-                yield {**each["extra_info"], "seconds": each["stats"]["min"]}
-
-    def one(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """The benchmark of this kind with these fields; `NotMeasured` if there is none."""
-        for each in self.all(kind):
-            if all(each.get(name) == value for name, value in fields.items()):
-                return each
-        package = NEEDS.get(fields.get("protocol", kind), "")
-        if package and self.machine["packages"].get(package) is None:
-            raise NotMeasured(f"{package} is not installed")
-        raise NotMeasured("not in this run (--quick)" if self.machine.get("quick") else "not in this run")
-
-    def largest_round(self, protocol: str, *, clients: int) -> dict[str, Any]:
-        """The whole round of most parameters."""
-        rounds = [e for e in self.all("round") if (e["protocol"], e["clients"]) == (protocol, clients)]
-        if not rounds:
-            return self.one("round", protocol=protocol, clients=clients)
-        return max(rounds, key=lambda each: int(each["parameters"]))
-
-
-def least(entry: dict[str, Any], contender: str, clock: str = "cpu") -> float:
-    """Least seconds a value of a contender in a lap."""
-    samples = entry["laps"][contender]
-    return float(min(samples[clock])) / int(samples["values"])
-
-
-def ratio(entry: dict[str, Any], contender: str, other: str, clock: str = "cpu") -> float:
-    """How many times the other's time a contender takes, by the value; minima of one interleaved run."""
-    return least(entry, contender, clock) / least(entry, other, clock)
-
-
-# Targets
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One claim. `limit` None is a figure that is reported and not judged."""
-
-    name: str
-    unit: str
-    measure: Callable[[Run], float]
-    limit: float | None = None
-    at_least: bool = False
-
-
-def _masked(contender: str) -> Callable[[Run], float]:
-    return lambda run: ratio(run.one("masked client"), contender, "floor")
-
-
-def _masked_round(field: str) -> Callable[[Run], float]:
-    def measure(run: Run) -> float:
-        entry = run.one("round", protocol="MaskedSum", clients=10, parameters=MILLION)
-        return float(entry["seconds"] if field == "seconds" else entry[field] / entry["parameters"])
-
-    return measure
-
-
-def _heavy_bytes(run: Run) -> float:
-    entry = run.one("masked weights")
-    return float(entry["up"]["500"] / entry["parameters"])
-
-
-def _heavy_client(run: Run) -> float:
-    seconds = run.one("masked weights")["client_seconds"]
-    return float(min(seconds["500"]) / min(seconds["1"]))
-
-
-def _phe(contender: str, key_bits: int) -> Callable[[Run], float]:
-    return lambda run: ratio(run.one("phe", key_bits=key_bits), "phe encrypt", contender)
-
-
-def _bytes_up(protocol: str) -> Callable[[Run], float]:
-    def measure(run: Run) -> float:
-        entry = run.largest_round(protocol, clients=10)
-        return float(entry["up"] / entry["parameters"])
-
-    return measure
-
-
-def _tenseal(ours: str, opening: str, kind: str) -> Callable[[Run], float]:
-    def measure(run: Run) -> float:
-        entry = run.one("tenseal")
-        theirs = least(entry, f"TenSEAL {kind} encrypt") + least(entry, f"TenSEAL {kind} decrypt")
-        return (least(entry, ours) + least(entry, opening)) / theirs
-
-    return measure
-
-
-MASKED = "MaskedSum, 10 clients × 10^6:"
-CKKS = "CkksSum / TenSEAL as NVFlare sets it,"
-TARGETS = (
-    Target(f"{MASKED} masks alone (apply_masks) / floor", "×", _masked("apply_masks"), 2.0),
-    Target(f"{MASKED} a client's whole contribute / floor", "×", _masked("contribute"), 2.0),
-    Target(f"{MASKED} whole round in one process, wall clock", "s", _masked_round("seconds"), 0.5),
-    Target(f"{MASKED} upload", "B/parameter", _masked_round("up"), 2.6),
-    Target(f"{MASKED} upload with max_weight=500", "B/parameter", _heavy_bytes),
-    Target(f"{MASKED} client's time, max_weight=500 / 1", "×", _heavy_client),
-    Target(
-        f"{MASKED} round's wall clock, max_weight=500 / 1",
-        "×",
-        lambda run: ratio(run.one("masked weights"), "max_weight=500", "max_weight=1", "wall"),
-    ),
-    *(
-        target
-        for bits in (2048, 3072)
-        for target in (
-            Target(f"phe {bits} / PaillierSum's encryption", "×", _phe("encrypt", bits), 2000, True),
-            Target(
-                f"phe {bits} / PaillierSum's whole contribute",
-                "×",
-                _phe("protocol contribute", bits),
-                2000,
-                True,
-            ),
-            Target(
-                f"phe {bits} / PaillierSum, a key's first 10^4 values (makes its table)",
-                "×",
-                _phe("first encrypt", bits),
-            ),
-        )
-    ),
-    Target("PaillierSum 3072, 10 clients: upload", "B/parameter", _bytes_up("PaillierSum"), 5.2),
-    Target("CkksSum, 10 clients: upload", "B/parameter", _bytes_up("CkksSum"), 31.0),
-    *(
-        target
-        for kind in ("symmetric", "public")
-        for target in (
-            Target(f"{CKKS} {kind} key: encrypt + decrypt", "×", _tenseal("encrypt", "decrypt", kind), 0.8),
-            Target(
-                f"{CKKS} {kind} key: our contribute + open",
-                "×",
-                _tenseal("protocol contribute", "protocol open", kind),
-                0.8,
-            ),
-        )
-    ),
-)
-
-
-# Tables
+PERCENTS = (0, 5, 10, 30)
 
 ROUNDS_CAPTION = (
     "Client and server: processor time, least of the rounds; the client's is the mean over the clients and, "
@@ -192,12 +25,29 @@ ROUNDS_CAPTION = (
 )
 TARGETS_CAPTION = (
     "Ratios: processor time by the value, contenders in turn in one process, minima. Floor: for each of the "
-    "client's ten masks, AES-128-CTR of the same bytes into a reused buffer and one addition of uint32."
+    "client's ten masks, AES-128-CTR of the same bytes into a reused buffer and one addition of uint32. "
+    "k, t: degree and threshold. MaskedSum with many clients: grinding_bits=0 unless it says so."
 )
 PEERS_CAPTION = (
     "Processor time of a value. TenSEAL: CKKS 8192, primes 60/40/40, scale 2^40, encrypt + serialise and "
     "deserialise + decrypt, one thread. phe: one value a ciphertext. Ours: 16-bit values of 10 clients; the "
     "whole step is everything that a client does between its update and its message (or the mean)."
+)
+SCALE_CAPTION = (
+    "Seconds of processor time, least of the rounds; 10^5 values of 16 bits, γ = 0.2. δ: the dropouts that "
+    "the plan bears; g: grinding_bits; k, t: degree and threshold. First: the server's time in a round with "
+    "new keys and a new graph. Then steady rounds in which so many clients had answered everything before "
+    "and send no vector. Client: mean over those who stayed; alone: clients that find every cache empty, as "
+    "in a process of their own. Published: by others, on another machine, a whole round."
+)
+EXPANSION_CAPTION = (
+    "Bytes that one client sends and receives in a steady round without the model, over 2 bytes a value. "
+    "γ = δ = 0.05, semi-malicious. Floor: the bits of a sum of so many 16-bit values. Published: by others."
+)
+FLOWER_CAPTION = (
+    "Rounds that take turns in one process. Client (mean), server and all parties: processor time, least of "
+    "the rounds. Bytes: a client's for each value. k, t: degree and threshold. exch.: exchanges. Ratio: "
+    "Flower's time over the row's, of all parties."
 )
 
 
@@ -206,7 +56,16 @@ def print_report(run: Run, console: Console) -> None:
     packages = ", ".join(f"{name} {found or 'absent'}" for name, found in run.machine["packages"].items())
     cpu = run.machine.get("cpu", {})
     console.print(f"{cpu.get('brand_raw', 'unknown processor')}, {cpu.get('count', '?')} cores; {packages}")
-    for table in (rounds_table(run), targets_table(run), peers_table(run), primitives_table(run)):
+    tables = (
+        rounds_table,
+        scale_table,
+        expansion_table,
+        flower_table,
+        targets_table,
+        peers_table,
+        primitives_table,
+    )
+    for table in (make(run) for make in tables):
         console.print()
         console.print(table)
 
@@ -239,7 +98,7 @@ def rounds_table(run: Run) -> Table:
     for protocol in PROTOCOLS:
         rounds = [each for each in run.all("round") if each["protocol"] == protocol]
         if not rounds:
-            table.add_row(f"{protocol}\n{_reason(run, protocol)}", end_section=True)
+            table.add_row(f"{protocol}\n{_reason(run, 'round', protocol=protocol)}", end_section=True)
         for each in sorted(rounds, key=lambda e: (e["clients"], e["parameters"])):
             size = each["parameters"]
             table.add_row(
@@ -260,12 +119,153 @@ def rounds_table(run: Run) -> Table:
     return table
 
 
+def scale_table(run: Run) -> Table:
+    """The server and a client of MaskedSum, by adversary and number of clients."""
+    table = _table(
+        "MaskedSum with many clients",
+        SCALE_CAPTION,
+        "who",
+        "δ",
+        "g",
+        "clients",
+        "k, t",
+        "first",
+        *(f"{percent} %" for percent in PERCENTS),
+        "client first",
+        "client steady",
+    )
+    entries = sorted(run.all("scale"), key=lambda e: (e["adversary"], e["grinding_bits"], e["clients"]))
+    for _, rows in groupby(entries, key=lambda e: (e["adversary"], e["grinding_bits"])):
+        for each in rows:
+            _scale_row(table, each, each["adversary"])
+        table.add_section()
+    for each in run.all("client alone"):
+        _scale_row(table, each, f"{each['adversary']}, client alone")
+    table.add_section()
+    table.add_row(
+        f"published: {NAIVE.who}",
+        "",
+        "",
+        str(NAIVE.clients),
+        "",
+        "",
+        *(_seconds(NAIVE.server_seconds.get(percent)) for percent in PERCENTS),
+        "–".join(f"{seconds:g}" for seconds in NAIVE.client_seconds),
+        "",
+    )
+    return table
+
+
+def _scale_row(table: Table, entry: dict[str, Any], who: str) -> None:
+    server, client = entry.get("server_seconds", {}), entry["client_seconds"]
+    kinds = ["first", *(str(percent) for percent in PERCENTS)]
+    table.add_row(
+        who,
+        f"{entry['dropout_fraction']:g}",
+        str(entry["grinding_bits"]),
+        f"{entry['clients']:,}",
+        graph_of(entry),
+        *(_seconds(min(server[kind]) if kind in server else None) for kind in kinds),
+        _seconds(min(client["first"])),
+        _seconds(min(client["0"])),
+    )
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def expansion_table(run: Run) -> Table:
+    """What a client's control bytes add to its vector."""
+    table = _table(
+        "Expansion",
+        EXPANSION_CAPTION,
+        "who",
+        "clients",
+        "values",
+        "k, t",
+        "sent B",
+        "received B",
+        "×",
+        "floor",
+    )
+    ours = sorted(run.all("expansion"), key=lambda e: int(e["grinding_bits"]))
+    if not ours:
+        table.add_row(f"MaskedSum\n{_reason(run, 'expansion')}")
+    for each in ours:
+        table.add_row(
+            f"MaskedSum, grinding_bits={each['grinding_bits']}",
+            f"{each['clients']:,}",
+            f"{each['parameters']:,}",
+            graph_of(each),
+            f"{each['sent']:,.0f}",
+            f"{each['received']:,.0f}",
+            f"{expansion(each):.3f}",
+            f"{each['ring_bits'] / each['bits']:.3f}",
+        )
+    for other in EXPANSIONS:
+        table.add_row(
+            f"published: {other.who}",
+            f"{other.clients:,}",
+            f"{other.parameters:,}",
+            "",
+            "",
+            "",
+            f"{other.expansion:g}",
+            f"{other.floor:g}",
+        )
+    return table
+
+
+def flower_table(run: Run) -> Table:
+    """Flower's SecAgg+ and MaskedSum on the same updates."""
+    table = _table(
+        "MaskedSum and Flower's SecAgg+",
+        FLOWER_CAPTION,
+        "who",
+        "clients × values",
+        "k, t",
+        "exch.",
+        "client ms",
+        "server ms",
+        "all ms",
+        "up B",
+        "down B",
+        "error",
+        "ratio",
+    )
+    entries = sorted(run.all("flower"), key=lambda e: (e["clients"], e["parameters"]))
+    if not entries:
+        table.add_row(f"Flower\n{_reason(run, 'flower')}")
+    for each in entries:
+        size = each["parameters"]
+        for who, laps in each["laps"].items():
+            table.add_row(
+                who,
+                f"{each['clients']} × {size:,}",
+                f"{each['degree'][who]}, {each['threshold'][who]}",
+                str(each["exchanges"][who]),
+                f"{1e3 * min(each['client_seconds'][who]):,.1f}",
+                f"{1e3 * min(each['server_seconds'][who]):,.1f}",
+                f"{1e3 * min(laps['cpu']):,.0f}",
+                f"{each['up'][who] / size:.3f}",
+                f"{each['down'][who] / size:.3f}",
+                f"{each['max_error'][who]:.1e}",
+                f"{ratio(each, 'Flower', who):.1f}",
+            )
+        table.add_section()
+    return table
+
+
 def targets_table(run: Run) -> Table:
     """Each target with what this run measured."""
     table = _table(
         "Targets",
         TARGETS_CAPTION,
         "what, 16-bit values",
+        "k, t",
         "measured",
         "target",
         "",
@@ -275,13 +275,15 @@ def targets_table(run: Run) -> Table:
         try:
             value = target.measure(run)
         except NotMeasured as reason:
-            table.add_row(target.name, str(reason), "", "")
+            table.add_row(target.name, "", str(reason), "", "")
             continue
         if target.limit is not None:
             met = value >= target.limit if target.at_least else value <= target.limit
             limit = f"{'≥' if target.at_least else '≤'} {target.limit:,g}"
             verdict = "[green]met[/]" if met else "[red]missed[/]"
-        table.add_row(target.name, f"{value:,.{0 if value >= 100 else 2}f} {target.unit}", limit, verdict)
+        graph = target.graph(run) if target.graph else ""
+        measured = f"{value:,.{0 if value >= 100 else 2}f} {target.unit}"
+        table.add_row(target.name, graph, measured, limit, verdict)
     return table
 
 
@@ -350,10 +352,10 @@ def primitives_table(run: Run) -> Table:
     return table
 
 
-def _reason(run: Run, protocol: str) -> str:
-    """Why a protocol has no rounds here."""
+def _reason(run: Run, kind: str, **fields: Any) -> str:
+    """Why there is no such benchmark here."""
     try:
-        run.one("round", protocol=protocol)
+        run.one(kind, **fields)
     except NotMeasured as reason:
         return str(reason)
     return ""

@@ -1,6 +1,7 @@
 """The floor's own primitives, each alone, in processor time. `values` says what one call works on."""
 
 import time
+from itertools import count as counter
 
 import numpy as np
 import pytest
@@ -8,10 +9,14 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.sampling import Laps, MaskFloor, draw_updates, repeat
-from secagg import ckks, paillier, paillier_packing
+from protocols import Adversary, Requirements
+from protocols.planner import plan_masked
+from secagg import ckks, labels, paillier, paillier_packing
 from secagg.agreement import agree, generate, public_key
 from secagg.entropy import SeededEntropy, system_entropy
 from secagg.fixedpoint import FixedPoint, Rounding
+from secagg.kdf import stretch
+from secagg.kem import SEED_BYTES, DecapsulationKey, encapsulate
 from secagg.linear_mac import MacKey
 from secagg.masking import apply_masks
 from secagg.ring import Ring
@@ -99,6 +104,43 @@ def test_shamir_combine(benchmark: BenchmarkFixture) -> None:
 def test_x25519(benchmark: BenchmarkFixture) -> None:
     describe(benchmark, "X25519: agree", values=1)
     benchmark(agree, generate(), public_key(generate()))
+
+
+def test_ml_kem_generate(benchmark: BenchmarkFixture) -> None:
+    describe(benchmark, "ML-KEM-768: key from a seed", values=1)
+    benchmark(DecapsulationKey, Secret(bytes(SEED_BYTES)))
+
+
+def test_ml_kem_edge(benchmark: BenchmarkFixture) -> None:
+    """Both ends of an edge in an epoch's first dealing: a channel each way, and one mask key."""
+    describe(benchmark, "ML-KEM-768: an edge, 3 encapsulations and decapsulations", values=1)
+    keys = [DecapsulationKey(Secret(bytes([index]) * SEED_BYTES)) for index in range(3)]
+
+    def edge() -> None:
+        for key in keys:
+            _, ciphertext = encapsulate(key.encapsulation_key)
+            key.decapsulate(ciphertext)
+
+    benchmark(edge)
+
+
+def test_graph_seed(benchmark: BenchmarkFixture) -> None:
+    describe(benchmark, "scrypt: the seed of a graph", values=1)
+    fresh = counter()  # results are cached
+    benchmark(lambda: stretch(next(fresh).to_bytes(8, "big"), label=labels.GRAPH_SEED))
+
+
+@pytest.mark.parametrize(
+    ("adversary", "fraction"), [(Adversary.SEMI_MALICIOUS, 0.05), (Adversary.MALICIOUS, 0.2)]
+)
+def test_plan(benchmark: BenchmarkFixture, adversary: Adversary, fraction: float) -> None:
+    """Corrupt and dropped clients in the same share of 10^6."""
+    describe(benchmark, f"planner: 10^6 clients, {adversary.value}, γ = δ = {fraction}", values=1)
+    requirements = Requirements(
+        adversary=adversary, corrupt_fraction=fraction, dropout_fraction=fraction, grinding_bits=0
+    )
+    fresh = counter(1)  # plans are cached, and the ring is only passed on
+    benchmark(lambda: plan_masked(10**6, requirements, ring_bits=next(fresh)))
 
 
 def test_mac(benchmark: BenchmarkFixture) -> None:

@@ -178,10 +178,10 @@ def _first_edges(state: Dealt, active: Active, request: CollectInput) -> dict[in
                 epoch=epoch.digest,
                 pair=pair,
             )
-            # ML-KEM never says that a ciphertext is wrong; the hash that its maker signed does.
+            # ML-KEM never says that a ciphertext is wrong; the hash of what its maker put in does.
             if edge_hash(bound, low=place, high=me, secret=secret) != promised[place]:
                 raise PeerViolation(
-                    f"the pair secret that {epoch.cohort[place]!r} sent is not the one that it signed for",
+                    f"the pair secret that {epoch.cohort[place]!r} sent does not have the hash that came with it",
                     culprit=epoch.cohort[place],
                 )
         edges[place] = Edge(

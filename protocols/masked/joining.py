@@ -114,7 +114,7 @@ def _enter_epoch(
         raise PeerViolation(
             f"keys of {len(there)} clients; {plan.min_survivors} and this one are needed", culprit=FROM_SERVER
         )
-    # CCS'20, Alg. 2: the root fixes everybody's keys before the graph is drawn from it.
+    # After Bell et al., CCS'20: a Merkle root fixes everybody's keys before the graph is drawn, here from it.
     verify_path(request.root, leaf=encode(state.mine), index=me, count=len(state.cohort), path=request.path)
     transcript = EpochTranscript(
         context.suite.digest,

@@ -242,7 +242,7 @@ def open_sharing(context: ServerContext, state: Advertising, present: frozenset[
     plan = context.suite.plan(len(cohort))
     _enough(len(present), plan.min_survivors, "advertised keys")
     members = members_of(cohort)
-    # CCS'20, Alg. 2: commit to everybody's keys, then draw the graph.
+    # After Bell et al., CCS'20: commit to everybody's keys, then draw the graph.
     tree = Tree([encode(state.keys[client]) if client in present else b"" for client in cohort])
     advertised = members.bitmap(present)
     digest = EpochTranscript(

@@ -2,7 +2,8 @@
 
 The victim then deals the shares of its secrets to the server and makes its pair masks with the server: the
 man in the middle of an unauthenticated key exchange (Bonawitz et al., CCS'17, section 6, sign the keys).
-The weakened client does not look at the signatures; it is read in one round. Ours refuses.
+The weakened client does not look at the signatures; it is read in one round. Ours refuses, whichever of a
+neighbour's four public keys is not its own, X25519 or ML-KEM.
 
 For CkksSum and PaillierSum the same server would have the consortium's key sealed to itself, and then needs
 no client to read everything.
@@ -11,8 +12,8 @@ Not covered: a roster that was wrong from the start. Agreeing on it is the one s
 """
 
 import hashlib
-from dataclasses import replace
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -31,140 +32,196 @@ from protocols.consortium.messages import (
     SignedDistribution,
 )
 from protocols.identity import Identity, Roster
-from protocols.masked.keys import RoundKeys, channel_key
-from protocols.masked.messages import (
-    AdvertiseKeys,
-    CohortKeys,
-    CohortTranscript,
-    CollectInput,
-    SealedShares,
-    ShareKeys,
-    SignedKeys,
-    mask_transcript,
-)
+from protocols.masked.keys import EpochKeys, MaskKeys
+from protocols.masked.messages import AdvertiseKeys, CohortKeys
+from protocols.masked.server import MaskedServerSteps
+from protocols.masked.transcript import SignedKeys, cohort_digest
 from protocols.schema import decode, encode
 from secagg import labels
-from secagg.aead import OVERHEAD, open_sealed
+from secagg.aead import open_sealed
 from secagg.agreement import PrivateKey, generate, public_key
+from secagg.kem import DecapsulationKey
 from secagg.linear_mac import KEY_BYTES
-from secagg.shamir import SHARE_BYTES
-from tests.attacks.weakened import (
-    Stage,
-    Wire,
-    body_of,
-    is_read,
-    rebuild,
-    refused,
-    request_of,
-    strip,
-    updates_of,
-)
+from secagg.merkle import Tree
+from tests.attacks.views import Story, tell_stories
+from tests.attacks.weakened import LENGTH, Stage, body_of, is_read, refused, request_of, updates_of
 
 NAMES = ("a", "b", "c", "d")
 VICTIM = "b"
+OTHERS = ("a", "c", "d")
 MASKED = MaskedSum(max_clients=6)
+KEY_FIELDS = ("channel_key", "channel_encapsulation", "mask_key", "mask_encapsulation")
 
 
-def no_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Roster, "verify", lambda *_, **__: None)
+class Trusting(Roster):
+    """A roster that takes everybody's word."""
+
+    def verify(self, client: str, signature: bytes, message: bytes, *, label: bytes) -> None:
+        pass
 
 
-def put_between(stage: Stage) -> tuple[dict[str, RoundKeys], CohortKeys, dict[str, AdvertiseKeys]]:
-    """The server's own keys for everybody but the victim, and the request that relays them."""
-    outbox = stage.open(updates_of(NAMES), until=1)
-    keys = dict(request_of(CohortKeys, outbox[VICTIM]).keys)
-    ours = {name: RoundKeys.draw(stage.entropy(f"server as {name}")) for name in NAMES if name != VICTIM}
-    forged = {
-        name: AdvertiseKeys(each.channel_public, each.mask_public, 3, bytes(64))
-        for name, each in ours.items()
-    }
-    return ours, CohortKeys({**keys, **forged}), keys
+class Relaying(MaskedServerSteps):
+    """A server that checks no signature: it made them itself."""
+
+    def absorb(self, context: Any, state: Any, sender: str, reply: Any) -> Any:
+        return super().absorb(replace(context, roster=Trusting(context.roster.keys)), state, sender, reply)
 
 
-def test_without_signatures_the_victim_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_signatures(monkeypatch)
-    stage, updates = Stage(MASKED, NAMES), updates_of(NAMES)
-    ours, relayed, _ = put_between(stage)
-    dealt = body_of(ShareKeys, stage.tell(VICTIM, stage.request(1, relayed)))
-    suite = MASKED.suite
-    cohort_digest = CohortTranscript(
-        suite.digest, stage.session, 0, NAMES, 24, suite.plan(4).threshold, relayed.keys
-    ).digest()
-    self_shares, pair_shares = {}, {}
-    for holder, keys in ours.items():
-        key = channel_key(
-            PrivateKey(keys.channel),
-            relayed.keys[VICTIM].channel_key,
-            transcript=cohort_digest,
-            sender=VICTIM,
-            receiver=holder,
-        )
-        plain = open_sealed(key, dealt.shares[holder].sealed, associated_data=cohort_digest).reveal()
-        self_shares[holder], pair_shares[holder] = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
-    rubbish = SealedShares(bytes(2 * SHARE_BYTES + OVERHEAD), bytes(32), bytes(32))
-    collect = CollectInput(dict.fromkeys(ours, rubbish), b"")
-    stage.wire.append(Wire(False, 2, VICTIM, stage.tell(VICTIM, stage.request(2, collect), updates[VICTIM])))
-    view = SimpleNamespace(
-        holders=NAMES,
-        threshold=suite.plan(4).threshold,
-        dealt=dict.fromkeys(NAMES),
-        keys=relayed.keys,
-        transcript=mask_transcript(cohort_digest=cohort_digest, dealers=NAMES, model=b""),
-    )
-    seed, round_secret = rebuild(view, self_shares), rebuild(view, pair_shares)
-    words = strip(stage, VICTIM, seed=seed, round_secret=round_secret, view=view)
-    assert is_read(stage, words, updates[VICTIM])
+def between() -> Stage:
+    """A stage on which all but the victim are the server's puppets: real clients with keys of its own."""
+    stage = Stage(MASKED, NAMES, server_steps=Relaying())
+    for name in OTHERS:
+        puppet: Any = stage.clients[name]
+        puppet._identity = Identity.generate(name, entropy=stage.entropy(f"the server as {name}"))
+        puppet._roster = Trusting(stage.roster.keys)
+    return stage
+
+
+def test_without_signatures_the_victim_is_read() -> None:
+    stage, updates = between(), updates_of(NAMES)
+    victim: Any = stage.clients[VICTIM]
+    victim._roster = Trusting(stage.roster.keys)
+    everybody = frozenset(NAMES)
+    coalition = tell_stories(stage, updates, {VICTIM: Story(everybody, everybody)}, OTHERS)
+    assert coalition.opens(VICTIM, updates)
 
 
 def test_ours_deals_nothing_to_strange_keys() -> None:
-    stage = Stage(MASKED, NAMES)
-    _, relayed, honest = put_between(stage)
-    assert refused(stage.tell(VICTIM, stage.request(1, relayed)))
+    stage = between()
+    outbox = stage.open(updates_of(NAMES), until=1)
+    assert refused(stage.tell(VICTIM, outbox[VICTIM]))
     assert "not signed" in str(stage.clients[VICTIM].refusal)
-    assert not refused(stage.tell(VICTIM, stage.request(1, CohortKeys(honest))))  # nothing was released
 
 
-def test_one_key_in_place_of_one_is_enough_to_refuse() -> None:
+# One key of one neighbour
+
+
+def honest_keys(stage: Stage) -> CohortKeys:
+    return request_of(CohortKeys, stage.open(updates_of(NAMES), until=1)[VICTIM])
+
+
+def with_keys(request: CohortKeys, client: str, keys: AdvertiseKeys) -> CohortKeys:
+    """The same with other keys of one neighbour."""
+    relayed = list(request.keys)
+    relayed[OTHERS.index(client)] = keys
+    return replace(request, keys=tuple(relayed))
+
+
+def strange_keys(stage: Stage) -> AdvertiseKeys:
+    """Keys whose private halves the server has."""
+    drawn = EpochKeys.draw(stage.entropy("the server's own"))
+    mask = MaskKeys(drawn.round_secret)
+    return AdvertiseKeys(
+        PrivateKey(drawn.channel).public_key,
+        DecapsulationKey(drawn.channel_seed).encapsulation_key,
+        mask.agreement.public_key,
+        mask.encapsulation.encapsulation_key,
+        3,
+        bytes(64),
+    )
+
+
+def refuses_and_goes_on(stage: Stage, spoilt: CohortKeys, honest: CohortKeys) -> bool:
+    """Whether the victim refuses; it must then not have released anything."""
+    answer = stage.tell(VICTIM, stage.request(1, spoilt))
+    return refused(answer) and not refused(stage.tell(VICTIM, stage.request(1, honest)))
+
+
+@pytest.mark.parametrize("name", KEY_FIELDS)
+@pytest.mark.parametrize("client", OTHERS)
+def test_one_key_in_place_of_one_is_enough_to_refuse(client: str, name: str) -> None:
     stage = Stage(MASKED, NAMES)
-    _, relayed, honest = put_between(stage)
-    for name in ("a", "c", "d"):
-        assert refused(stage.tell(VICTIM, stage.request(1, CohortKeys({**honest, name: relayed.keys[name]}))))
+    honest = honest_keys(stage)
+    keys = honest.keys[OTHERS.index(client)]
+    spoilt = replace(keys, **{name: getattr(strange_keys(stage), name)})
+    assert refuses_and_goes_on(stage, with_keys(honest, client, spoilt), honest)
 
 
-@pytest.mark.parametrize("field", ["parameters", "session", "round", "cohort", "length", "client", "minimum"])
+def test_another_clients_keys_are_refused() -> None:
+    """They are signed, but by somebody else; and a client's own, echoed back."""
+    stage = Stage(MASKED, NAMES)
+    honest = honest_keys(stage)
+    of_d = honest.keys[OTHERS.index("d")]
+    mine: Any = stage.clients[VICTIM]._state
+    assert refused(stage.tell(VICTIM, stage.request(1, with_keys(honest, "a", of_d))))
+    assert refused(stage.tell(VICTIM, stage.request(1, replace(honest, keys=honest.keys[::-1]))))
+    assert refuses_and_goes_on(stage, with_keys(honest, "a", mine.mine), honest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda request, keys: replace(request, keys=(*request.keys, keys)), id="one too many"),
+        pytest.param(lambda request, keys: replace(request, keys=request.keys[:-1]), id="one too few"),
+        pytest.param(lambda request, keys: replace(request, keys=()), id="none"),
+        pytest.param(lambda request, keys: replace(request, advertised=b"\x1f"), id="a bit too many"),
+        pytest.param(lambda request, keys: replace(request, advertised=b"\x0d"), id="not itself"),
+        pytest.param(lambda request, keys: replace(request, root=bytes(32)), id="another root"),
+        pytest.param(lambda request, keys: replace(request, path=request.path[::-1]), id="another path"),
+    ],
+)
+def test_neighbours_are_neither_invented_nor_left_out(
+    change: Callable[[CohortKeys, AdvertiseKeys], CohortKeys],
+) -> None:
+    stage = Stage(MASKED, NAMES)
+    honest = honest_keys(stage)
+    assert refuses_and_goes_on(stage, change(honest, strange_keys(stage)), honest)
+
+
+def test_own_keys_that_were_changed_are_seen_in_the_root() -> None:
+    """The others would be told the server's keys as the victim's; the root then has another leaf."""
+    stage = Stage(MASKED, NAMES)
+    honest = honest_keys(stage)
+    of: dict[str, Any] = dict(zip(OTHERS, honest.keys, strict=True))
+    of[VICTIM] = strange_keys(stage)
+    tree = Tree([encode(of[name]) for name in NAMES])
+    spoilt = replace(honest, root=tree.root, path=tree.path(NAMES.index(VICTIM)))
+    assert refuses_and_goes_on(stage, spoilt, honest)
+
+
+@pytest.mark.parametrize("field", ["parameters", "session", "round", "roster", "cohort", "length", "client"])
 def test_a_signature_for_another_place_does_not_count(field: str) -> None:
     """The real client's signature, over real keys, but for another round, cohort and so on."""
     stage = Stage(MASKED, NAMES)
-    _, _, honest = put_between(stage)
-    keys = RoundKeys.draw(stage.entropy("elsewhere"))
-    signed = SignedKeys(
-        MASKED.suite.digest, stage.session, 0, NAMES, 24, "a", keys.channel_public, keys.mask_public, 3
-    )
+    honest = honest_keys(stage)
+    keys = strange_keys(stage)
+    place: dict[str, Any] = {
+        "parameters": MASKED.suite.digest,
+        "session": stage.session,
+        "round": 0,
+        "roster": stage.roster.digest,
+        "cohort": cohort_digest(NAMES),
+        "length": LENGTH,
+        "client": "a",
+    }
     other: dict[str, Any] = {
         "parameters": bytes(32),
         "session": bytes(16),
         "round": 1,
-        "cohort": NAMES[::-1],
-        "length": 25,
+        "roster": bytes(32),
+        "cohort": cohort_digest(NAMES[::-1]),
+        "length": LENGTH + 1,
         "client": "c",
-        "minimum": 2,
     }
 
-    def relay(statement: SignedKeys) -> bytes:
-        signature = stage.identities["a"].key.sign(encode(statement), label=labels.KEY_ADVERTISEMENT)
-        moved = AdvertiseKeys(keys.channel_public, keys.mask_public, 3, signature)
-        return stage.tell(VICTIM, stage.request(1, CohortKeys({**honest, "a": moved})))
+    def relay(where: dict[str, Any]) -> bytes:
+        statement = SignedKeys.of(keys, **where)
+        signature = stage.identities["a"].key.sign(statement, label=labels.KEY_ADVERTISEMENT)
+        return stage.tell(
+            VICTIM, stage.request(1, with_keys(honest, "a", replace(keys, signature=signature)))
+        )
 
-    assert refused(relay(replace(signed, **{field: other[field]})))
-    assert not refused(relay(signed))
+    assert {each.name for each in fields(SignedKeys)} - {"keys"} == place.keys()
+    assert refused(relay({**place, field: other[field]}))
+    assert not refused(relay(place))
 
 
-def test_invented_clients_are_refused() -> None:
+def test_the_minimum_is_signed_too() -> None:
+    """A neighbour's policy binds who holds its shares, so the server must not talk it down."""
     stage = Stage(MASKED, NAMES)
-    _, _, honest = put_between(stage)
-    keys = RoundKeys.draw(stage.entropy("nobody"))
-    stranger = AdvertiseKeys(keys.channel_public, keys.mask_public, 3, bytes(64))
-    assert refused(stage.tell(VICTIM, stage.request(1, CohortKeys({**honest, "z": stranger}))))
+    honest = honest_keys(stage)
+    lowered = replace(honest.keys[0], minimum=honest.keys[0].minimum - 1)
+    assert refuses_and_goes_on(stage, with_keys(honest, "a", lowered), honest)
 
 
 # The consortium's key
@@ -180,7 +237,7 @@ def ask_for_the_key(stage: Stage) -> tuple[dict[str, Any], bytes]:
 
 
 def test_without_signatures_the_server_gets_the_consortium_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_signatures(monkeypatch)
+    monkeypatch.setattr(Roster, "verify", lambda *_, **__: None)
     protocol = CkksSum(max_clients=6)
     stage, updates = Stage(protocol, NAMES), updates_of(NAMES)
     private, answer = ask_for_the_key(stage)

@@ -8,13 +8,13 @@ Not covered: losing so many that no plan is left; that is `RoundAborted`, and te
 """
 
 from dataclasses import replace
-from itertools import product
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, Policy, RoundAborted
+from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, Policy, Requirements, RoundAborted
 from protocols.consortium.client import ConsortiumClientSteps
 from protocols.consortium.messages import DistributeKey
 from protocols.masked.server import MaskedServerSteps, Sharing
@@ -29,7 +29,7 @@ class ExpectsEverybody(MaskedServerSteps):
 
     def close(self, context: Any, state: Any, present: frozenset[str]) -> Any:
         if isinstance(state, Sharing):
-            present = frozenset(state.keys)
+            present = frozenset(state.epoch.cohort[place] for place in state.dealings.present)
         return super().close(context, state, present)
 
 
@@ -39,20 +39,75 @@ def test_a_server_that_expects_everybody_loses_the_round() -> None:
         stage.play(updates_of(NAMES), gone={"c": 1})
 
 
-@pytest.mark.parametrize("exchanges", list(product(range(1, 5), repeat=2)))
-def test_ours_goes_on_with_who_is_left(exchanges: tuple[int, int]) -> None:
-    """Two of five vanish, each in any exchange from the first on or not at all (4)."""
-    data = updates_of(NAMES)
-    outcome = Stage(MaskedSum(max_clients=8), NAMES).play(data, gone=dict(zip("bd", exchanges, strict=True)))
-    expected = set("ace") | {name for name, gone in zip("bd", exchanges, strict=True) if gone > 2}
-    assert outcome.total is not None
-    assert outcome.contributors == expected
-    assert np.abs(outcome.total.mean - np.mean([data[n] for n in sorted(expected)], axis=0)).max() < 1e-4
+SEVEN = "abcdefg"
+"""Of whom each plan below bears that two are lost."""
+PLANS = {
+    "semi-honest": Requirements(adversary=Adversary.SEMI_HONEST),
+    "semi-malicious": Requirements(corrupt_fraction=0.0),
+    "malicious": Requirements(adversary=Adversary.MALICIOUS),
+}
+
+
+def is_mean(outcome: Any, data: dict[str, Any], names: Any) -> bool:
+    truth = np.mean([data[name] for name in sorted(names)], axis=0)
+    return bool(np.abs(outcome.total.mean - truth).max() < 1e-4)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_ours_goes_on_with_who_is_left(plan: str) -> None:
+    """Two of seven vanish, each in any exchange or not at all; then a steady round, or new keys for all."""
+    protocol = MaskedSum(max_clients=8, requirements=PLANS[plan])
+    last = len(protocol.suite.exchanges)
+    data = updates_of(SEVEN)
+    for exchanges in combinations_with_replacement(range(last + 1), 2):
+        who_first = "bd" if sum(exchanges) % 2 else "db"
+        stage, gone = Stage(protocol, SEVEN), dict(zip(who_first, exchanges, strict=True))
+        outcome = stage.play(data, gone=gone)
+        expected = set("acefg") | {name for name, exchange in gone.items() if exchange > 2}
+        assert outcome.contributors == expected
+        assert is_mean(outcome, data, expected)
+        assert outcome.dropped.keys() == {name for name, exchange in gone.items() if exchange < last}
+        again = stage.play(data)  # whoever vanished is back
+        assert again.contributors == frozenset(SEVEN)
+        assert is_mean(again, data, SEVEN)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_ours_goes_on_in_the_steady_state(plan: str) -> None:
+    protocol = MaskedSum(max_clients=8, requirements=PLANS[plan])
+    last = len(protocol.suite.exchanges)
+    data = updates_of(SEVEN)
+    for exchanges in combinations_with_replacement(range(2, last + 1), 2):
+        who_first = "bd" if sum(exchanges) % 2 else "db"
+        stage, gone = Stage(protocol, SEVEN), dict(zip(who_first, exchanges, strict=True))
+        stage.play(data)
+        outcome = stage.play(data, gone=gone)
+        assert all(wire.exchange >= 2 for wire in stage.wire)
+        expected = set("acefg") | {name for name, exchange in gone.items() if exchange > 2}
+        assert outcome.contributors == expected
+        assert is_mean(outcome, data, expected)
+        # Who is left goes on, with those who came through or with new keys for everybody.
+        assert stage.play({name: data[name] for name in "acefg"}).contributors == frozenset("acefg")
+        assert stage.play(data).contributors == frozenset(SEVEN)
+
+
+@pytest.mark.parametrize("exchange", [0, 1])
+def test_on_a_random_graph_too(exchange: int) -> None:
+    names = [f"client {place:02d}" for place in range(28)]
+    requirements = Requirements(
+        corrupt_fraction=0.0, dropout_fraction=0.1, security_bits=10, liveness_bits=1, grinding_bits=0
+    )
+    protocol = MaskedSum(max_clients=28, requirements=requirements)
+    assert protocol.plan(28).degree < 27
+    stage, data = Stage(protocol, names), updates_of(names)
+    outcome = stage.play(data, gone={names[3]: exchange})
+    assert outcome.contributors == frozenset(names) - {names[3]}
+    assert is_mean(outcome, data, outcome.contributors)
 
 
 def test_too_many_lost_is_an_abort_and_the_next_round_works() -> None:
     stage, data = Stage(MaskedSum(max_clients=8), NAMES), updates_of(NAMES)
-    with pytest.raises(RoundAborted, match="at least 3"):
+    with pytest.raises(RoundAborted, match="at least 4"):
         stage.play(data, gone=dict.fromkeys("bcd", 1))
     assert stage.play(data).contributors == frozenset(NAMES)
 

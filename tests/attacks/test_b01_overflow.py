@@ -29,12 +29,12 @@ class NarrowSurface(FloatSurface):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NarrowMaskedSum(MaskedSum):
-    """MaskedSum over the narrow ring."""
+class NarrowPlainSum(PlainSum):
+    """PlainSum over the narrow ring."""
 
     @property
     def surface(self) -> FloatSurface:
-        right = MaskedSum.surface.__get__(self)
+        right = PlainSum.surface.__get__(self)
         return NarrowSurface(
             codec=right.codec,
             max_clients=right.max_clients,
@@ -50,7 +50,7 @@ def updates(value: float) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_a_narrow_ring_wraps_and_nobody_notices(extreme: float) -> None:
-    run = simulate(NarrowMaskedSum(max_clients=5), updates(extreme))
+    run = simulate(NarrowPlainSum(max_clients=5), updates(extreme))
     assert np.abs(run.mean - extreme).min() > 1
 
 

@@ -9,6 +9,7 @@ in place of the library's, and `request` writes whatever a server could write.
 curious server has: its own states, which `Curious` remembers, and every message on the wire.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,16 +23,27 @@ from protocols.client_machine import ClientMachine, Request
 from protocols.envelope import REFUSAL, RESULT, Envelope, request_stage
 from protocols.identity import SERVER
 from protocols.masked.client import MaskedClientSteps
-from protocols.masked.keys import mask_private_key, pair_mask_seed, self_mask_seed
-from protocols.masked.messages import MaskedInput, SelfMaskShare, Unmask
+from protocols.masked.collecting import check_words, lanes_of
+from protocols.masked.keys import (
+    SECRET_BYTES,
+    MaskKeys,
+    first_pair_secret,
+    pair_bytes,
+    pair_mask_seed,
+    pairs_key,
+    self_mask_seed,
+)
+from protocols.masked.messages import SHARE_BYTES, MaskedInput, Quorum, SelfMaskShare, Unmask, columns
 from protocols.masked.server import MaskedServerSteps
 from protocols.parameters import MachineProtocol
 from protocols.schema import decode, encode
 from protocols.server_machine import ServerMachine
 from protocols.suite import ClientContext, ClientSteps, Finished, Opened, Replied, ServerContext, ServerSteps
-from secagg.agreement import PrivateKey
+from secagg.aead import open_sealed
 from secagg.entropy import SeededEntropy
+from secagg.kem import CIPHERTEXT_BYTES
 from secagg.masking import apply_masks
+from secagg.ring import Ring
 from secagg.secret import Secret
 from secagg.shamir import Share, combine
 
@@ -199,6 +211,38 @@ class Stage:
         steps = self.server._suite.server
         return steps.seen[-1] if isinstance(steps, Curious) and steps.seen else self.server._state
 
+    @property
+    def summing(self) -> Any:
+        """MaskedSum: what the server's state says of the open sum: epoch, dealings, active, transcript."""
+        return getattr(self.view, "sum", self.view)
+
+    @property
+    def unmasking(self) -> int:
+        """MaskedSum: the number of the exchange that reveals shares."""
+        return self.protocol.suite.exchanges.index("Unmask")
+
+    def places(self, names: Iterable[str]) -> tuple[int, ...]:
+        """MaskedSum: the places of these clients in the epoch."""
+        return tuple(self.summing.epoch.members.index(name) for name in names)
+
+    def bitmap(self, names: Iterable[str]) -> bytes:
+        """MaskedSum: a set of clients, as a server would write it."""
+        bits: bytes = self.summing.epoch.members.bitmap(tuple(names))
+        return bits
+
+    def quorum(
+        self, survivors: Iterable[str], *, signatures: Mapping[str, bytes] | None = None, model: bytes = b""
+    ) -> Quorum:
+        """MaskedSum: the request that opens Unmask, with any survivors and any signatures."""
+        signed = dict(signatures or {})
+        order = self.roster.order(signed)
+        return Quorum(
+            self.bitmap(survivors),
+            hashlib.sha256(model).digest(),
+            self.bitmap(order),
+            b"".join(signed[name] for name in order),
+        )
+
     def answers(self, exchange: int, kind: type[T]) -> dict[str, T]:
         """The clients' answers of the round so far."""
         return {
@@ -212,9 +256,28 @@ class Stage:
         return self.protocol.suite.surface.decode(words, frozenset({"alone"}))
 
     def words(self, packed: Any, length: int = LENGTH) -> Vector:
-        """A vector's words from the wire."""
+        """A vector's elements from the wire, MaskedSum's check words with them; see `values`."""
         surface = self.protocol.suite.surface
-        return surface.ring.unpack(packed, surface.elements(length))
+        if not isinstance(self.protocol.suite.client, MaskedClientSteps):
+            return surface.ring.unpack(packed, surface.elements(length))
+        count = surface.elements(length) + check_words(surface.ring.bits)
+        return self.ring.unpack(packed, lanes_of(surface).words(count))
+
+    @property
+    def ring(self) -> Ring:
+        """Of the elements on the wire; MaskedSum puts several values into each."""
+        surface = self.protocol.suite.surface
+        masked = isinstance(self.protocol.suite.client, MaskedClientSteps)
+        return lanes_of(surface).wide if masked else surface.ring
+
+    def values(self, words: Vector, length: int = LENGTH) -> Vector:
+        """The values in elements that carry no mask any more, or the sum of several, with their signs."""
+        surface = self.protocol.suite.surface
+        count = surface.elements(length)
+        if not isinstance(self.protocol.suite.client, MaskedClientSteps):
+            return surface.ring.centred(words)[:count]
+        view = lanes_of(surface).view(words, count, padding=check_words(surface.ring.bits))
+        return surface.ring.centred(view[:])
 
 
 def updates_of(names: Iterable[str], length: int = LENGTH, *, seed: int = 1) -> dict[str, Vector]:
@@ -286,19 +349,63 @@ class AmnesicLog:
 # Taking masks off one client's vector
 
 
-def rebuild(view: Any, shares: Mapping[str, bytes]) -> Secret:
-    """The secret behind shares that were revealed, by holder."""
-    decoded = [Share.decode(view.holders.index(holder) + 1, share) for holder, share in shares.items()]
-    return combine(decoded, threshold=view.threshold)
+def rebuild(view: Any, dealer: str, shares: Mapping[str, bytes]) -> Secret:
+    """The secret behind shares of `dealer`'s that were revealed, by holder; `view` is `Stage.summing`."""
+    epoch = view.epoch
+    holders = epoch.graph.holders(epoch.members.index(dealer))
+    place = {epoch.cohort[holder]: index + 1 for index, holder in enumerate(holders)}
+    decoded = [Share.decode(place[holder], share) for holder, share in shares.items()]
+    return combine(decoded, threshold=epoch.threshold)
 
 
-def revealed(answers: Mapping[str, Unmask], dealer: str, kind: type = SelfMaskShare) -> dict[str, bytes]:
+def revealed(
+    view: Any, answers: Mapping[str, Unmask], dealer: str, kind: type = SelfMaskShare
+) -> dict[str, bytes]:
     """The shares of one kind that holders revealed of `dealer`'s secrets."""
-    return {
-        holder: answer.reveals[dealer].share
-        for holder, answer in answers.items()
-        if isinstance(answer.reveals.get(dealer), kind)
-    }
+    epoch, found = view.epoch, {}
+    for holder, answer in answers.items():
+        place = epoch.members.index(holder)
+        held = [
+            each
+            for each in epoch.among(epoch.graph.holders(place), view.active)
+            if each not in view.unopened.get(place, ())
+        ]
+        for each, reveal in zip(held, answer.reveals(len(answer.shares) // SHARE_BYTES), strict=True):
+            if epoch.cohort[each] == dealer and isinstance(reveal, kind):
+                found[holder] = reveal.share
+    return found
+
+
+def pair_secrets(view: Any, client: str, round_secret: Secret) -> dict[str, Secret]:
+    """What whoever rebuilds a client's round secret opens with it: its pair secrets, by neighbour."""
+    epoch, dealings, me = view.epoch, view.dealings, view.epoch.members.index(client)
+
+    def near(place: int) -> tuple[int, ...]:
+        there: tuple[int, ...] = epoch.among(epoch.graph.neighbours(place), dealings.present)
+        return there
+
+    bound = epoch.context(dealings.origin)
+    left = open_sealed(
+        pairs_key(round_secret, context=bound), dealings.made[me].pairs, associated_data=bound
+    ).reveal()
+    known = [place for place in near(me) if place > me or not dealings.first]
+    secrets = {place: Secret(each) for place, each in zip(known, columns(left, SECRET_BYTES), strict=True)}
+    mask = MaskKeys(round_secret)
+    for place in near(me):
+        if place in secrets or place not in dealings.made:
+            continue
+        # First round: the neighbour stands before, and encapsulated to this client's mask key.
+        behind = [each for each in near(place) if each > place]
+        position = len(near(place)) + behind.index(me)
+        ciphertext = columns(dealings.made[place].encapsulations, CIPHERTEXT_BYTES)[position]
+        secrets[place] = first_pair_secret(
+            mask.agreement.agree(dealings.mask_keys[place][0]),
+            mask.encapsulation.decapsulate(ciphertext),
+            ciphertext,
+            epoch=epoch.digest,
+            pair=pair_bytes(me, place),
+        )
+    return {epoch.cohort[place]: secret for place, secret in secrets.items()}
 
 
 def strip(
@@ -307,30 +414,40 @@ def strip(
     *,
     seed: Secret | None = None,
     round_secret: Secret | None = None,
+    pairs: Mapping[str, Secret] | None = None,
     view: Any = None,
+    vector: Any = None,
 ) -> Vector:
-    """The victim's masked vector without the masks that follow from these secrets."""
-    view = stage.view if view is None else view
-    vector = stage.words(stage.answers(2, MaskedInput)[victim].vector)
-    order = {client: place for place, client in enumerate(stage.roster.order(view.dealt))}
+    """The victim's masked vector without the masks that follow from these secrets.
+
+    Args:
+        seed: its self-mask seed (b_u).
+        round_secret: its round secret (K_u).
+        pairs: pair secrets with these neighbours, where they come from elsewhere.
+        view: the server's knowledge, if not that of the stage's round.
+        vector: its packed vector, if not that of the stage's round.
+    """
+    view = stage.summing if view is None else view
+    words = stage.words(stage.answers(2, MaskedInput)[victim].vector if vector is None else vector)
+    epoch, me = view.epoch, view.epoch.members.index(victim)
+    known = dict(pairs or {})
+    if round_secret is not None:
+        known.update(pair_secrets(view, victim, round_secret))
     add: list[Secret] = []
     subtract: list[Secret] = []
     if seed is not None:
-        subtract.append(self_mask_seed(seed, transcript=view.transcript, client=victim))
-    if round_secret is not None:
-        private = PrivateKey(mask_private_key(round_secret))
-        for peer, place in order.items():
-            if peer != victim:
-                low, high = sorted((victim, peer), key=order.__getitem__)
-                key = view.keys[peer].mask_key
-                pair = pair_mask_seed(private, key, transcript=view.transcript, low=low, high=high)
-                (subtract if order[victim] > place else add).append(pair)
-    apply_masks(vector, ring=stage.protocol.suite.surface.ring, add=add, subtract=subtract)
-    return vector
+        subtract.append(self_mask_seed(seed, transcript=view.transcript, client=me))
+    for peer, secret in known.items():
+        place = epoch.members.index(peer)
+        if place in view.active:
+            mask = pair_mask_seed(secret, transcript=view.transcript, pair=pair_bytes(me, place))
+            (subtract if me > place else add).append(mask)
+    apply_masks(words, ring=stage.ring, add=add, subtract=subtract)
+    return words
 
 
 def is_read(stage: Stage, words: Vector, update: Vector) -> bool:
     """Whether `words` are the update, to within quantisation, on a clip of 1."""
     surface: Any = stage.protocol.suite.surface
-    steps = surface.ring.centred(words)[: len(update)]
+    steps = stage.values(words, len(update))[: len(update)]
     return bool(np.abs(steps / surface.codec.largest_step - update).max() <= stage.protocol.error_bound(1))

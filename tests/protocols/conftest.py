@@ -6,7 +6,7 @@ computed from the updates themselves, in extended precision, and never from anyt
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from protocols import (
+    Adversary,
     CkksSum,
     Client,
     Identity,
@@ -36,19 +37,41 @@ from protocols import (
     Sum,
     SumProtocol,
 )
+from protocols.client_machine import ClientMachine
 from protocols.envelope import REFUSAL, Envelope
+from protocols.suite import ClientSteps, Suite
 from secagg import paillier
 from secagg.entropy import Entropy, SeededEntropy
 from secagg.secret import Secret
 
+
+
+def masked_against(adversary: Adversary) -> Callable[..., MaskedSum]:
+    """MaskedSum that is planned against this adversary, whatever else is asked of it."""
+
+    def build(*, requirements: Any = None, **parameters: Any) -> MaskedSum:
+        asked = requirements if requirements is not None else Requirements()
+        if isinstance(asked, Requirements):
+            asked = replace(asked, adversary=adversary)
+        return MaskedSum(requirements=asked, **parameters)
+
+    return build
+
+
 FAMILIES: dict[str, Callable[..., Any]] = {
     "plain": PlainSum,
     "masked": MaskedSum,
+    "masked semi-honest": masked_against(Adversary.SEMI_HONEST),
+    "masked malicious": masked_against(Adversary.MALICIOUS),
     "ckks": CkksSum,
     "paillier": partial(PaillierSum, key_bits=2048),
 }
+MASKED = tuple(name for name in FAMILIES if name.startswith("masked"))
 TWO = Requirements(min_contributors=2, corrupt_fraction=0.0)
-"""Two survivors are enough: nobody is corrupt, so that rounds go on when all but two are lost."""
+"""A sum of two may be opened and nobody is corrupt, so that as many as possible may be lost.
+
+That is all but two, but MaskedSum needs a majority of the cohort where the server may lie: 3 of 3 or 4.
+"""
 STATE_KEY = Secret(bytes(range(32)))
 
 Vector = NDArray[Any]
@@ -67,13 +90,34 @@ class Family:
         return self.build(**{"max_clients": 6, **parameters})
 
     @property
+    def kind(self) -> str:
+        """The protocol's name without its variant."""
+        return self.name.split()[0]
+
+    @property
+    def masked(self) -> bool:
+        return self.kind == "masked"
+
+    @property
     def opened_by_clients(self) -> bool:
         return self.name in ("ckks", "paillier")
+
+    @property
+    def collecting(self) -> int:
+        """The number on the wire of the exchange that asks for updates."""
+        number: int = self().suite.collecting
+        return number
 
 
 @pytest.fixture(params=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> Family:
     """Each protocol in turn."""
+    return Family(request.param, FAMILIES[request.param])
+
+
+@pytest.fixture(params=MASKED)
+def masked(request: pytest.FixtureRequest) -> Family:
+    """MaskedSum against each adversary in turn."""
     return Family(request.param, FAMILIES[request.param])
 
 
@@ -107,12 +151,14 @@ class World:
         protocol: whose machines they are.
         names: the clients, in the roster's order.
         policies: what a client insists on, by name.
+        steps: for a client that does not follow the protocol, the steps that it runs instead.
         seed: separates the randomness of worlds; parties that are restored draw from the system.
     """
 
     protocol: SumProtocol
     names: Sequence[str] = ("a", "b", "c")
     policies: Mapping[str, Policy] = field(default_factory=dict)
+    steps: Mapping[str, ClientSteps] = field(default_factory=dict)
     seed: bytes = b"world"
 
     def __post_init__(self) -> None:
@@ -138,7 +184,9 @@ class World:
         return SeededEntropy(self.seed, purpose.encode())
 
     def make_client(self, name: str) -> Client:
-        return self.protocol.client(
+        suite: Suite = self.protocol.suite  # type: ignore[attr-defined]
+        return ClientMachine(
+            replace(suite, client=self.steps.get(name, suite.client)),
             identity=self.identities[name],
             roster=self.roster,
             session=self.session,

@@ -315,8 +315,6 @@ def test_a_refused_round_leaves_the_session_as_it_was(family: Family) -> None:
         ({"metrics": ["loss"]}, "metrics"),
         ({"rounding": "nearest"}, "rounding"),
         ({"requirements": "three"}, "Requirements"),
-        ({"requirements": Requirements(adversary=Adversary.MALICIOUS)}, "SEMI_HONEST"),
-        ({"requirements": Requirements(adversary=Adversary.SEMI_MALICIOUS)}, "SEMI_HONEST"),
         ({"requirements": Requirements(min_contributors=7)}, "max_clients"),
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value)[:40],
@@ -324,6 +322,21 @@ def test_a_refused_round_leaves_the_session_as_it_was(family: Family) -> None:
 def test_parameters_that_cannot_work(family: Family, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ParameterError, match=said):
         family(**arguments)
+
+
+def test_servers_that_a_protocol_has_no_answer_to(consortium: Family) -> None:
+    with pytest.raises(ParameterError, match="SEMI_HONEST"):
+        consortium(requirements=Requirements(adversary=Adversary.MALICIOUS))
+
+
+@pytest.mark.parametrize("adversary", Adversary)
+def test_servers_that_a_protocol_has_an_answer_to(to_server: Family, adversary: Adversary) -> None:
+    # PlainSum hides nothing from any server; MaskedSum runs one exchange more against the strongest.
+    protocol = to_server(requirements=Requirements(adversary=adversary))
+    assert protocol.plan(4).adversary is adversary
+    checks = to_server.masked and adversary is Adversary.MALICIOUS
+    for first in (True, False):
+        assert ("ConsistencyCheck" in protocol.exchanges(first=first)) == checks
 
 
 @pytest.mark.parametrize(
