@@ -196,19 +196,21 @@ class ServerMachine(Server):
         return {}
 
     def _finish(self, step: Finished) -> None:
+        record = self._sign("")
         self._state, self._status = self._suite.server.idle(step.state), Status.DONE
         total = None if step.total is None else SavedSum.of(step.total)
-        self._ending = Ending(total=total, result=step.result, record=self._sign(""), reason="")
+        self._ending = Ending(total=total, result=step.result, record=record, reason="")
         if step.result is not None:
             self._mailbox.put(self._round.number, step.result)
 
     def _abort(self, reason: str) -> None:
-        self._state, self._status = self._suite.server.idle(self._state), Status.ABORTED
         self._contributors = frozenset()
-        self._ending = Ending(total=None, result=None, record=self._sign(reason), reason=reason[:2048])
+        record = self._sign(reason)
+        self._state, self._status = self._suite.server.idle(self._state), Status.ABORTED
+        self._ending = Ending(total=None, result=None, record=record, reason=reason[:2048])
 
     def _sign(self, aborted: str) -> SignedRecord:
-        plan = self._suite.plan(len(self._round.cohort))
+        plan = self._suite.server.plan(self._context(self._round), self._state)
         return SignedRecord.sign(
             RoundRecord(
                 protocol=self._suite.code,

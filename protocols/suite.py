@@ -195,6 +195,10 @@ class ServerSteps(ABC):
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
         """Ends the open exchange with those who answered it well. May raise `RoundAborted`."""
 
+    def plan(self, context: ServerContext, state: Any) -> Plan:
+        """The plan that the round runs under, for its record."""
+        return context.suite.plan(len(context.round.cohort))
+
     def body_bytes(self, count: int, *, packed: int) -> int:
         """Upper bound of a vector of `count` ring elements in a message; `packed` is its size bit-packed."""
         return packed

@@ -181,7 +181,7 @@ def _first_edges(state: Dealt, active: Active, request: CollectInput) -> dict[in
             # ML-KEM never says that a ciphertext is wrong; the hash of what its maker put in does.
             if edge_hash(bound, low=place, high=me, secret=secret) != promised[place]:
                 raise PeerViolation(
-                    f"the pair secret that {epoch.cohort[place]!r} sent does not have the hash that came with it",
+                    f"the pair secret that {epoch.cohort[place]!r} sent has another hash than came with it",
                     culprit=epoch.cohort[place],
                 )
         edges[place] = Edge(

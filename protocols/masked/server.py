@@ -43,7 +43,7 @@ from protocols.masked.transcript import (
     mask_transcript,
 )
 from protocols.masked.unmasking import check_reveals, remove_masks
-from protocols.requirements import Adversary
+from protocols.requirements import Adversary, Plan
 from protocols.schema import U32, Key32, Name, Signature, encode
 from protocols.suite import Finished, Opened, ServerContext, ServerSteps
 from secagg import labels
@@ -173,6 +173,15 @@ class MaskedServerSteps(ServerSteps):
             case Unmasking():
                 return finish(context, state, present)
         raise ParameterError("no exchange is open")
+
+    def plan(self, context: ServerContext, state: Any) -> Plan:
+        """That of the epoch's cohort, which may be larger than the round's."""
+        match state:
+            case Sharing() | Summing():
+                return context.suite.plan(len(state.epoch.cohort))
+            case Confirming() | Unmasking():
+                return context.suite.plan(len(state.sum.epoch.cohort))
+        return super().plan(context, state)
 
     def body_bytes(self, count: int, *, packed: int) -> int:
         return packed + 2 * 16  # the check words, and the rounding of both to whole bytes
