@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from protocols import Adversary, MaskedSum, Requirements
+
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
@@ -21,3 +23,16 @@ def test_example_runs(index: int, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(EXAMPLES[index], f"README example {index}", "exec"), {})
     printed = capsys.readouterr().out
     assert "basel" in printed or "500" in printed
+
+
+@pytest.mark.parametrize(
+    ("clients", "requirements"),
+    [
+        (3, Requirements()),
+        (50, Requirements(adversary=Adversary.MALICIOUS)),
+        (1000, Requirements(adversary=Adversary.MALICIOUS)),
+    ],
+)
+def test_the_plans_in_the_readme_are_the_planners(clients: int, requirements: Requirements) -> None:
+    plan = MaskedSum(max_clients=clients, requirements=requirements).plan(clients)
+    assert f"```\n{plan}\n```" in README.read_text(encoding="utf-8")
