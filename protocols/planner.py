@@ -390,14 +390,16 @@ def _exposure(n: int, *, corrupt: int, degree: int, threshold: int, droppable: i
     masks it needs, of each of its k neighbours v that is honest and not in the group, the round secret:
     t - c_v votes of honest holders that hear that v vanished, where c_v of v's neighbours are corrupt. An
     honest client votes so on at most D = `droppable` of its neighbours, and on none that it is not joined
-    to. (To say that v never dealt shares costs the votes of all its honest neighbours, which is more.)
+    to. That v never dealt shares may be told to the client and to the holders who reveal its self mask, who
+    must have heard the same story; they need not be joined to v, so it may cost no vote at all, for D of v.
 
     Let B_j be 1 where place j is corrupt. The votes that are needed are at least Σ_v (1 - B_v)(t - c_v), with
-    c_v = Σ B_j over the neighbours of v, and (1 - B_v)(t - c_v) >= t - c_v - t·B_v; others of the group spare
-    t each. Those to be had are D from the client itself and Σ_j (1 - B_j)·min(D, a_j) from the others, a_j
-    being the neighbours that j has in common with the client. So it takes
+    c_v = Σ B_j over the neighbours of v, and (1 - B_v)(t - c_v) >= t - c_v - t·B_v; others of the group, and
+    the D that are called inactive, spare t each. Those to be had are Σ_j (1 - B_j)·min(D, a_j), a_j being the
+    neighbours that j has in common with the client; the client's own D go to those that it calls inactive, or
+    take the place of theirs. So it takes
 
-        Σ_j w_j·B_j >= T = t·(k - group + 1) - D - Σ_j min(D, a_j),
+        Σ_j w_j·B_j >= T = t·(k - D - group + 1) - Σ_j min(D, a_j),
 
     where w_j = a_j - min(D, a_j), and t more where j is a neighbour. The c corrupt ones among the n - 1
     other places are negatively associated, which is at least as good as independent for Chernoff's bound:
@@ -412,5 +414,5 @@ def _exposure(n: int, *, corrupt: int, degree: int, threshold: int, droppable: i
     common = np.maximum(degree + 1 - distance, 0) + np.maximum(degree + 1 - (n - distance), 0) - 2 * near
     votes = np.minimum(droppable, common)
     weights = (common - votes + threshold * near).astype(np.float64)
-    target = threshold * (degree - group + 1) - droppable - float(places @ votes)
+    target = threshold * (degree - droppable - group + 1) - float(places @ votes)
     return chernoff(weights, places, corrupt / (n - 1), target)

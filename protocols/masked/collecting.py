@@ -36,13 +36,11 @@ from protocols.masked.states import (
     View,
     require_enough,
 )
-from protocols.masked.transcript import (
-    edge_hash,
-    mask_transcript,
-)
-from protocols.schema import Stream
+from protocols.masked.transcript import SignedInput, edge_hash, mask_transcript
+from protocols.schema import Stream, encode
 from protocols.suite import Asked, ClientContext, Replied, check_length
 from protocols.summand import Summand, Surface, Words
+from secagg import labels
 from secagg.aead import open_sealed
 from secagg.agreement import PrivateKey
 from secagg.errors import DecodeError, PeerViolation, VerificationError
@@ -260,8 +258,10 @@ def mask_input(context: ClientContext, state: Collecting, summand: Summand) -> R
     dealers = view.epoch.among(view.neighbours, state.active.places)
     unopened = [view.epoch.cohort[place] for place in dealers if place not in state.held]
     elements = context.suite.surface.elements(state.active.length) + padding
+    statement = encode(SignedInput(state.active.transcript))
     message = MaskedInput(
         state.active.transcript,
+        context.identity.key.sign(statement, label=labels.MASKED_INPUT),
         view.epoch.members.bitmap(unopened),
         Stream(lanes.wide.packed_size(lanes.words(elements)), lanes.wide.pack_stream(masked())),
     )

@@ -95,9 +95,13 @@ class Epoch:
         """
         return -(-(len(self.cohort) + minimum) // 2) if self.splits and len(self.cohort) > 2 else minimum
 
-    def quorum(self, active: int) -> int:
-        """Signatures without which no survivor set stands: two such sets share an honest signer."""
-        return (active + self.corrupt) // 2 + 1
+    @property
+    def quorum(self) -> int:
+        """Signatures without which no survivor set stands: two such sets share an honest signer.
+
+        All members count, and not only those whom a server calls active, which it may tell each differently.
+        """
+        return (len(self.cohort) + self.corrupt) // 2 + 1
 
     def among(self, places: Iterable[int], there: Collection[int]) -> tuple[int, ...]:
         """Those of `places` that are in `there`, in order."""

@@ -153,12 +153,15 @@ class CollectInput:
 
 @dataclass(frozen=True, slots=True)
 class MaskedInput:
-    """Up: the masked vector (y_u), and the transcript under which its masks were made.
+    """Up: the masked vector (y_u), and the transcript under which its masks were made, signed.
 
+    The signature is for the neighbours. They reveal a share of this client's self mask only if its story of
+    the round was their own: a server cannot call others inactive to one client without telling its holders.
     `unopened` are the dealers whose shares for this client did not open, or were not what their hashes say.
     """
 
     transcript: Key32
+    signature: Signature
     unopened: Bitmap
     vector: Body
 
@@ -188,11 +191,15 @@ class ConsistencyCheck:
 class Quorum:
     """Down: the survivors (U_3), and against a malicious server the signatures of a quorum on them.
 
-    `model` is the digest of the model that the sum answers; it stands in every mask seed too.
+    Attributes:
+        model: the digest of the model that the sum answers; it stands in every mask seed too.
+        inputs: the signature of each surviving neighbour on the transcript of its vector.
+        signers, signatures: of the quorum.
     """
 
     survivors: Bitmap
     model: Key32
+    inputs: bytes
     signers: Bitmap
     signatures: bytes
 

@@ -12,9 +12,7 @@ from protocols.masked.messages import (
     columns,
 )
 from protocols.masked.states import FROM_SERVER, Confirmed, Masked, Ready, require_enough
-from protocols.masked.transcript import (
-    SignedSurvivors,
-)
+from protocols.masked.transcript import SignedInput, SignedSurvivors
 from protocols.requirements import Adversary
 from protocols.schema import encode
 from protocols.suite import ClientContext, Replied
@@ -59,7 +57,7 @@ def check_quorum(context: ClientContext, state: Confirmed, request: Quorum) -> N
     if frozenset(epoch.members.places(request.survivors)) != state.survivors:
         raise PeerViolation("another survivor set than this client signed", culprit=FROM_SERVER)
     signers = epoch.members.places(request.signers)
-    quorum = epoch.quorum(len(masked.active.places))
+    quorum = epoch.quorum
     if not masked.active.places.issuperset(signers) or len(signers) < quorum:
         raise PeerViolation(
             f"{len(signers)} signers of the survivor set; {quorum} active ones are needed",
@@ -86,9 +84,10 @@ def unmask(context: ClientContext, state: Masked, request: Quorum) -> Replied:
     view, epoch = state.view, state.view.epoch
     survivors = _survivors(state, request.survivors, request.model)
     if context.suite.requirements.adversary is not Adversary.MALICIOUS and (
-        request.signatures or any(request.signers)
+        request.signatures or epoch.members.places(request.signers)
     ):
         raise PeerViolation("signatures, where the plan asks for none", culprit=FROM_SERVER)
+    _check_stories(context, state, survivors, request.inputs)
     reveals: list[Reveal] = []
     for dealer, shares in sorted(state.held.items()):
         first, second = columns(shares.reveal(), SHARE_BYTES)
@@ -96,3 +95,27 @@ def unmask(context: ClientContext, state: Masked, request: Quorum) -> Replied:
     chains = {place: chain for place, chain in state.chains.items() if place in survivors}
     prepared, following = deal_next(context, epoch, me=view.me, chains=chains)
     return Replied(Ready(view, prepared), Unmask.of(reveals, following=following), spends=state.active.origin)
+
+
+def _check_stories(
+    context: ClientContext, state: Masked, survivors: frozenset[int], signatures: bytes
+) -> None:
+    """Each surviving neighbour made its masks in this very story of the round.
+
+    Without this a server could tell one client that half of its neighbours are inactive, and the others that
+    the other half vanished: it would have no masks with the former and those with the latter (ATTACKS A2).
+    """
+    epoch = state.view.epoch
+    neighbours = epoch.among(state.view.neighbours, survivors)
+    if len(signatures) != len(neighbours) * SIGNATURE_BYTES:
+        raise PeerViolation(
+            "another number of signed transcripts than of surviving neighbours", culprit=FROM_SERVER
+        )
+    statement = encode(SignedInput(state.active.transcript))
+    for place, signature in zip(neighbours, columns(signatures, SIGNATURE_BYTES), strict=True):
+        try:
+            context.roster.verify(epoch.cohort[place], signature, statement, label=labels.MASKED_INPUT)
+        except VerificationError:
+            raise PeerViolation(
+                f"{epoch.cohort[place]!r} did not sign this client's story of the round", culprit=FROM_SERVER
+            ) from None

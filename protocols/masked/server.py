@@ -37,6 +37,7 @@ from protocols.masked.messages import (
 from protocols.masked.relay import Dealings, check_dealing, disagreements, relay
 from protocols.masked.transcript import (
     EpochTranscript,
+    SignedInput,
     SignedKeys,
     SignedSurvivors,
     cohort_digest,
@@ -108,6 +109,7 @@ class Summing:
     transcript: Key32
     total: NDArray[Any]
     unopened: dict[U32, frozenset[U32]]
+    inputs: dict[U32, Signature]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class Unmasking:
 
     sum: Summing
     survivors: frozenset[U32]
-    revealed: dict[U32, bytes]
+    revealed: dict[U32, bytes] = field(repr=False)
     following: Dealings
 
 
@@ -332,7 +334,7 @@ def open_collecting(
         expected[holder] = each.expected
     total = lanes.wide.zeros(lanes.words(surface.elements(length) + check_words(lanes.ring.bits)))
     kept = dealings.without_seals(active)
-    return Opened(Summing(epoch, minima, kept, active, expected, transcript, total, {}), 2, requests)
+    return Opened(Summing(epoch, minima, kept, active, expected, transcript, total, {}, {}), 2, requests)
 
 
 # Round 2, MaskedInputCollection
@@ -347,8 +349,10 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
     unopened = frozenset(epoch.members.places(reply.unopened))
     if not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
+    statement = encode(SignedInput(reply.transcript))
+    context.roster.verify(sender, reply.signature, statement, label=labels.MASKED_INPUT)
     lanes_of(context.suite.surface).wide.add_packed(state.total, reply.vector)
-    state.unopened[place] = unopened
+    state.unopened[place], state.inputs[place] = unopened, reply.signature
     return state
 
 
@@ -356,10 +360,11 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
     epoch = state.epoch
     survivors = frozenset(epoch.members.index(client) for client in present)
-    minimum = max((state.minima[place] for place in survivors), default=0)
+    bound = state.minima if epoch.splits else survivors  # see `View.least`
+    minimum = max((state.minima[place] for place in bound), default=0)
     least = max(epoch.least, epoch.survivors_for(minimum))
     if len(survivors) < least:
-        strict = sorted(epoch.cohort[place] for place in survivors if state.minima[place] == minimum)
+        strict = sorted(epoch.cohort[place] for place in bound if state.minima[place] == minimum)
         raise RoundAborted(
             f"{len(survivors)} clients contributed, at least {least} are needed; strictest: {strict}"
         )
@@ -371,15 +376,42 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
             raise RoundAborted(
                 f"{holding} surviving holders could open what {epoch.cohort[dealer]!r} dealt, "
                 f"{epoch.threshold} must; {complaints} complain",
-                culprits=frozenset([epoch.cohort[dealer]] if complaints else []),
+                # As many as may be corrupt could have made their complaints up.
+                culprits=frozenset([epoch.cohort[dealer]] if complaints > epoch.corrupt else []),
             )
     bitmap, model = epoch.members.bitmap(present), hashlib.sha256(context.round.model).digest()
     if context.suite.requirements.adversary is Adversary.MALICIOUS:
         request = Survivors(bitmap, model)
         return Opened(Confirming(state, survivors, {}), 3, dict.fromkeys(sorted(present), request))
+    return open_unmasking(context, state, survivors, sorted(survivors), signatures={})
+
+
+def open_unmasking(
+    context: ServerContext,
+    state: Summing,
+    survivors: frozenset[int],
+    asked: list[int],
+    *,
+    signatures: dict[int, bytes],
+) -> Opened:
+    """Asks for shares: tells who survived, and shows each client that its neighbours heard the same story."""
+    epoch = state.epoch
+    bitmap = epoch.members.bitmap([epoch.cohort[place] for place in sorted(survivors)])
+    signers = epoch.members.bitmap([epoch.cohort[place] for place in sorted(signatures)])
+    model = hashlib.sha256(context.round.model).digest()
+    requests = {}
+    for place in asked:
+        neighbours = epoch.among(epoch.graph.neighbours(place), survivors)
+        requests[epoch.cohort[place]] = Quorum(
+            bitmap,
+            model,
+            b"".join(state.inputs[each] for each in neighbours),
+            signers,
+            b"".join(signature for _, signature in sorted(signatures.items())),
+        )
     following = Dealings(context.round.number + 1, survivors, {}, {})
-    opened = Quorum(bitmap, model, epoch.members.bitmap(()), b"")
-    return Opened(Unmasking(state, survivors, {}, following), 3, dict.fromkeys(sorted(present), opened))
+    exchange = len(context.suite.exchanges) - 1
+    return Opened(Unmasking(state, survivors, {}, following), exchange, requests)
 
 
 # Round 3, ConsistencyCheck: only against a malicious server
@@ -400,19 +432,10 @@ def take_signature(
 def close_confirming(context: ServerContext, state: Confirming, present: frozenset[ClientId]) -> Opened:
     """End of round 3: a quorum's signatures go to all who signed."""
     epoch = state.sum.epoch
-    quorum = epoch.quorum(len(state.sum.active))
-    _enough(len(present), quorum, "signed the survivors")
-    signers = sorted(epoch.members.index(client) for client in present)[:quorum]
-    request = Quorum(
-        epoch.members.bitmap([epoch.cohort[place] for place in sorted(state.survivors)]),
-        hashlib.sha256(context.round.model).digest(),
-        epoch.members.bitmap([epoch.cohort[place] for place in signers]),
-        b"".join(state.signatures[place] for place in signers),
-    )
-    following = Dealings(context.round.number + 1, state.survivors, {}, {})
-    return Opened(
-        Unmasking(state.sum, state.survivors, {}, following), 4, dict.fromkeys(sorted(present), request)
-    )
+    _enough(len(present), epoch.quorum, "signed the survivors")
+    asked = sorted(epoch.members.index(client) for client in present)
+    signatures = {place: state.signatures[place] for place in asked[: epoch.quorum]}
+    return open_unmasking(context, state.sum, state.survivors, asked, signatures=signatures)
 
 
 # Round 3 or 4, Unmasking

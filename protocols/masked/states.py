@@ -46,7 +46,9 @@ class View:
 
     def least(self, survivors: set[int]) -> int:
         """Without how many survivors this client reveals nothing."""
-        strict = max(minimum for place, minimum in self.minima.items() if place in survivors | {self.me})
+        # A server that splits views could tell a holder that its strict neighbour is lost.
+        listed = self.minima.keys() if self.epoch.splits else survivors | {self.me}
+        strict = max(minimum for place, minimum in self.minima.items() if place in listed)
         return max(self.epoch.least, self.epoch.survivors_for(strict))
 
 

@@ -49,13 +49,13 @@ def control_bytes(plan: Plan) -> tuple[int, int]:
         bytes(SIGNATURE_BYTES),
     )
     up: list[object] = [
-        MaskedInput(bytes(32), bitmap, memoryview(b"")),
+        MaskedInput(bytes(32), bytes(SIGNATURE_BYTES), bitmap, memoryview(b"")),
         Unmask(bytes(-(-holders // 8)), bytes(SHARE_BYTES * holders), dealing),
     ]
     signatures = bytes(SIGNATURE_BYTES * plan.quorum)
     down: list[object] = [
         CollectInput(0, 0, bitmap, bytes(SEALED_BYTES * k), bytes(HASHES_BYTES * k), b"", b"", b""),
-        Quorum(bitmap, bytes(32), bitmap, signatures),
+        Quorum(bitmap, bytes(32), bytes(SIGNATURE_BYTES * k), bitmap, signatures),
     ]
     if plan.adversary is Adversary.MALICIOUS:
         up.append(ConsistencyCheck(bytes(SIGNATURE_BYTES)))

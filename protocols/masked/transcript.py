@@ -20,6 +20,7 @@ from secagg.wire import Writer
 __all__ = [
     "EpochTranscript",
     "SignedDealing",
+    "SignedInput",
     "SignedKeys",
     "SignedSurvivors",
     "cohort_digest",
@@ -95,6 +96,13 @@ class SignedDealing:
     client: Name
     present: bytes
     content: Key32
+
+
+@dataclass(frozen=True, slots=True)
+class SignedInput:
+    """What a client signs with its vector: its story of the round, down to who is active."""
+
+    transcript: Key32
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ Neither makes a lying server harmless. It may also tell a client that others nev
 costs no votes, or open a *smaller* group than any client heard of. What is left to it is computed here by
 ranks (`views.smallest_opened`) over all splits of small cohorts, and compared with what the plan promises.
 
-Not covered: a random graph promises a group to nobody against SEMI_MALICIOUS, as `Plan.exposure` says. The
-last test of this page opens a single client on one.
+Not covered: random graphs, on which clients see their neighbours only; see `test_a02_random_graph.py`.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -23,6 +22,7 @@ import pytest
 from protocols import Adversary, MaskedSum, Requirements
 from protocols.masked import client as client_module
 from protocols.masked import protocol as protocol_module
+from protocols.masked.messages import Survivors
 from protocols.planner import plan_masked
 from protocols.requirements import Plan
 from tests.attacks.views import (
@@ -187,9 +187,14 @@ def test_the_splits_that_are_looked_at_are_the_worst(n: int) -> None:
 
 def test_the_promise_is_tight() -> None:
     """At most one contributor more is sure than is promised, and somewhere none is."""
-    above = [each.worst(n) or n for n in range(4, 9) for each in [cohort("default", n)]]
-    promised = [cohort("default", n).promised for n in range(4, 9)]
-    assert {found - sure for found, sure in zip(above, promised, strict=True)} == {0, 1}
+    above = set()
+    for n in range(4, 9):
+        each = cohort("default", n)
+        found = each.worst(n)
+        assert found is not None
+        above.add(found - each.promised)
+    assert 0 in above
+    assert above <= {0, 1}
 
 
 @pytest.mark.parametrize("n", [5, 6, 7, 8])
@@ -280,57 +285,8 @@ def test_nor_do_two_sets_of_active_clients(n: int) -> None:
 
 
 def test_a_client_signs_one_survivor_set_in_a_round() -> None:
-    from protocols.masked.messages import Survivors
-
     stage, updates, each = malicious(7)
     stage.open(updates, until=3)
     model = stage.quorum(()).model
     assert not refused(stage.tell("a", stage.request(3, Survivors(stage.bitmap(each.names), model))))
     assert refused(stage.tell("a", stage.request(3, Survivors(stage.bitmap(each.names[:-1]), model))))
-
-
-# A random graph
-
-
-def test_on_a_random_graph_one_client_is_opened_and_the_plan_says_so() -> None:
-    """An honest negative result: 2m - n are sure on the complete graph, here a single client is opened.
-
-    Its neighbours' neighbours are enough to have every pair mask around it opened, and each client sees only
-    its own neighbours: nobody hears a story that is worse than the plan allows.
-    """
-    asked = Requirements(
-        corrupt_fraction=0.0, dropout_fraction=0.25, security_bits=1, liveness_bits=1, grinding_bits=0
-    )
-    protocol = MaskedSum(max_clients=24, requirements=asked)
-    plan, names = protocol.plan(24), LETTERS[:24]
-    assert plan.adversary is SEMI_MALICIOUS
-    assert plan.degree < 23
-    assert 2 * plan.min_survivors - plan.clients >= 10
-    stage, updates = Stage(protocol, names), updates_of(names)
-    stage.open(updates, until=1)  # the graph is drawn from the clients' keys, so a round must begin for it
-    graph = stage.view.epoch.graph
-    holders = {
-        name: frozenset(names[place] for place in graph.neighbours(index)) for index, name in enumerate(names)
-    }
-    needs = dict.fromkeys(names, plan.threshold)
-    victim = names[0]
-    spare = plan.degree - plan.min_neighbours
-    around = sorted(holders[victim])
-    unheard, opened = set(around[:spare]), set(around[spare:])
-    stories = stories_against(
-        {victim},
-        unheard=unheard,
-        opened=opened,
-        everybody=frozenset(names),
-        holders=holders,
-        needs=needs,
-        least=plan.min_survivors,
-        least_neighbours=plan.min_neighbours,
-    )
-    assert stories is not None
-    seeds, round_secrets = rebuilt_from(stories, needs=needs, holders=holders)
-    found = smallest_opened(stories, seeds=seeds, round_secrets=round_secrets, neighbours=holders, most=1)
-    assert found == (victim,)
-    # The plan promises this to nobody.
-    assert plan.exposure == 1.0
-    assert "not excluded" in str(plan)

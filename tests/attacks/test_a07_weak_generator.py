@@ -18,12 +18,21 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocols import MaskedSum
-from protocols.masked import client, keys, server
+from protocols.masked import collecting, keys, unmasking
 from protocols.masked.messages import SelfMaskShare, Unmask
-from secagg.agreement import PrivateKey
 from secagg.masking import apply_masks
 from secagg.secret import Secret
-from tests.attacks.weakened import Curious, Stage, Vector, is_read, rebuild, revealed, strip, updates_of
+from tests.attacks.weakened import (
+    Curious,
+    Stage,
+    Vector,
+    is_read,
+    pair_secrets,
+    rebuild,
+    revealed,
+    strip,
+    updates_of,
+)
 
 NAMES = "abc"
 CORRUPT = "c"
@@ -41,8 +50,8 @@ def short_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(*arguments: Any, **named: Any) -> Secret:
         return short(keys.pair_mask_seed(*arguments, **named))
 
-    monkeypatch.setattr(client, "pair_mask_seed", cut)
-    monkeypatch.setattr(server, "pair_mask_seed", cut)
+    for module in (collecting, unmasking):
+        monkeypatch.setattr(module, "pair_mask_seed", cut)
 
 
 def what_the_coalition_leaves(stage: Stage, updates: dict[str, Vector], *, cut: bool) -> Vector:
@@ -51,20 +60,17 @@ def what_the_coalition_leaves(stage: Stage, updates: dict[str, Vector], *, cut: 
 
     def spy(exchange: int, name: str, message: bytes) -> bytes:
         if exchange == 1 and name == CORRUPT:  # the corrupt client hands over all that it has
-            known["mask_private"] = stage.clients[CORRUPT]._state.mask_private
+            known["round_secret"] = stage.clients[CORRUPT]._state.secrets.round_secret
         return message
 
     stage.play(updates, reply=spy)
-    view = stage.view
-    seed = rebuild(view, revealed(stage.answers(3, Unmask), "a", SelfMaskShare))
+    view = stage.summing
+    seed = rebuild(view, "a", revealed(view, stage.answers(3, Unmask), "a", SelfMaskShare))
     vector = strip(stage, "a", seed=seed)
-    private = PrivateKey(known["mask_private"])
-    pair = keys.pair_mask_seed(
-        private, view.keys["a"].mask_key, transcript=view.transcript, low="a", high=CORRUPT
-    )
+    secret = pair_secrets(view, CORRUPT, known["round_secret"])["a"]
+    pair = keys.pair_mask_seed(secret, transcript=view.transcript, pair=keys.pair_bytes(0, 2))
     # a comes first in the roster, so it subtracted the mask.
-    ring = stage.protocol.suite.surface.ring
-    apply_masks(vector, ring=ring, add=[short(pair) if cut else pair], subtract=[])
+    apply_masks(vector, ring=stage.ring, add=[short(pair) if cut else pair], subtract=[])
     return vector
 
 
@@ -76,6 +82,7 @@ def search(stage: Stage, vector: Vector) -> Secret | None:
         blocks += Cipher(algorithms.AES128(key), modes.CTR(bytes(16))).encryptor().update(bytes(16))
     masks = np.frombuffer(bytes(blocks), dtype="<u4").reshape(-1, PEEK)
     surface = stage.protocol.suite.surface
+    assert stage.ring == surface.ring  # one value in each element
     left = surface.ring.centred((vector[:PEEK] + masks).astype(np.uint32).reshape(-1)).reshape(-1, PEEK)
     fits = np.flatnonzero((np.abs(left) <= surface.summand_bound).all(axis=1))
     for found in fits.tolist():

@@ -20,12 +20,13 @@ import pytest
 from protocols import CkksSum, MaskedSum, NeedUpdate, PaillierSum, PeerViolation, RoundAborted
 from protocols.consortium import client as consortium_client
 from protocols.consortium.messages import Collect, Contribution, Result, mac_context
-from protocols.masked import client, server
-from protocols.masked.messages import CollectInput, MaskedInput, mask_transcript
+from protocols.masked import collecting, server
+from protocols.masked.messages import CollectInput, MaskedInput, Quorum
 from protocols.masked.server import MaskedServerSteps
+from protocols.masked.transcript import mask_transcript
 from protocols.schema import encode
 from secagg.linear_mac import PRIME, TAG_BYTES
-from tests.attacks.weakened import LENGTH, Stage, Vector, body_of, request_of, updates_of
+from tests.attacks.weakened import LENGTH, Stage, Vector, body_of, refused, request_of, updates_of
 
 NAMES = "abcd"
 VICTIM = "b"
@@ -59,14 +60,20 @@ class NoQuestions(MaskedServerSteps):
         return super().absorb(context, state, sender, reply)
 
 
-def isolated(data: Mapping[str, Vector]) -> Vector | None:
+def isolated(data: Mapping[str, Vector], *, steady: bool = False) -> Vector | None:
     """What a lying server takes for the victim's update, if it gets a sum at all."""
     stage = Stage(MaskedSum(max_clients=4), NAMES, server_steps=NoQuestions())
+    if steady:
+        stage.play(data, model=DEAD)
     outbox = stage.open(data, until=2, model=DEAD)
     for name, answer in contributions(stage, outbox, CollectInput, data).items():
         stage.server.receive(name, answer)
     for name, message in stage.server.advance().items():
-        stage.server.receive(name, stage.tell(name, message))
+        # It tells everybody of the model that this client was given.
+        told = stage.quorum(NAMES, model=LIVE if name == VICTIM else DEAD)
+        request = request_of(Quorum, message)
+        assert request.survivors == told.survivors
+        stage.server.receive(name, stage.tell(name, stage.request(3, told)))
     try:
         stage.server.advance()
     except RoundAborted:
@@ -76,22 +83,33 @@ def isolated(data: Mapping[str, Vector]) -> Vector | None:
     return total.mean * len(NAMES)
 
 
-def test_masks_that_ignore_the_model_isolate_the_victim(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unbound(*, cohort_digest: bytes, dealers: tuple[str, ...], model: bytes) -> bytes:
-        return mask_transcript(cohort_digest=cohort_digest, dealers=dealers, model=b"")
+@pytest.mark.parametrize("steady", [False, True])
+def test_masks_that_ignore_the_model_isolate_the_victim(
+    monkeypatch: pytest.MonkeyPatch, steady: bool
+) -> None:
+    def unbound(**named: Any) -> bytes:
+        return mask_transcript(**{**named, "model": bytes(32)})
 
-    monkeypatch.setattr(client, "mask_transcript", unbound)
-    monkeypatch.setattr(server, "mask_transcript", unbound)
+    for module in (collecting, server):
+        monkeypatch.setattr(module, "mask_transcript", unbound)
     data = updates_of(NAMES)
-    found = isolated(data)
+    found = isolated(data, steady=steady)
     assert found is not None
     assert np.abs(found - data[VICTIM]).max() < 1e-3
 
 
-def test_our_masks_do_not_cancel() -> None:
+@pytest.mark.parametrize("steady", [False, True])
+def test_our_masks_do_not_cancel(steady: bool) -> None:
+    assert isolated(updates_of(NAMES), steady=steady) is None
+
+
+def test_a_client_reveals_nothing_for_another_model_than_its_own() -> None:
     data = updates_of(NAMES)
-    found = isolated(data)
-    assert found is None or np.median(np.abs(found - data[VICTIM])) > 0.1
+    stage = Stage(MaskedSum(max_clients=4), NAMES)
+    stage.open(data, until=3, model=LIVE)
+    for name in NAMES:
+        assert refused(stage.tell(name, stage.request(3, stage.quorum(NAMES, model=DEAD))))
+        assert not refused(stage.tell(name, stage.request(3, stage.quorum(NAMES, model=LIVE))))
 
 
 def test_an_honest_server_names_who_was_told_another_model() -> None:

@@ -159,9 +159,11 @@ def test_the_log_keeps_the_other_shares_back(before: int) -> None:
     assert all(refused(answer) for answer in answers.values())
 
 
-def two_signatures(parties: Clients) -> bytes:
+def two_signatures(parties: Clients, before: int) -> bytes:
     """A client signs one survivor set, is rolled back, and is asked to sign another."""
     stage = parties.stage
+    for _ in range(before):
+        stage.play(updates_of(NAMES))
     box = stage.open(updates_of(NAMES), until=3)
     blob = parties.save("a")
     assert body_of(ConsistencyCheck, stage.tell("a", box["a"]))
@@ -173,12 +175,14 @@ def two_signatures(parties: Clients) -> bytes:
 QUORUM = MaskedSum(max_clients=8, requirements=Requirements(adversary=Adversary.MALICIOUS))
 
 
-def test_without_a_durable_log_a_client_signs_two_survivor_sets() -> None:
-    assert body_of(ConsistencyCheck, two_signatures(Clients(QUORUM, durable=False)))
+@pytest.mark.parametrize("before", [0, 1])
+def test_without_a_durable_log_a_client_signs_two_survivor_sets(before: int) -> None:
+    assert body_of(ConsistencyCheck, two_signatures(Clients(QUORUM, durable=False), before))
 
 
-def test_the_log_keeps_the_second_signature_back() -> None:
-    assert refused(two_signatures(Clients(QUORUM, durable=True)))
+@pytest.mark.parametrize("before", [0, 1])
+def test_the_log_keeps_the_second_signature_back(before: int) -> None:
+    assert refused(two_signatures(Clients(QUORUM, durable=True), before))
 
 
 # What was prepared and spent, asked for again under a new number
@@ -287,3 +291,21 @@ def test_a_server_that_starts_the_round_again_gets_the_same_answers() -> None:
     assert stage.clients[VICTIM].receive(outbox[VICTIM]) == asked
     again = stage.request(0, stage.protocol.suite.requests[0](MASKED.suite.digest, tuple(NAMES), LENGTH + 1))
     assert refused(stage.clients[VICTIM].receive(again))
+
+
+def test_a_server_that_is_itself_restored_cannot_ask_for_other_survivors() -> None:
+    """It comes back from before Unmask, loses one vector, and would have its masks opened as well."""
+    stage, data = Stage(MASKED, NAMES), updates_of(NAMES)
+    stage.play(data)
+    box = stage.open(data, until=2)
+    vectors = {name: stage.tell(name, box[name], data[name]) for name in NAMES}
+    blob = stage.server.export(key=KEY)
+    outboxes = []
+    for present in (NAMES, "abde"):
+        server: Any = MASKED.restore_server(blob, key=KEY)
+        for name in present:
+            server.receive(name, vectors[name])
+        outboxes.append(server.advance())
+    assert all(not refused(stage.tell(name, outboxes[0][name])) for name in NAMES)
+    assert all(refused(stage.tell(name, outboxes[1][name])) for name in "abde")
+    assert all(not refused(stage.tell(name, outboxes[0][name])) for name in NAMES)

@@ -80,3 +80,13 @@ def test_weights_beyond_their_common_cap_are_an_abort_and_not_a_wrong_mean() -> 
     protocol = MaskedSum(max_clients=5, max_weight=10, max_total_weight=20)
     with pytest.raises(RoundAborted, match="total weight"):
         simulate(protocol, updates(1.0), weights=dict.fromkeys(NAMES, 5))
+
+
+@pytest.mark.parametrize("pattern", [[1.0, -1.0], [-1.0, 1.0, 1.0], [0.0, -1.0, 1.0, 0.0]])
+@pytest.mark.parametrize("bits", [2, 5, 16, 18, 19, 32])
+def test_opposite_extremes_in_one_machine_word_do_not_meet(bits: int, pattern: list[float]) -> None:
+    """MaskedSum puts several narrow values into one word; no sum may borrow from the one beside it."""
+    protocol = MaskedSum(max_clients=5, bits=bits)
+    update = np.resize(np.array(pattern), 10_001)
+    run = simulate(protocol, dict.fromkeys(NAMES, update))
+    assert np.abs(run.mean - update).max() <= protocol.error_bound(5)

@@ -4,17 +4,23 @@ The share at zero *is* the secret; so is the one at the field's order, and two e
 combined, or make a division by zero. An implementation that lets a party choose its own index, or sends
 indices along with shares, lets a single holder read the secret. The weakened copy drops the check on indices.
 
-Here indices are places in the roster, from one; no message has a field for them.
+Here indices are places, from one, among the holders that the graph gives a dealer; no message has a field for
+them, and shares travel in columns in which who vanished leaves no hole that others could move into.
 
 Not covered: parties whose rosters differ in order; their transcripts differ, and nothing of theirs adds up.
 """
 
 from dataclasses import fields
+from itertools import combinations
+from typing import Any
 
 import pytest
 
-from protocols import MaskedSum
-from protocols.masked.messages import PairKeyShare, SealedShares, SelfMaskShare, Survivors, Unmask
+from protocols import MaskedSum, Requirements
+from protocols.masked.dealing import SELF_MASK
+from protocols.masked.messages import PairKeyShare, SelfMaskShare, ShareKeys, Unmask
+from protocols.masked.transcript import commitment
+from protocols.schema import U32, U64
 from secagg import shamir
 from secagg.entropy import SeededEntropy
 from secagg.errors import ParameterError
@@ -67,21 +73,55 @@ def test_ours_refuses_an_index_twice() -> None:
 
 
 def test_no_message_carries_an_index() -> None:
-    for kind in (SelfMaskShare, PairKeyShare, SealedShares):
+    for kind in (SelfMaskShare, PairKeyShare, ShareKeys, Unmask):
         assert not [each.name for each in fields(kind) if "index" in each.name]
-        assert not [each.name for each in fields(kind) if each.type in (int, "int", "U32", "U64")]
+        assert not [each.name for each in fields(kind) if each.type in (int, "int", U32, U64)]
 
 
-def test_indices_are_places_in_the_roster_from_one() -> None:
+@pytest.mark.parametrize("gone", ["", "b"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_indices_are_places_among_the_holders_from_one(gone: str, before: int) -> None:
     """Whoever vanishes, and whoever says what: a share rebuilds at its holder's place and nowhere else."""
-    stage = Stage(MaskedSum(max_clients=8), "abcde")
-    stage.open(updates_of("abcde"), until=3, gone={"b": 1})
-    message = stage.request(3, Survivors(frozenset("acde")))
-    answers = {name: body_of(Unmask, stage.tell(name, message)) for name in "acde"}
-    view = stage.view
-    assert view.holders == tuple("abcde")  # b keeps its place although nobody will ask it
-    shares = revealed(answers, "e")
-    seed = rebuild(view, shares)
-    assert rebuild(view, {name: shares[name] for name in "de"}) == seed
-    shifted = {"a": shares["c"], "c": shares["a"]}
-    assert rebuild(view, shifted) != seed
+    names, left = "abcdef", [name for name in "abcdef" if name not in gone]
+    protocol = MaskedSum(max_clients=8, requirements=Requirements(corrupt_fraction=0.0))
+    stage = Stage(protocol, names)
+    for _ in range(before):
+        stage.play(updates_of(names))
+    stage.open(updates_of(names), until=3, gone=dict.fromkeys(gone, 2 if before else 1))
+    message = stage.request(3, stage.quorum(left))
+    answers = {name: body_of(Unmask, stage.tell(name, message)) for name in left}
+    view: Any = stage.server._state.sum
+    assert view.epoch.graph.holders(4) == tuple(range(6))  # b keeps its place although nobody will ask it
+    shares = revealed(view, answers, "e")
+    assert len(shares) == len(left)
+    seeds = [
+        rebuild(view, "e", {name: shares[name] for name in some})
+        for some in combinations(sorted(shares), view.epoch.threshold)
+    ]
+    assert len(seeds) > 1
+    assert all(seed == seeds[0] for seed in seeds)
+    shifted = {**{name: shares[name] for name in "def"}, "a": shares["c"], "c": shares["a"]}
+    some = dict(sorted(shifted.items())[: view.epoch.threshold])
+    assert rebuild(view, "e", some) != seeds[0]
+
+
+def test_on_a_random_graph_too() -> None:
+    """A holder's index is its place among the dealer's neighbours, so each dealer has others."""
+    names = [f"client {place:02d}" for place in range(28)]
+    requirements = Requirements(
+        corrupt_fraction=0.0, dropout_fraction=0.1, security_bits=10, liveness_bits=1, grinding_bits=0
+    )
+    stage = Stage(MaskedSum(max_clients=28, requirements=requirements), names)
+    assert stage.protocol.plan(28).degree < 27
+    stage.open(updates_of(names), until=3)
+    message = stage.request(3, stage.quorum(names))
+    answers = {name: body_of(Unmask, stage.tell(name, message)) for name in names}
+    view: Any = stage.server._state.sum
+    bound = view.epoch.context(view.dealings.origin)
+    for dealer, name in enumerate(names):
+        shares = revealed(view, answers, name)
+        assert len(shares) == view.epoch.degree
+        promised = view.dealings.made[dealer].self_commitment
+        for some in combinations(sorted(shares), view.epoch.threshold):
+            seed = rebuild(view, name, {holder: shares[holder] for holder in some})
+            assert commitment(bound, dealer=dealer, kind=SELF_MASK, secret=seed) == promised

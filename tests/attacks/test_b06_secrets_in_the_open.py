@@ -14,24 +14,28 @@ import copy
 import logging
 import pickle
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, SecAggError
-from protocols.masked.messages import Unmask
+from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, PeerViolation, Requirements, SecAggError
+from protocols.masked.client import MaskedClientSteps
+from protocols.masked.messages import Unmask, columns
+from protocols.masked.server import Unmasking
 from protocols.schema import encode
 from secagg.linear_mac import KEY_BYTES
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES
-from tests.attacks.weakened import Curious, Stage, refused, updates_of
+from tests.attacks.weakened import Curious, Stage, Wire, body_of, refused, request_of, updates_of
 
-NAMES = "abcd"
+NAMES = "abcde"
 KEY = Secret(bytes(range(32)))
+MALICIOUS = MaskedSum(max_clients=6, requirements=Requirements(adversary=Adversary.MALICIOUS))
 PROTOCOLS = [
     pytest.param(MaskedSum(max_clients=6), id="masked"),
+    pytest.param(MALICIOUS, id="masked, malicious"),
     pytest.param(CkksSum(max_clients=6), id="ckks"),
     pytest.param(PaillierSum(max_clients=6, key_bits=2048), id="paillier"),
 ]
@@ -74,7 +78,7 @@ def spelled(secret: bytes) -> Iterator[str]:
 
 
 def in_text(secrets: set[bytes], text: str) -> bool:
-    return any(form in text for secret in secrets for piece in pieces(secret) for form in spelled(piece))
+    return any(form in text for piece in {p for s in secrets for p in pieces(s)} for form in spelled(piece))
 
 
 def in_bytes(secrets: set[bytes], data: bytes) -> bool:
@@ -87,33 +91,43 @@ class Watched:
 
     stage: Stage
     secrets: set[bytes]
-    shown: str
+    shown: set[str]
     saved: list[bytes]
+    kinds: set[type]
+    wire: list[Wire]
 
 
 def watch(protocol: Any) -> Watched:
-    """One round with a dropout, every party looked at after every message."""
+    """Three rounds, one of them with a dropout, every party looked at after every message."""
     stage = Stage(protocol, NAMES)
-    watched = Watched(stage, set(), "", [])
+    watched = Watched(stage, set(), set(), [], set(), [])
     for identity in stage.identities.values():
         watched.secrets.add(identity.key.secret.reveal())
 
-    def look() -> None:
-        for client in stage.clients.values():
+    def look(clients: Iterable[str] = NAMES) -> None:
+        for client in (stage.clients[name] for name in clients):
+            watched.kinds.add(type(client._state))
             watched.secrets.update(secrets_in(client._state))
-            watched.shown += f"{client._state!r} {client._state!s} {client!r} {client.refusal}"
+            watched.shown.add(f"{client._state!r} {client._state!s} {client!r} {client.refusal}")
             watched.saved.append(client.export(key=KEY))
-        if stage.server._exchange < 3:  # what the last exchange of MaskedSum reveals has a test of its own
-            watched.shown += f"{stage.server._state!r} {stage.server!r}"
+        if not isinstance(stage.server._state, Unmasking):  # what Unmask reveals has a test of its own
+            watched.shown.add(f"{stage.server._state!r} {stage.server!r}")
         watched.saved.append(stage.server.export(key=KEY))
 
     def spy(exchange: int, name: str, message: bytes) -> bytes:
-        look()
+        client, pending = stage.clients[name], stage.clients[name]._pending
+        look([name])
+        if client._pending is None and pending is None and exchange == protocol.suite.collecting:
+            client.receive(message)  # the moment between the request and the update is one more state
+            look([name])
         return message
 
-    stage.play(updates_of(NAMES), gone={"d": protocol.suite.collecting}, request=spy, reply=spy)
-    look()
-    watched.shown += (
+    data = updates_of(NAMES)
+    for gone in ({}, {"d": protocol.suite.collecting}, {}):
+        stage.play(data, gone=gone, request=spy, reply=spy)
+        watched.wire += stage.wire
+        look()
+    watched.shown.add(
         f"{stage.server.outcome()!r} {stage.server.record()!r} {stage.identities!r} {stage.roster!r}"
     )
     return watched
@@ -126,6 +140,13 @@ def watched(request: pytest.FixtureRequest) -> Watched:
 
 def test_there_is_something_to_find(watched: Watched) -> None:
     assert len(watched.secrets) > len(NAMES)
+    if isinstance(watched.stage.protocol, MaskedSum):
+        assert len(watched.secrets) > 100
+
+
+def test_every_state_of_a_client_was_looked_at(watched: Watched) -> None:
+    if watched.stage.protocol is MALICIOUS:
+        assert watched.kinds == set(MaskedClientSteps.states)
 
 
 def test_the_search_finds_what_is_there() -> None:
@@ -151,7 +172,7 @@ def test_the_search_finds_what_is_there() -> None:
 
 
 def test_no_repr_of_a_state_shows_a_secret(watched: Watched) -> None:
-    assert not in_text(watched.secrets, watched.shown)
+    assert not in_text(watched.secrets, "\n".join(watched.shown))
 
 
 def test_no_saved_state_contains_one(watched: Watched) -> None:
@@ -182,9 +203,13 @@ def test_two_saved_states_have_nothing_in_common(watched: Watched) -> None:
 
 
 def test_nothing_on_the_wire_contains_a_secret(watched: Watched) -> None:
-    """But for the shares that the last exchange reveals, which are meant for the server."""
-    for each in watched.stage.wire:
-        if not (each.exchange == 3 and not each.down):
+    """But for the shares that Unmask reveals, which are meant for the server."""
+    masked = isinstance(watched.stage.protocol, MaskedSum)
+    for each in watched.wire:
+        if masked and each.exchange == watched.stage.unmasking and not each.down:
+            answer = body_of(Unmask, each.message)
+            assert not in_bytes(watched.secrets, encode(answer.next))
+        else:
             assert not in_bytes(watched.secrets, each.message)
 
 
@@ -269,10 +294,55 @@ def test_no_exception_or_refusal_shows_a_secret_or_a_value(protocol: Any) -> Non
             assert repr(float(value))[:8] not in text
 
 
+def late_errors_of(stage: Stage, data: Any) -> Iterator[BaseException]:
+    """What can be made to go wrong when clients sign the survivors and reveal shares."""
+    for exchange in range(3, stage.unmasking + 1):
+        box = stage.open(data, until=exchange)
+        for name, message in box.items():
+            body: Any = request_of(stage.protocol.suite.requests[exchange], message)
+            for wrong in (
+                replace(body, model=bytes(32)),
+                replace(body, survivors=stage.bitmap("a")),
+                replace(body, survivors=stage.bitmap(set(NAMES) - {name})),
+                replace(body, survivors=b"\xff"),
+            ):
+                assert refused(stage.tell(name, stage.request(exchange, wrong)))
+                yield RuntimeError(stage.clients[name].refusal)
+            answer = stage.tell(name, message)
+            assert not refused(answer)
+            for bad in (answer[:-1], answer[:-200] + bytes(200), answer + b"!"):
+                try:
+                    stage.server.receive(name, bad)
+                except PeerViolation as error:
+                    yield error
+        try:
+            stage.server.advance()
+        except SecAggError as error:
+            yield error
+
+
+@pytest.mark.parametrize("protocol", [MaskedSum(max_clients=6), MALICIOUS])
+@pytest.mark.parametrize("before", [0, 1])
+def test_no_late_exception_or_refusal_shows_a_secret(protocol: Any, before: int) -> None:
+    stage, data = Stage(protocol, NAMES), updates_of(NAMES)
+    for _ in range(before):
+        stage.play(data)
+    secrets: set[bytes] = set()
+    texts = []
+    for error in late_errors_of(stage, data):
+        for client in stage.clients.values():
+            secrets.update(secrets_in(client._state))
+        texts.append("".join(traceback.format_exception(error)))
+    assert len(texts) > 20
+    assert len(secrets) > 50
+    assert not in_text(secrets, "\n".join(texts))
+
+
+@pytest.mark.parametrize("protocol", [MaskedSum(max_clients=6), MALICIOUS])
 @pytest.mark.parametrize("where", ["the message", "the client's answers", "the server's state"])
-def test_no_repr_shows_a_revealed_share(where: str) -> None:
+def test_no_repr_shows_a_revealed_share(protocol: Any, where: str) -> None:
     """Enough of them in one log file are the secret. They go to the server, not to whoever reads its logs."""
-    stage = Stage(MaskedSum(max_clients=6), NAMES, server_steps=Curious())
+    stage = Stage(protocol, NAMES, server_steps=Curious())
     shown = {}
 
     def spy(exchange: int, name: str, message: bytes) -> bytes:
@@ -280,8 +350,9 @@ def test_no_repr_shows_a_revealed_share(where: str) -> None:
         return message
 
     stage.play(updates_of(NAMES), gone={"d": 2}, reply=spy)
-    answers = stage.answers(3, Unmask)
+    answers = stage.answers(stage.unmasking, Unmask)
     shown["the message"] = repr(answers)
     shown["the server's state"] = repr(stage.view)
-    shares = {each.share for answer in answers.values() for each in answer.reveals.values()}
+    shares = {share for answer in answers.values() for share in columns(answer.shares, SHARE_BYTES)}
+    assert len(shares) == 4 * 5
     assert not in_text(shares, shown[where])

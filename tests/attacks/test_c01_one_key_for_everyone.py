@@ -16,12 +16,19 @@ import pytest
 
 from protocols import CkksSum, MaskedSum, PaillierSum
 from protocols.consortium.messages import ConsortiumSecret, Contribution
-from protocols.masked.keys import pair_mask_seed
 from protocols.masked.messages import SelfMaskShare, Unmask
 from protocols.schema import decode
-from secagg.agreement import PrivateKey
-from secagg.masking import apply_masks
-from tests.attacks.weakened import LENGTH, Curious, Stage, is_read, rebuild, revealed, strip, updates_of
+from tests.attacks.weakened import (
+    LENGTH,
+    Curious,
+    Stage,
+    is_read,
+    pair_secrets,
+    rebuild,
+    revealed,
+    strip,
+    updates_of,
+)
 
 NAMES = "abcd"
 CORRUPT = "c"
@@ -61,18 +68,12 @@ def test_the_same_coalition_does_not_read_maskedsum() -> None:
 
     total = stage.play(updates, reply=steal).total
     assert total is not None
-    view, answers = stage.view, stage.answers(3, Unmask)
-    order = stage.roster.order(view.dealt)
-    private = PrivateKey(stolen[1, CORRUPT].mask_private)
-    ring = stage.protocol.suite.surface.ring
+    view, answers = stage.summing, stage.answers(3, Unmask)
+    own = pair_secrets(view, CORRUPT, stolen[1, CORRUPT].secrets.round_secret)
     for victim in "abd":
-        words = strip(stage, victim, seed=rebuild(view, revealed(answers, victim, SelfMaskShare)))
-        low, high = sorted((victim, CORRUPT), key=order.index)
-        pair = pair_mask_seed(
-            private, view.keys[victim].mask_key, transcript=view.transcript, low=low, high=high
-        )
-        add, subtract = ([], [pair]) if victim == high else ([pair], [])
-        apply_masks(words, ring=ring, add=add, subtract=subtract)
+        shares = revealed(view, answers, victim, SelfMaskShare)
+        seed = rebuild(view, victim, dict(list(shares.items())[: view.epoch.threshold]))
+        words = strip(stage, victim, seed=seed, pairs={CORRUPT: own[victim]})
         assert not is_read(stage, words, updates[victim])
     # What it does have: the sum of the others, which no protocol can hide from it.
     others = (total.mean * 4 - updates[CORRUPT]) / 3

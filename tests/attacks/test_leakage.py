@@ -3,7 +3,7 @@
 Everything that goes over the wire in MaskedSum is searched for the inputs, and the masked vectors are tested
 for uniformity over their ring: chi-square over all values of small rings, over the high and the low bits of
 large ones, whatever the inputs are. CkksSum's and PaillierSum's transcripts are searched for their
-plaintexts.
+plaintexts. And two runs that differ in nothing but the inputs differ on the wire in nothing but the vectors.
 
 A test of uniformity is worth something only if it fails on what is not uniform. So it is given PlainSum's
 vectors, masks bounded like an update (float masks in shipped code: A8), `randint(0, R - 1)`, whose upper end
@@ -20,13 +20,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum
+from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements
+from protocols.client_machine import ClientMachine
+from protocols.masked import dealing
+from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.messages import MaskedInput
 from secagg import masking
+from secagg.kem import encapsulate
 from secagg.masking import expand
 from secagg.ring import Ring
 from secagg.secret import Secret
-from tests.attacks.weakened import Stage, Vector, updates_of
+from tests.attacks.weakened import Stage, Vector, Wire, body_of, updates_of
 
 NAMES = "abc"
 Integers = NDArray[np.uint64]
@@ -52,6 +56,19 @@ def is_uniform(values: Integers, bits: int) -> bool:
     )
 
 
+def fields(stage: Stage, words: Vector) -> Integers:
+    """Elements of a masked vector, cut into fields of a value's width: uniform if the elements are."""
+    bits = stage.protocol.suite.surface.ring.bits
+    residues = stage.ring.residues(words).astype(np.uint64)
+    mask = np.uint64((1 << bits) - 1)
+    return np.concatenate([residues >> np.uint64(at) & mask for at in range(0, stage.ring.bits, bits)])
+
+
+def sent(stage: Stage, length: int = 60_000) -> list[Vector]:
+    """The masked vectors of a round, check words and all."""
+    return [stage.words(each.vector, length) for each in stage.answers(2, MaskedInput).values()]
+
+
 def masked(
     surface_bits: int, inputs: Callable[[int, np.random.Generator], Any], length: int = 60_000
 ) -> tuple[Integers, int]:
@@ -63,8 +80,7 @@ def masked(
     stage = Stage(protocol, NAMES)
     data = {name: np.asarray(inputs(max(largest, 1), generator), dtype=np.uint64) for name in NAMES}
     stage.play(data)
-    vectors = [ring.unpack(each.vector, 60_000) for each in stage.answers(2, MaskedInput).values()]
-    return np.concatenate([ring.residues(vector) for vector in vectors]), ring.bits
+    return np.concatenate([fields(stage, words) for words in sent(stage)]), ring.bits
 
 
 INPUTS: dict[str, Callable[[int, np.random.Generator], Any]] = {
@@ -86,22 +102,28 @@ def test_masked_vectors_are_uniform_whatever_is_in_them(bits: int, inputs: str) 
 @pytest.mark.parametrize("bits", [4, 12, 16])
 def test_masked_float_vectors_are_uniform(bits: int) -> None:
     protocol = MaskedSum(max_clients=3, bits=bits)
-    ring = protocol.suite.surface.ring
+    bits = protocol.suite.surface.ring.bits
     for update in (np.zeros(60_000), np.linspace(-1, 1, 60_000)):
         stage = Stage(protocol, NAMES)
-        stage.play(dict.fromkeys(NAMES, update))
-        for each in stage.answers(2, MaskedInput).values():
-            assert is_uniform(ring.residues(stage.words(each.vector, 60_000)), ring.bits)
+        for _ in range(2):  # an epoch's first round and a steady one
+            stage.play(dict.fromkeys(NAMES, update))
+            assert all(is_uniform(fields(stage, words), bits) for words in sent(stage))
 
 
 @pytest.mark.parametrize("bits", [2, 8, 20])
-def test_two_clients_vectors_are_independent(bits: int) -> None:
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_two_clients_vectors_are_independent(bits: int, rounds: int) -> None:
     """Pair masks appear in two vectors, with opposite signs; self masks keep sums and differences uniform."""
-    values, width = masked(bits, INPUTS["random"])
-    parts = values.reshape(len(NAMES), -1)
+    largest = ((1 << bits) - 1) // len(NAMES)
+    stage = Stage(MaskedSum(max_clients=len(NAMES)).exact(max_summand=max(largest, 1)), NAMES)
+    generator = np.random.default_rng(1)
+    for _ in range(rounds):
+        inputs = (generator.integers(0, largest + 1, 60_000).astype(np.uint64) for _ in NAMES)
+        stage.play(dict(zip(NAMES, inputs, strict=True)))
+    parts = sent(stage)
     for one, other in pairwise([*parts, parts[0]]):
         for mixed in (one + other, one - other):
-            assert is_uniform(mixed & np.uint64((1 << width) - 1), width)
+            assert is_uniform(fields(stage, mixed), bits)
 
 
 # The test can fail
@@ -163,12 +185,9 @@ def test_bounded_masks_in_the_protocol_are_caught(monkeypatch: pytest.MonkeyPatc
 
 def before_the_end(bits: int) -> Integers:
     """The vectors of a round that is stopped before its sum is opened."""
-    protocol = MaskedSum(max_clients=len(NAMES)).exact(max_summand=((1 << bits) - 1) // 3)
-    ring = protocol.suite.surface.ring
-    stage = Stage(protocol, NAMES)
+    stage = Stage(MaskedSum(max_clients=len(NAMES)).exact(max_summand=((1 << bits) - 1) // 3), NAMES)
     stage.open(dict.fromkeys(NAMES, np.zeros(60_000, dtype=np.uint64)), until=3)
-    vectors = [ring.unpack(each.vector, 60_000) for each in stage.answers(2, MaskedInput).values()]
-    return np.concatenate([ring.residues(vector) for vector in vectors])
+    return np.concatenate([fields(stage, words) for words in sent(stage)])
 
 
 # No input on the wire
@@ -189,6 +208,11 @@ def traces(protocol: Any, data: dict[str, Vector]) -> list[bytes]:
             words.tobytes(),
             packed,
         ]
+        if isinstance(protocol, MaskedSum):  # as its vector would be without masks
+            lanes = lanes_of(surface)
+            zeros = np.zeros(check_words(surface.ring.bits), dtype=surface.ring.dtype)
+            wide = np.concatenate(list(lanes.joined([np.append(words, zeros)])))
+            forms += [wide.tobytes(), bytes(lanes.wide.pack(wide))]
         if isinstance(protocol, PaillierSum):
             packing = protocol.scheme(protocol.surface).packing
             for row in packing.encode(np.append(steps, 1)):
@@ -230,3 +254,86 @@ def test_the_searches_use_updates_on_the_grid() -> None:
     surface = MaskedSum(max_clients=3, clip=32767.0).surface
     assert surface.codec.largest_step == 32767
     assert updates_of("a")["a"].dtype == np.float64
+
+
+def test_the_search_finds_what_a_client_sends_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weakened copy: all of MaskedSum but the masks."""
+    monkeypatch.setattr(masking.MaskStream, "apply", lambda self, part: None)
+    monkeypatch.setattr("protocols.masked.unmasking.apply_masks", lambda *_, **__: None)
+    assert leaks(MaskedSum(max_clients=3, clip=32767.0))
+
+
+# Two runs that differ in their inputs alone
+
+SEVEN = "abcdefg"
+
+
+class Dribbles(ClientMachine):
+    """A client that takes a little more randomness for each value that it clips, and is therefore read."""
+
+    def contribute(self, update: Any, **named: Any) -> Any:
+        for _ in range(int(np.count_nonzero(np.abs(update) > 1))):
+            self._entropy(1)
+        return super().contribute(update, **named)
+
+
+def two_runs(
+    monkeypatch: pytest.MonkeyPatch, machine: type[ClientMachine], **named: Any
+) -> tuple[list[Wire], list[Wire], Stage]:
+    """All messages of two rounds, twice, with the same randomness and other inputs and weights."""
+    made: dict[tuple[int, bytes], Any] = {}
+
+    def again(key: bytes) -> Any:
+        # The backend draws the randomness of an encapsulation itself; this gives the second run the first's.
+        count[key] = count.get(key, 0) + 1
+        return made.setdefault((count[key], key), encapsulate(key))
+
+    monkeypatch.setattr(dealing, "encapsulate", again)
+    wires: list[list[Wire]] = []
+    for run in (1, 2):
+        count: dict[bytes, int] = {}
+        stage = Stage(
+            MaskedSum(max_clients=8, max_weight=9, **named),
+            SEVEN,
+            machine=dict.fromkeys(SEVEN, machine),
+        )
+        wires.append([])
+        for number in range(2):
+            updates = {
+                name: update * 1.5 for name, update in updates_of(SEVEN, seed=10 * run + number).items()
+            }
+            stage.play(updates, weights=dict.fromkeys(SEVEN, 4 * run), gone={"g": 2} if number else {})
+            wires[-1] += stage.wire
+    return wires[0], wires[1], stage
+
+
+REQUIREMENTS = {adversary.value: Requirements(adversary=adversary) for adversary in Adversary}
+
+
+@pytest.mark.parametrize("adversary", REQUIREMENTS)
+def test_runs_with_other_inputs_differ_in_the_vectors_alone(
+    monkeypatch: pytest.MonkeyPatch, adversary: str
+) -> None:
+    one, other, stage = two_runs(monkeypatch, ClientMachine, requirements=REQUIREMENTS[adversary])
+    assert len(one) == len(other) > 50
+    differ = 0
+    for first, second in zip(one, other, strict=True):
+        assert (first.down, first.exchange, first.client) == (second.down, second.exchange, second.client)
+        assert len(first.message) == len(second.message)
+        if first.message == second.message:
+            continue
+        differ += 1
+        assert not first.down
+        assert first.exchange == 2
+        here, there = (body_of(MaskedInput, each.message) for each in (first, second))
+        assert (here.transcript, here.unopened) == (there.transcript, there.unopened)
+        # Under the same masks the difference is that of the inputs: nothing else was mixed in.
+        change = np.abs(stage.values(stage.words(here.vector) - stage.words(there.vector)))
+        assert 0 < change.max() <= 2 * stage.protocol.suite.surface.summand_bound
+    assert differ == sum(not each.down and each.exchange == 2 for each in one)
+
+
+def test_a_client_whose_randomness_depends_on_its_input_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, _ = two_runs(monkeypatch, Dribbles)
+    both = zip(one, other, strict=True)
+    assert any(first.message != second.message and first.exchange != 2 for first, second in both)

@@ -33,12 +33,22 @@ from protocols.masked.keys import (
     pairs_key,
     self_mask_seed,
 )
-from protocols.masked.messages import SHARE_BYTES, MaskedInput, Quorum, SelfMaskShare, Unmask, columns
+from protocols.masked.messages import (
+    SHARE_BYTES,
+    AdvertiseKeys,
+    MaskedInput,
+    Quorum,
+    SelfMaskShare,
+    Unmask,
+    columns,
+)
 from protocols.masked.server import MaskedServerSteps
+from protocols.masked.transcript import SignedKeys, cohort_digest
 from protocols.parameters import MachineProtocol
 from protocols.schema import decode, encode
 from protocols.server_machine import ServerMachine
 from protocols.suite import ClientContext, ClientSteps, Finished, Opened, Replied, ServerContext, ServerSteps
+from secagg import labels
 from secagg.aead import open_sealed
 from secagg.entropy import SeededEntropy
 from secagg.kem import CIPHERTEXT_BYTES
@@ -337,6 +347,33 @@ class Liar(MaskedClientSteps):
 
     def _changed(self, context: ClientContext, state: Any, step: Replied) -> Replied:
         return replace(step, message=self._lie(context, state, step.message))
+
+
+class Advertises(Liar):
+    """A client that signs for keys of its choice."""
+
+    def __init__(self, change: Callable[[AdvertiseKeys], AdvertiseKeys]) -> None:
+        super().__init__(lambda context, state, message: message)
+        self._change = change
+
+    def react(self, context: Any, state: Any, request: Any) -> Any:
+        step: Any = super().react(context, state, request)
+        if not isinstance(getattr(step, "message", None), AdvertiseKeys):
+            return step
+        mine = self._change(step.message)
+        statement = SignedKeys.of(
+            mine,
+            parameters=request.parameters,
+            session=context.session,
+            round=context.round,
+            roster=context.roster.digest,
+            cohort=cohort_digest(request.cohort),
+            length=request.length,
+            client=context.me,
+        )
+        signature = context.identity.key.sign(statement, label=labels.KEY_ADVERTISEMENT)
+        mine = replace(mine, signature=signature)
+        return replace(step, state=replace(step.state, mine=mine), message=mine)
 
 
 class AmnesicLog:

@@ -45,7 +45,6 @@ from secagg.entropy import Entropy, SeededEntropy
 from secagg.secret import Secret
 
 
-
 def masked_against(adversary: Adversary) -> Callable[..., MaskedSum]:
     """MaskedSum that is planned against this adversary, whatever else is asked of it."""
 

@@ -155,7 +155,7 @@ def test_a_different_reply_for_an_answered_step_is_a_violation(family: Family) -
             second = twin.receive(request)
             if isinstance(second, NeedUpdate):
                 second = twin.contribute(-updates["a"])  # noqa: B023
-            if second == message:  # Unmask has no randomness: another answer is a header that lies
+            if second == message:  # ConsistencyCheck has no randomness: another answer is a header that lies
                 second = also_says(message, round=7)
             world.server.receive("a", message)  # noqa: B023
             with pytest.raises(PeerViolation) as violation:

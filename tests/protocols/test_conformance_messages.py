@@ -101,15 +101,15 @@ def test_wrong_headers_at_the_client(family: Family, change: dict[str, object]) 
 
 
 def test_a_refusal_tells_the_server_why(family: Family) -> None:
-    world = World(family(requirements=TWO))
-    updates = updates_of("abc")
+    world = World(family(requirements=TWO), "abcd")
+    updates = updates_of("abcd")
     outcome = world.play(
         updates, request=lambda e, name, message: message[:-1] if name == "b" and e == 0 else message
     )
     assert outcome.dropped["b"].startswith("refused")
     assert world.clients["b"].refusal is not None
     assert world.clients["b"].refusal in outcome.dropped["b"]
-    assert_right(world.learn(outcome), world.protocol, updates, "ac")
+    assert_right(world.learn(outcome), world.protocol, updates, "acd")
 
 
 def test_messages_of_strangers(family: Family) -> None:

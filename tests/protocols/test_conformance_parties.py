@@ -89,15 +89,15 @@ def test_what_is_no_buffer_is_a_violation(family: Family, shape: str) -> None:
 
 
 def test_a_client_insists_on_its_own_minimum(family: Family) -> None:
-    world = World(family(requirements=TWO), "abcd", policies={"a": Policy(min_contributors=4)})
-    updates = updates_of("abc")
+    world = World(family(requirements=TWO), "abcde", policies={"a": Policy(min_contributors=5)})
+    updates = updates_of("abcd")
     outcome = world.play(updates)
     assert "a" in outcome.dropped
     assert "refused" in outcome.dropped["a"]
     assert world.clients["a"].refusal is not None
-    assert_right(world.learn(outcome), world.protocol, updates, "bc")
-    updates = updates_of("abcd")
-    assert_right(world.learn(world.play(updates)), world.protocol, updates, "abcd")
+    assert_right(world.learn(outcome), world.protocol, updates, "bcd")
+    updates = updates_of("abcde")
+    assert_right(world.learn(world.play(updates)), world.protocol, updates, "abcde")
     assert world.clients["a"].refusal is None
 
 
@@ -106,24 +106,28 @@ def test_the_strictest_client_of_a_sum_counts_for_all(family: Family) -> None:
         pytest.skip(
             "the server of PlainSum sees every update; there is nothing that a client could hold back"
         )
-    world = World(family(requirements=TWO), "abcd", policies={"a": Policy(min_contributors=4)})
-    updates = updates_of("abcd")
-    assert_right(world.learn(world.play(updates)), world.protocol, updates, "abcd")
+    world = World(family(requirements=TWO), "abcde", policies={"a": Policy(min_contributors=5)})
+    updates = updates_of("abcde")
+    assert_right(world.learn(world.play(updates)), world.protocol, updates, "abcde")
     with pytest.raises(RoundAborted):
-        world.play(updates, gone={"d": 2})
+        world.play(updates, gone={"e": 2})
     with pytest.raises(RoundAborted):
         world.play(updates, reply=lambda e, name, message: None if (e, name) == (2, "b") else message)
-    updates = updates_of("bcd")  # without a, two are enough
-    assert_right(world.learn(world.play(updates, gone={"d": 2})), world.protocol, updates, "bc")
+    updates = updates_of("bcde")  # without a, three are enough for all, and two for some
+    assert_right(world.learn(world.play(updates, gone={"e": 2})), world.protocol, updates, "bcd")
 
 
 def test_a_client_gives_no_more_values_than_its_policy(family: Family) -> None:
-    world = World(family(requirements=TWO), policies={"c": Policy(max_length=4)})
-    updates = updates_of("abc", 5)
+    world = World(family(requirements=TWO), "abcd", policies={"c": Policy(max_length=4)})
+    updates = updates_of("abcd", 5)
     outcome = world.play(updates)
     assert "c" in outcome.dropped
-    assert_right(world.learn(outcome), world.protocol, updates, "ab")
-    assert world.play(updates_of("abc", 4)).dropped == {}
+    assert_right(world.learn(outcome), world.protocol, updates, "abd")
+    assert world.play(updates_of("abcd", 4)).dropped == {}
+    # Nor in a round that the one before has prepared.
+    outcome = world.play(updates)
+    assert "c" in outcome.dropped
+    assert_right(world.learn(outcome), world.protocol, updates, "abd")
 
 
 @pytest.mark.parametrize("bad", [{"min_contributors": 1}, {"min_contributors": 2.0}, {"max_length": 0}])
