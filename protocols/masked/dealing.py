@@ -167,7 +167,7 @@ def _deal(
         commitment(bound, dealer=me, kind=PAIR_KEY, secret=round_secret),
         bytes(64),
     )
-    present = epoch.members.bitmap([epoch.cohort[place] for place in sorted({*seals, me})])
+    present = epoch.members.bitmap_of({*seals, me})
     return own, sign_dealing(context, epoch, unsigned, origin=origin, present=present)
 
 

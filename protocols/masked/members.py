@@ -78,6 +78,12 @@ class Members:
             raise ParameterError("a set with a client that is not a member; keep to the members") from None
         return np.packbits(bits, bitorder="little").tobytes()
 
+    def bitmap_of(self, places: Collection[int]) -> bytes:
+        """`bitmap` of the clients in these places, each in [0, len(members))."""
+        bits = np.zeros(len(self.names), dtype=np.uint8)
+        bits[np.fromiter(places, dtype=np.intp, count=len(places))] = 1
+        return np.packbits(bits, bitorder="little").tobytes()
+
     def subset(self, bitmap: Buffer) -> tuple[str, ...]:
         """The clients whose bits are set, in the roster's order.
 

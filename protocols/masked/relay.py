@@ -146,7 +146,7 @@ def check_dealing(
             found = len(getattr(message, name))
             raise PeerViolation(f"a dealing with {found} bytes of {name}, not {size}", culprit=client)
     places = [dealer, *layout.neighbours.positions(dealer)]
-    present = epoch.members.bitmap([epoch.cohort[place] for place in places])
+    present = epoch.members.bitmap_of(places)
     statement = SignedDealing(epoch.digest, dealings.origin, client, present, dealing_digest(message))
     context.roster.verify(client, message.signature, encode(statement), label=labels.DEALING)
 

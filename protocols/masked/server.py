@@ -118,6 +118,7 @@ class Confirming:
 
     sum: Summing
     survivors: frozenset[U32]
+    statement: bytes
     signatures: dict[U32, Signature]
 
 
@@ -382,7 +383,9 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
     bitmap, model = epoch.members.bitmap(present), hashlib.sha256(context.round.model).digest()
     if context.suite.requirements.adversary is Adversary.MALICIOUS:
         request = Survivors(bitmap, model)
-        return Opened(Confirming(state, survivors, {}), 3, dict.fromkeys(sorted(present), request))
+        statement = encode(SignedSurvivors(state.transcript, bitmap))
+        following = Confirming(state, survivors, statement, {})
+        return Opened(following, 3, dict.fromkeys(sorted(present), request))
     return open_unmasking(context, state, survivors, sorted(survivors), signatures={})
 
 
@@ -396,8 +399,8 @@ def open_unmasking(
 ) -> Opened:
     """Asks for shares: tells who survived, and shows each client that its neighbours heard the same story."""
     epoch = state.epoch
-    bitmap = epoch.members.bitmap([epoch.cohort[place] for place in sorted(survivors)])
-    signers = epoch.members.bitmap([epoch.cohort[place] for place in sorted(signatures)])
+    bitmap = epoch.members.bitmap_of(survivors)
+    signers = epoch.members.bitmap_of(signatures)
     model = hashlib.sha256(context.round.model).digest()
     requests = {}
     for place in asked:
@@ -422,9 +425,7 @@ def take_signature(
 ) -> Confirming:
     """A signature on the very survivors that were sent."""
     epoch = state.sum.epoch
-    bitmap = epoch.members.bitmap([epoch.cohort[place] for place in state.survivors])
-    statement = encode(SignedSurvivors(state.sum.transcript, bitmap))
-    context.roster.verify(sender, reply.signature, statement, label=labels.SURVIVORS)
+    context.roster.verify(sender, reply.signature, state.statement, label=labels.SURVIVORS)
     state.signatures[epoch.members.index(sender)] = reply.signature
     return state
 

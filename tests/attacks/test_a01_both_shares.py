@@ -39,18 +39,15 @@ from protocols.masked.transcript import SignedSurvivors
 from protocols.schema import encode
 from secagg import labels
 from secagg.errors import DecodeError
+from tests.attacks.unmasked import is_read, rebuild, revealed, strip
 from tests.attacks.weakened import (
     AmnesicLog,
     Curious,
     Stage,
     Vector,
     body_of,
-    is_read,
-    rebuild,
     refused,
     request_of,
-    revealed,
-    strip,
     updates_of,
 )
 

@@ -16,17 +16,8 @@ import pytest
 from protocols import MaskedSum, PeerViolation, RoundAborted
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import MaskedInput, PairKeyShare, Unmask
-from tests.attacks.weakened import (
-    Curious,
-    Stage,
-    Vector,
-    Wire,
-    is_read,
-    rebuild,
-    revealed,
-    strip,
-    updates_of,
-)
+from tests.attacks.unmasked import is_read, rebuild, revealed, strip
+from tests.attacks.weakened import Curious, Stage, Vector, Wire, updates_of
 
 NAMES = "abcde"
 VICTIM = "c"

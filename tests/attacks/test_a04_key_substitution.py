@@ -44,7 +44,8 @@ from secagg.kem import DecapsulationKey
 from secagg.linear_mac import KEY_BYTES
 from secagg.merkle import Tree
 from tests.attacks.views import Story, tell_stories
-from tests.attacks.weakened import LENGTH, Stage, body_of, is_read, refused, request_of, updates_of
+from tests.attacks.unmasked import is_read
+from tests.attacks.weakened import LENGTH, Stage, body_of, refused, request_of, updates_of
 
 NAMES = ("a", "b", "c", "d")
 VICTIM = "b"

@@ -22,17 +22,8 @@ from protocols.masked import collecting, keys, unmasking
 from protocols.masked.messages import SelfMaskShare, Unmask
 from secagg.masking import apply_masks
 from secagg.secret import Secret
-from tests.attacks.weakened import (
-    Curious,
-    Stage,
-    Vector,
-    is_read,
-    pair_secrets,
-    rebuild,
-    revealed,
-    strip,
-    updates_of,
-)
+from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip
+from tests.attacks.weakened import Curious, Stage, Vector, updates_of
 
 NAMES = "abc"
 CORRUPT = "c"

@@ -27,19 +27,8 @@ from protocols.masked.messages import AdvertiseKeys, CohortKeys, PairKeyShare, S
 from protocols.masked.server import MaskedServerSteps, Summing
 from protocols.masked.states import View
 from secagg.secret import Secret
-from tests.attacks.weakened import (
-    Advertises,
-    Stage,
-    body_of,
-    is_read,
-    pair_secrets,
-    rebuild,
-    refused,
-    request_of,
-    revealed,
-    strip,
-    updates_of,
-)
+from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip
+from tests.attacks.weakened import Advertises, Stage, body_of, refused, request_of, updates_of
 
 VICTIM = "c"
 LONELY = MaskedSum(max_clients=8, requirements=Requirements(corrupt_fraction=0.0, min_contributors=2))

@@ -38,19 +38,8 @@ from protocols.masked.messages import (
 )
 from protocols.masked.transcript import SignedSurvivors
 from secagg.secret import Secret
-from tests.attacks.weakened import (
-    Curious,
-    Stage,
-    body_of,
-    is_read,
-    rebuild,
-    refused,
-    request_of,
-    revealed,
-    rewrite,
-    strip,
-    updates_of,
-)
+from tests.attacks.unmasked import is_read, rebuild, revealed, strip
+from tests.attacks.weakened import Curious, Stage, body_of, refused, request_of, rewrite, updates_of
 
 FIVE = "abcde"
 VICTIM = "c"

@@ -37,7 +37,8 @@ from protocols.masked.members import Members
 from protocols.masked.messages import SHARE_BYTES, Announcement, CohortKeys, CollectInput
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import commitment, mask_transcript
-from tests.attacks.weakened import LENGTH, Stage, rebuild, refused, request_of, updates_of
+from tests.attacks.unmasked import rebuild
+from tests.attacks.weakened import LENGTH, Stage, refused, request_of, updates_of
 
 NAMES = "abcd"
 FIVE = "abcde"

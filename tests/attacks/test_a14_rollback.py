@@ -43,19 +43,8 @@ from protocols.masked.messages import (
 )
 from protocols.masked.states import Ready
 from secagg.secret import Secret
-from tests.attacks.weakened import (
-    LENGTH,
-    Curious,
-    Stage,
-    body_of,
-    is_read,
-    rebuild,
-    refused,
-    request_of,
-    revealed,
-    strip,
-    updates_of,
-)
+from tests.attacks.unmasked import is_read, rebuild, revealed, strip
+from tests.attacks.weakened import LENGTH, Curious, Stage, body_of, refused, request_of, updates_of
 
 NAMES = "abcde"
 VICTIM = "c"

@@ -28,17 +28,8 @@ from secagg.kdf import hkdf
 from secagg.kem import CIPHERTEXT_BYTES, SEED_BYTES, DecapsulationKey
 from secagg.secret import Secret
 from tests.attacks.recorded import Recorded, Recorder
-from tests.attacks.weakened import (
-    Curious,
-    Stage,
-    Vector,
-    is_read,
-    pair_secrets,
-    rebuild,
-    revealed,
-    strip,
-    updates_of,
-)
+from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip
+from tests.attacks.weakened import Curious, Stage, Vector, updates_of
 
 NAMES = "abcdefgh"
 History: TypeAlias = tuple[Recorder, dict[str, Vector], dict[tuple[int, str], Secret]]

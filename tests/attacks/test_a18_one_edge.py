@@ -25,7 +25,8 @@ from protocols.masked.states import Dealt, Ready
 from secagg.secret import Secret
 from tests.attacks.recorded import Recorder
 from tests.attacks.views import Coalition, Story, tell_stories
-from tests.attacks.weakened import Curious, Stage, Vector, pair_secrets, updates_of
+from tests.attacks.unmasked import pair_secrets
+from tests.attacks.weakened import Curious, Stage, Vector, updates_of
 
 NAMES = "abcdefgh"
 CORRUPT = "gh"

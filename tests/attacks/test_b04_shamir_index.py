@@ -26,7 +26,8 @@ from secagg.entropy import SeededEntropy
 from secagg.errors import ParameterError
 from secagg.secret import Secret
 from secagg.shamir import PRIME, Share, combine, split
-from tests.attacks.weakened import Stage, body_of, rebuild, revealed, updates_of
+from tests.attacks.unmasked import rebuild, revealed
+from tests.attacks.weakened import Stage, body_of, updates_of
 
 SECRET = Secret(bytes(range(100, 132)))
 

@@ -41,7 +41,8 @@ from secagg.kem import CIPHERTEXT_BYTES, DecapsulationKey, encapsulate
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES
 from tests.attacks.recorded import Recorded, Recorder
-from tests.attacks.weakened import Curious, Stage, is_read, rebuild, revealed, strip, updates_of
+from tests.attacks.unmasked import is_read, rebuild, revealed, strip
+from tests.attacks.weakened import Curious, Stage, updates_of
 
 NAMES = "abcde"
 ZEROS = Secret(bytes(32))

@@ -38,17 +38,8 @@ from protocols.schema import encode
 from secagg import labels
 from secagg.kem import CIPHERTEXT_BYTES
 from secagg.secret import Secret
-from tests.attacks.weakened import (
-    Stage,
-    Vector,
-    Wire,
-    body_of,
-    pair_secrets,
-    rebuild,
-    refused,
-    request_of,
-    strip,
-)
+from tests.attacks.unmasked import pair_secrets, rebuild, strip
+from tests.attacks.weakened import Stage, Vector, Wire, body_of, refused, request_of
 
 
 @dataclass(frozen=True)

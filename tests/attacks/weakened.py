@@ -6,7 +6,8 @@ library as it is, where it must not. `Stage` makes both copies: `steps` and `mac
 in place of the library's, and `request` writes whatever a server could write.
 
 `Stage.open` plays an honest round up to an exchange and stops there. What the attacker then knows is what a
-curious server has: its own states, which `Curious` remembers, and every message on the wire.
+curious server has: its own states, which `Curious` remembers, and every message on the wire. `unmasked` takes
+masks off with it.
 """
 
 import hashlib
@@ -24,24 +25,7 @@ from protocols.envelope import REFUSAL, RESULT, Envelope, request_stage
 from protocols.identity import SERVER
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.collecting import check_words, lanes_of
-from protocols.masked.keys import (
-    SECRET_BYTES,
-    MaskKeys,
-    first_pair_secret,
-    pair_bytes,
-    pair_mask_seed,
-    pairs_key,
-    self_mask_seed,
-)
-from protocols.masked.messages import (
-    SHARE_BYTES,
-    AdvertiseKeys,
-    MaskedInput,
-    Quorum,
-    SelfMaskShare,
-    Unmask,
-    columns,
-)
+from protocols.masked.messages import AdvertiseKeys, MaskedInput, Quorum, Survivors
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import SignedKeys, cohort_digest
 from protocols.parameters import MachineProtocol
@@ -49,13 +33,9 @@ from protocols.schema import decode, encode
 from protocols.server_machine import ServerMachine
 from protocols.suite import ClientContext, ClientSteps, Finished, Opened, Replied, ServerContext, ServerSteps
 from secagg import labels
-from secagg.aead import open_sealed
 from secagg.entropy import SeededEntropy
-from secagg.kem import CIPHERTEXT_BYTES
-from secagg.masking import apply_masks
 from secagg.ring import Ring
-from secagg.secret import Secret
-from secagg.shamir import Share, combine
+from secagg.signing import SIGNATURE_BYTES
 
 T = TypeVar("T")
 Vector = NDArray[Any]
@@ -114,6 +94,9 @@ class Stage:
         )
         self.clients = {name: self.join(name) for name in self.names}
         self.wire: list[Wire] = []
+        self.inputs: dict[
+            str, bytes
+        ] = {}  # each client's signature on the last transcript that it masked under
         self.number = -1
 
     def entropy(self, purpose: str) -> SeededEntropy:
@@ -187,6 +170,8 @@ class Stage:
         if isinstance(answer, NeedUpdate):
             assert update is not None
             answer = self.clients[name].contribute(update, weight=weight)
+            if not refused(answer) and isinstance(self.protocol.suite.client, MaskedClientSteps):
+                self.inputs[name] = body_of(MaskedInput, answer).signature
         return answer
 
     # A server that writes what it likes
@@ -240,15 +225,35 @@ class Stage:
         bits: bytes = self.summing.epoch.members.bitmap(tuple(names))
         return bits
 
+    def survivors(self, survivors: Iterable[str], *, model: bytes = b"") -> Survivors:
+        """MaskedSum: the request that opens ConsistencyCheck, with any survivors."""
+        return Survivors(self.bitmap(survivors), hashlib.sha256(model).digest())
+
     def quorum(
-        self, survivors: Iterable[str], *, signatures: Mapping[str, bytes] | None = None, model: bytes = b""
+        self,
+        client: str,
+        survivors: Iterable[str],
+        *,
+        signatures: Mapping[str, bytes] | None = None,
+        inputs: Mapping[str, bytes] | None = None,
+        model: bytes = b"",
     ) -> Quorum:
-        """MaskedSum: the request that opens Unmask, with any survivors and any signatures."""
-        signed = dict(signatures or {})
-        order = self.roster.order(signed)
+        """MaskedSum: the request that opens Unmask for a client, with any survivors and any signatures.
+
+        Args:
+            signatures: of signers of the survivors.
+            inputs: signatures on transcripts that stand in place of those which `tell` last heard.
+        """
+        asked, signed = self.survivors(survivors, model=model), dict(signatures or {})
+        order, heard = self.roster.order(signed), {**self.inputs, **(inputs or {})}
+        epoch = self.summing.epoch
+        near = epoch.among(
+            epoch.graph.neighbours(epoch.members.index(client)), epoch.members.places(asked.survivors)
+        )
         return Quorum(
-            self.bitmap(survivors),
-            hashlib.sha256(model).digest(),
+            asked.survivors,
+            asked.model,
+            b"".join(heard.get(epoch.cohort[place], bytes(SIGNATURE_BYTES)) for place in near),
             self.bitmap(order),
             b"".join(signed[name] for name in order),
         )
@@ -381,110 +386,3 @@ class AmnesicLog:
 
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
         return digest
-
-
-# Taking masks off one client's vector
-
-
-def rebuild(view: Any, dealer: str, shares: Mapping[str, bytes]) -> Secret:
-    """The secret behind shares of `dealer`'s that were revealed, by holder; `view` is `Stage.summing`."""
-    epoch = view.epoch
-    holders = epoch.graph.holders(epoch.members.index(dealer))
-    place = {epoch.cohort[holder]: index + 1 for index, holder in enumerate(holders)}
-    decoded = [Share.decode(place[holder], share) for holder, share in shares.items()]
-    return combine(decoded, threshold=epoch.threshold)
-
-
-def revealed(
-    view: Any, answers: Mapping[str, Unmask], dealer: str, kind: type = SelfMaskShare
-) -> dict[str, bytes]:
-    """The shares of one kind that holders revealed of `dealer`'s secrets."""
-    epoch, found = view.epoch, {}
-    for holder, answer in answers.items():
-        place = epoch.members.index(holder)
-        held = [
-            each
-            for each in epoch.among(epoch.graph.holders(place), view.active)
-            if each not in view.unopened.get(place, ())
-        ]
-        for each, reveal in zip(held, answer.reveals(len(answer.shares) // SHARE_BYTES), strict=True):
-            if epoch.cohort[each] == dealer and isinstance(reveal, kind):
-                found[holder] = reveal.share
-    return found
-
-
-def pair_secrets(view: Any, client: str, round_secret: Secret) -> dict[str, Secret]:
-    """What whoever rebuilds a client's round secret opens with it: its pair secrets, by neighbour."""
-    epoch, dealings, me = view.epoch, view.dealings, view.epoch.members.index(client)
-
-    def near(place: int) -> tuple[int, ...]:
-        there: tuple[int, ...] = epoch.among(epoch.graph.neighbours(place), dealings.present)
-        return there
-
-    bound = epoch.context(dealings.origin)
-    left = open_sealed(
-        pairs_key(round_secret, context=bound), dealings.made[me].pairs, associated_data=bound
-    ).reveal()
-    known = [place for place in near(me) if place > me or not dealings.first]
-    secrets = {place: Secret(each) for place, each in zip(known, columns(left, SECRET_BYTES), strict=True)}
-    mask = MaskKeys(round_secret)
-    for place in near(me):
-        if place in secrets or place not in dealings.made:
-            continue
-        # First round: the neighbour stands before, and encapsulated to this client's mask key.
-        behind = [each for each in near(place) if each > place]
-        position = len(near(place)) + behind.index(me)
-        ciphertext = columns(dealings.made[place].encapsulations, CIPHERTEXT_BYTES)[position]
-        secrets[place] = first_pair_secret(
-            mask.agreement.agree(dealings.mask_keys[place][0]),
-            mask.encapsulation.decapsulate(ciphertext),
-            ciphertext,
-            epoch=epoch.digest,
-            pair=pair_bytes(me, place),
-        )
-    return {epoch.cohort[place]: secret for place, secret in secrets.items()}
-
-
-def strip(
-    stage: Stage,
-    victim: str,
-    *,
-    seed: Secret | None = None,
-    round_secret: Secret | None = None,
-    pairs: Mapping[str, Secret] | None = None,
-    view: Any = None,
-    vector: Any = None,
-) -> Vector:
-    """The victim's masked vector without the masks that follow from these secrets.
-
-    Args:
-        seed: its self-mask seed (b_u).
-        round_secret: its round secret (K_u).
-        pairs: pair secrets with these neighbours, where they come from elsewhere.
-        view: the server's knowledge, if not that of the stage's round.
-        vector: its packed vector, if not that of the stage's round.
-    """
-    view = stage.summing if view is None else view
-    words = stage.words(stage.answers(2, MaskedInput)[victim].vector if vector is None else vector)
-    epoch, me = view.epoch, view.epoch.members.index(victim)
-    known = dict(pairs or {})
-    if round_secret is not None:
-        known.update(pair_secrets(view, victim, round_secret))
-    add: list[Secret] = []
-    subtract: list[Secret] = []
-    if seed is not None:
-        subtract.append(self_mask_seed(seed, transcript=view.transcript, client=me))
-    for peer, secret in known.items():
-        place = epoch.members.index(peer)
-        if place in view.active:
-            mask = pair_mask_seed(secret, transcript=view.transcript, pair=pair_bytes(me, place))
-            (subtract if me > place else add).append(mask)
-    apply_masks(words, ring=stage.ring, add=add, subtract=subtract)
-    return words
-
-
-def is_read(stage: Stage, words: Vector, update: Vector) -> bool:
-    """Whether `words` are the update, to within quantisation, on a clip of 1."""
-    surface: Any = stage.protocol.suite.surface
-    steps = stage.values(words, len(update))[: len(update)]
-    return bool(np.abs(steps / surface.codec.largest_step - update).max() <= stage.protocol.error_bound(1))
