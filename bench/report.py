@@ -346,6 +346,11 @@ def primitives_table(run: Run) -> Table:
         for entry in run.all("masking")
         for name, laps in entry["laps"].items()
     ]
+    masking += [
+        {"name": f"masks: {name}, wall clock", "values": laps["values"], "seconds": min(laps["wall"])}
+        for entry in run.all("threads")
+        for name, laps in entry["laps"].items()
+    ]
     for each in (*masking, *run.all("primitive")):
         micro, nano = 1e6 * each["seconds"], 1e9 * each["seconds"] / each["values"]
         table.add_row(each["name"], f"{each['values']:,}", f"{micro:,.1f}", f"{nano:,.2f}")

@@ -1,6 +1,7 @@
 """The floor's own primitives, each alone, in processor time. `values` says what one call works on."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count as counter
 
 import numpy as np
@@ -19,7 +20,7 @@ from secagg.kdf import stretch
 from secagg.kem import SEED_BYTES, DecapsulationKey, encapsulate
 from secagg.linear_mac import MacKey
 from secagg.masking import apply_masks
-from secagg.ring import Ring
+from secagg.ring import Ring, Words
 from secagg.secret import Secret
 from secagg.shamir import combine, split
 
@@ -60,6 +61,25 @@ def test_masking_against_its_floor(benchmark: BenchmarkFixture) -> None:
 
     repeat(benchmark, lap, rounds=16)
     benchmark.extra_info.update(kind="masking", laps=laps.record())
+
+
+def test_masks_on_threads(benchmark: BenchmarkFixture) -> None:
+    """Whether masks scale over threads: the same two vectors on one thread and on two, by the wall clock."""
+    vectors = [RING.zeros(COUNT) for _ in range(2)]
+    seeds = [Secret(bytes([index]) * 16) for index in range(MASKS)]
+    laps = Laps()
+
+    def mask(vector: Words) -> None:
+        apply_masks(vector, ring=RING, add=seeds, subtract=[])
+
+    def lap() -> None:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(len, vectors))  # threads are made beforehand
+            laps.time("one thread", lambda: list(map(mask, vectors)), values=2 * MASKS * COUNT)
+            laps.time("two threads", lambda: list(pool.map(mask, vectors)), values=2 * MASKS * COUNT)
+
+    repeat(benchmark, lap, rounds=8)
+    benchmark.extra_info.update(kind="threads", laps=laps.record())
 
 
 def test_pack(benchmark: BenchmarkFixture) -> None:
