@@ -118,9 +118,11 @@ def forgetful(without: frozenset[str]) -> Stage:
 def ask_twice(stage: Stage) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """What the others say to 'everybody survived', and then to 'the victim dropped'."""
     stage.open(updates_of(NAMES), until=3)
-    alive, dropped = (stage.request(3, stage.quorum(survivors)) for survivors in (NAMES, OTHERS))
-    first = {name: stage.tell(name, alive) for name in OTHERS}
-    return first, {name: stage.tell(name, dropped) for name in OTHERS}
+    first, second = (
+        {name: stage.tell(name, stage.request(3, stage.quorum(name, survivors))) for name in OTHERS}
+        for survivors in (NAMES, OTHERS)
+    )
+    return first, second
 
 
 def test_a_client_that_answers_both_lists_is_read() -> None:
@@ -141,8 +143,8 @@ def test_ours_refuses_and_still_repeats_its_first_answer() -> None:
     stage = Stage(MaskedSum(max_clients=8), NAMES)
     first, second = ask_twice(stage)
     assert all(refused(answer) for answer in second.values())
-    again = stage.request(3, stage.quorum(NAMES))
-    assert {name: stage.tell(name, again) for name in OTHERS} == first
+    again = {name: stage.tell(name, stage.request(3, stage.quorum(name, NAMES))) for name in OTHERS}
+    assert again == first
 
 
 # Across ConsistencyCheck and Unmask
@@ -168,15 +170,17 @@ def two_sets(stage: Stage) -> tuple[dict[str, bytes], dict[str, bytes]]:
     stage.open(updates_of(NAMES), until=3)
     found = []
     for survivors in (NAMES, OTHERS):
-        asked = stage.request(3, Survivors(stage.bitmap(survivors), stage.quorum(()).model))
+        asked = stage.request(3, stage.survivors(survivors))
         signed = {name: stage.tell(name, asked) for name in OTHERS}
         signatures = {
             name: body_of(ConsistencyCheck, answer).signature
             for name, answer in signed.items()
             if not refused(answer)
         }
-        request = stage.request(4, stage.quorum(survivors, signatures=signatures))
-        found.append({name: stage.tell(name, request) for name in OTHERS})
+        requests = {
+            name: stage.request(4, stage.quorum(name, survivors, signatures=signatures)) for name in OTHERS
+        }
+        found.append({name: stage.tell(name, request) for name, request in requests.items()})
     return found[0], found[1]
 
 
@@ -199,11 +203,11 @@ def test_a_client_unmasks_for_the_set_that_it_signed_and_for_no_other() -> None:
     """Even where everybody else, bribed or not, has signed another one."""
     stage = Stage(MaskedSum(max_clients=8, requirements=MALICIOUS), NAMES)
     stage.open(updates_of(NAMES), until=3)
-    asked = Survivors(stage.bitmap(NAMES), stage.quorum(()).model)
+    asked = stage.survivors(NAMES)
     assert not refused(stage.tell("a", stage.request(3, asked)))
     statement = encode(SignedSurvivors(stage.summing.transcript, stage.bitmap(OTHERS)))
     signatures = {name: stage.identities[name].key.sign(statement, label=labels.SURVIVORS) for name in OTHERS}
-    assert refused(stage.tell("a", stage.request(4, stage.quorum(OTHERS, signatures=signatures))))
+    assert refused(stage.tell("a", stage.request(4, stage.quorum("a", OTHERS, signatures=signatures))))
 
 
 # Across a steady round
@@ -239,11 +243,12 @@ def one_dealing_twice(stage: Stage) -> tuple[Any, Any, dict[str, bytes], dict[st
         if name == VICTIM:
             vector = body_of(MaskedInput, answer).vector
     view = stage.summing
-    first = {name: stage.tell(name, stage.request(3, stage.quorum(NAMES))) for name in OTHERS}
+    first = {name: stage.tell(name, stage.request(3, stage.quorum(name, NAMES))) for name in OTHERS}
     again: dict[str, bytes] = {}
     for name in OTHERS:
         stage.tell(name, stage.request(2, collecting[name], round=2), updates[name])
-        again[name] = stage.tell(name, stage.request(3, stage.quorum(OTHERS), round=2))
+    for name in OTHERS:
+        again[name] = stage.tell(name, stage.request(3, stage.quorum(name, OTHERS), round=2))
     return view, vector, first, again
 
 
@@ -272,7 +277,7 @@ def test_after_an_aborted_steady_round_its_dealing_is_gone() -> None:
         assert not refused(stage.tell(name, stage.request(2, collecting[name]), updates[name]))
     for name in NAMES:
         assert refused(stage.tell(name, stage.request(2, collecting[name], round=2), updates[name]))
-        assert refused(stage.tell(name, stage.request(3, stage.quorum(OTHERS), round=2)))
+        assert refused(stage.tell(name, stage.request(3, stage.quorum(name, OTHERS), round=2)))
 
 
 # What no honest server sends, and what no message can say
@@ -289,16 +294,16 @@ def test_after_an_aborted_steady_round_its_dealing_is_gone() -> None:
 def test_lists_that_no_honest_server_sends(survivors: str) -> None:
     stage = Stage(MaskedSum(max_clients=8), NAMES)
     stage.open(updates_of(NAMES), until=3)
-    assert refused(stage.tell(VICTIM, stage.request(3, stage.quorum(survivors))))
+    assert refused(stage.tell(VICTIM, stage.request(3, stage.quorum(VICTIM, survivors))))
     # Nothing was released, so the honest list still gets its answer.
-    assert not refused(stage.tell(VICTIM, stage.request(3, stage.quorum(NAMES))))
+    assert not refused(stage.tell(VICTIM, stage.request(3, stage.quorum(VICTIM, NAMES))))
 
 
 def test_a_survivor_that_was_never_active_is_refused() -> None:
     stage = Stage(MaskedSum(max_clients=8), NAMES)
     stage.open(updates_of(NAMES), until=3, gone={"e": 1})
-    assert refused(stage.tell(VICTIM, stage.request(3, stage.quorum(NAMES))))
-    assert not refused(stage.tell(VICTIM, stage.request(3, stage.quorum("abcd"))))
+    assert refused(stage.tell(VICTIM, stage.request(3, stage.quorum(VICTIM, NAMES))))
+    assert not refused(stage.tell(VICTIM, stage.request(3, stage.quorum(VICTIM, "abcd"))))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +317,7 @@ def test_a_survivor_that_was_never_active_is_refused() -> None:
 def test_a_list_has_one_encoding(survivors: bytes) -> None:
     stage = Stage(MaskedSum(max_clients=8), NAMES)
     stage.open(updates_of(NAMES), until=3)
-    spoilt = replace(stage.quorum(NAMES), survivors=survivors)
+    spoilt = replace(stage.quorum("a", NAMES), survivors=survivors)
     assert refused(stage.tell("a", stage.request(3, spoilt)))
 
 

@@ -43,8 +43,9 @@ from secagg.agreement import PrivateKey, generate, public_key
 from secagg.kem import DecapsulationKey
 from secagg.linear_mac import KEY_BYTES
 from secagg.merkle import Tree
-from tests.attacks.views import Story, tell_stories
+from tests.attacks.stories import Story
 from tests.attacks.unmasked import is_read
+from tests.attacks.views import tell_stories
 from tests.attacks.weakened import LENGTH, Stage, body_of, refused, request_of, updates_of
 
 NAMES = ("a", "b", "c", "d")

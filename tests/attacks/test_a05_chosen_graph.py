@@ -32,7 +32,8 @@ from protocols.schema import encode
 from secagg import kdf
 from secagg.agreement import PrivateKey
 from secagg.merkle import Tree
-from tests.attacks.views import Coalition, Story, tell_stories
+from tests.attacks.stories import Story
+from tests.attacks.views import Coalition, tell_stories
 from tests.attacks.weakened import Stage, Vector, refused, request_of, updates_of
 
 NAMES = "abcdefghijklmnopqrstuvwx"

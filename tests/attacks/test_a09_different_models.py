@@ -17,16 +17,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocols import CkksSum, MaskedSum, NeedUpdate, PaillierSum, PeerViolation, RoundAborted
+from protocols import CkksSum, MaskedSum, PaillierSum, PeerViolation, RoundAborted
 from protocols.consortium import client as consortium_client
 from protocols.consortium.messages import Collect, Contribution, Result, mac_context
 from protocols.masked import collecting, server
+from protocols.masked.collecting import lanes_of
 from protocols.masked.messages import CollectInput, MaskedInput, Quorum
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import mask_transcript
 from protocols.schema import encode
 from secagg.linear_mac import PRIME, TAG_BYTES
-from tests.attacks.weakened import LENGTH, Stage, Vector, body_of, refused, request_of, updates_of
+from tests.attacks.weakened import (
+    LENGTH,
+    Stage,
+    Vector,
+    believe_all_stories,
+    body_of,
+    refused,
+    request_of,
+    updates_of,
+)
 
 NAMES = "abcd"
 VICTIM = "b"
@@ -44,20 +54,22 @@ def contributions(
     """What the clients answer when only the victim gets the live model."""
     answers = {}
     for name, message in outbox.items():
-        request = replace(request_of(kind, message), model=LIVE if name == VICTIM else DEAD)
-        asked = stage.clients[name].receive(stage.request(2, request))
-        assert isinstance(asked, NeedUpdate)
-        answers[name] = stage.clients[name].contribute(train(name, asked.model, data))
+        model = LIVE if name == VICTIM else DEAD
+        request = stage.request(2, replace(request_of(kind, message), model=model))
+        answers[name] = stage.tell(name, request, train(name, model, data))
     return answers
 
 
 class NoQuestions(MaskedServerSteps):
-    """A lying server: it adds whatever comes, whatever transcript it was made under."""
+    """A lying server: it adds whatever comes, whatever transcript it was made and signed under."""
 
     def absorb(self, context: Any, state: Any, sender: str, reply: Any) -> Any:
-        if isinstance(reply, MaskedInput):
-            reply = replace(reply, transcript=state.transcript)
-        return super().absorb(context, state, sender, reply)
+        if not isinstance(reply, MaskedInput):
+            return super().absorb(context, state, sender, reply)
+        lanes_of(context.suite.surface).wide.add_packed(state.total, reply.vector)
+        place = state.epoch.members.index(sender)
+        state.unopened[place], state.inputs[place] = frozenset(), reply.signature
+        return state
 
 
 def isolated(data: Mapping[str, Vector], *, steady: bool = False) -> Vector | None:
@@ -70,7 +82,7 @@ def isolated(data: Mapping[str, Vector], *, steady: bool = False) -> Vector | No
         stage.server.receive(name, answer)
     for name, message in stage.server.advance().items():
         # It tells everybody of the model that this client was given.
-        told = stage.quorum(NAMES, model=LIVE if name == VICTIM else DEAD)
+        told = stage.quorum(name, NAMES, model=LIVE if name == VICTIM else DEAD)
         request = request_of(Quorum, message)
         assert request.survivors == told.survivors
         stage.server.receive(name, stage.tell(name, stage.request(3, told)))
@@ -99,7 +111,10 @@ def test_masks_that_ignore_the_model_isolate_the_victim(
 
 
 @pytest.mark.parametrize("steady", [False, True])
-def test_our_masks_do_not_cancel(steady: bool) -> None:
+def test_our_masks_do_not_cancel(monkeypatch: pytest.MonkeyPatch, steady: bool) -> None:
+    """Not even where clients do not ask under which transcript their neighbours made their masks."""
+    assert isolated(updates_of(NAMES), steady=steady) is None
+    believe_all_stories(monkeypatch)
     assert isolated(updates_of(NAMES), steady=steady) is None
 
 
@@ -108,8 +123,8 @@ def test_a_client_reveals_nothing_for_another_model_than_its_own() -> None:
     stage = Stage(MaskedSum(max_clients=4), NAMES)
     stage.open(data, until=3, model=LIVE)
     for name in NAMES:
-        assert refused(stage.tell(name, stage.request(3, stage.quorum(NAMES, model=DEAD))))
-        assert not refused(stage.tell(name, stage.request(3, stage.quorum(NAMES, model=LIVE))))
+        assert refused(stage.tell(name, stage.request(3, stage.quorum(name, NAMES, model=DEAD))))
+        assert not refused(stage.tell(name, stage.request(3, stage.quorum(name, NAMES, model=LIVE))))
 
 
 def test_an_honest_server_names_who_was_told_another_model() -> None:

@@ -74,7 +74,7 @@ FIVE = "abcde"
 def isolate(stage: Stage) -> dict[str, bytes]:
     """Everybody is told that only it and the victim are left: all others' pair masks come out."""
     stage.open(updates_of(FIVE), until=3)
-    return {name: stage.tell(name, stage.request(3, stage.quorum({name, VICTIM}))) for name in FIVE}
+    return {name: stage.tell(name, stage.request(3, stage.quorum(name, {name, VICTIM}))) for name in FIVE}
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_the_least_number_is_the_plans_own(adversary: Adversary) -> None:
     for count in range(1, len(names) + 1):
         stage = Stage(protocol, names)
         stage.open(updates_of(names), until=3)
-        request = stage.quorum(names[:count])
+        request = stage.quorum("a", names[:count])
         kind = stage.protocol.suite.requests[3]
         answer = stage.tell(
             "a",
@@ -246,7 +246,7 @@ def cut_out(stage: Stage, victim: int, told: Mapping[int, set[int]]) -> dict[str
     answers = {}
     for place, name in enumerate(MANY):
         survivors = [MANY[each] for each in range(28) if each not in told.get(place, ())]
-        answers[name] = stage.tell(name, stage.request(3, stage.quorum(survivors)))
+        answers[name] = stage.tell(name, stage.request(3, stage.quorum(name, survivors)))
     return answers
 
 

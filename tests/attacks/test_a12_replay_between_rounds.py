@@ -76,9 +76,10 @@ def ask_again_with_old_shares(stage: Stage, old: Mapping[str, CollectInput]) -> 
         request = with_old_piece(request_of(CollectInput, box[name]), old[name], position)
         answer = stage.tell(name, stage.request(2, request), updates_of(FIVE, seed=3)[name])
         complaint = members.places(body_of(MaskedInput, answer).unopened)
-        survivors = [each for each in FIVE if each != VICTIM]
-        answers[name] = stage.tell(name, stage.request(3, stage.quorum(survivors)))
         state.unopened[FIVE.index(name)] = frozenset(complaint)
+    survivors = [each for each in FIVE if each != VICTIM]
+    for name in survivors:
+        answers[name] = stage.tell(name, stage.request(3, stage.quorum(name, survivors)))
     unmasked = {name: body_of(Unmask, answer) for name, answer in answers.items()}
     return revealed(state, unmasked, VICTIM, PairKeyShare)
 
@@ -150,7 +151,7 @@ def old_quorum(stage: Stage) -> bytes:
     old = request_of(Quorum, next(w.message for w in stage.wire if w.down and w.exchange == 4))
     box = stage.open(updates_of(FIVE), until=3)
     assert body_of(ConsistencyCheck, stage.tell("a", box["a"]))
-    return stage.tell("a", stage.request(4, old))
+    return stage.tell("a", stage.request(4, replace(old, inputs=stage.quorum("a", FIVE).inputs)))
 
 
 def test_without_the_transcript_an_old_quorum_does_for_a_new_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,13 +117,15 @@ def both_lists(parties: Clients, *, before: int) -> tuple[dict[str, Unmask], dic
     for _ in range(before):
         stage.play(updates_of(NAMES, seed=5))
     stage.open(updates_of(NAMES), until=3)
-    alive = stage.request(3, stage.quorum(NAMES))
-    dropped = stage.request(3, stage.quorum(OTHERS))
+    alive, dropped = (
+        {name: stage.request(3, stage.quorum(name, survivors)) for name in OTHERS}
+        for survivors in (NAMES, OTHERS)
+    )
     saved = {name: parties.save(name) for name in OTHERS}
-    first = {name: body_of(Unmask, stage.tell(name, alive)) for name in OTHERS}
+    first = {name: body_of(Unmask, stage.tell(name, alive[name])) for name in OTHERS}
     for name in OTHERS:
         parties.roll_back(name, saved[name])
-    return first, {name: stage.tell(name, dropped) for name in OTHERS}
+    return first, {name: stage.tell(name, dropped[name]) for name in OTHERS}
 
 
 OTHERS = [name for name in NAMES if name != VICTIM]
@@ -203,7 +205,8 @@ def spent_again(parties: Clients, number: int) -> tuple[Any, Any, list[bytes], d
         parties.roll_back(name, saved[name])
         once_more = stage.request(2, asked[name], round=number)
         sent.append(stage.tell(name, once_more, updates_of(NAMES, seed=6)[name]))
-        answers[name] = stage.tell(name, stage.request(3, stage.quorum(OTHERS), round=number))
+    for name in OTHERS:
+        answers[name] = stage.tell(name, stage.request(3, stage.quorum(name, OTHERS), round=number))
     return *seen, sent, answers
 
 

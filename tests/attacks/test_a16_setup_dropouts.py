@@ -170,11 +170,25 @@ def test_a_custodian_that_seals_rubbish_costs_one_round(protocol: Any) -> None:
 
 
 @pytest.mark.parametrize("exchange", [1, 2])
-def test_who_asks_for_everybody_and_vanishes_costs_nobody_the_round(exchange: int) -> None:
-    """Its minimum protects its own update alone, and that is not in the sum."""
+@pytest.mark.parametrize("adversary", Adversary)
+def test_who_asks_for_everybody_and_vanishes_costs_nobody_the_round(
+    adversary: Adversary, exchange: int
+) -> None:
+    """Its minimum protects its own update alone, and that is not in the sum.
+
+    Holders that may hear different stories cannot know that it is not, and keep to it (A11): a round is lost.
+    """
     policy = {"e": Policy(min_contributors=len(NAMES))}
-    stage = Stage(MaskedSum(max_clients=8), NAMES, policies=policy)
-    assert stage.play(updates_of(NAMES), gone={"e": exchange}).contributors == frozenset("abcd")
+    stage = Stage(
+        MaskedSum(max_clients=8, requirements=Requirements(adversary=adversary)), NAMES, policies=policy
+    )
+    data = updates_of(NAMES)
+    if adversary is Adversary.SEMI_MALICIOUS:
+        with pytest.raises(RoundAborted, match=r"strictest: \['e'\]" if exchange == 2 else "0 contributors"):
+            stage.play(data, gone={"e": exchange})
+        assert stage.play({name: data[name] for name in "abcd"}).contributors == frozenset("abcd")
+    else:
+        assert stage.play(data, gone={"e": exchange}).contributors == frozenset("abcd")
 
 
 def test_who_asks_for_everybody_and_contributes_gets_it() -> None:

@@ -24,8 +24,9 @@ from protocols.masked.messages import CollectInput, PairKeyShare, Quorum, Unmask
 from protocols.masked.states import Dealt, Ready
 from secagg.secret import Secret
 from tests.attacks.recorded import Recorder
-from tests.attacks.views import Coalition, Story, tell_stories
+from tests.attacks.stories import Story
 from tests.attacks.unmasked import pair_secrets
+from tests.attacks.views import Coalition, tell_stories
 from tests.attacks.weakened import Curious, Stage, Vector, updates_of
 
 NAMES = "abcdefgh"

@@ -5,7 +5,9 @@ the sum is garbage, or the round is lost. Three things stand against it, and the
 after the other: the hash of each share, which its dealer signed; the commitment to the secret; the check
 words of the sum. Ours names the holder, leaves its shares out and goes on with the spare ones.
 
-A dealer that lies is another matter: see `test_b03_lying_dealers`.
+A dealer that lies is another matter: see `test_b03_lying_dealers`. So is a holder that complains of shares
+that are fine. A weakened server takes its word and names the dealer; ours names none for as many complaints
+as there may be corrupt clients, nor the dealer whose shares were wrong for so few.
 
 Not covered: fewer honest holders than rebuild a secret; such a round ends without a sum.
 """
@@ -29,6 +31,7 @@ from protocols.masked.messages import (
     ShareKeys,
     Unmask,
 )
+from protocols.masked.server import MaskedServerSteps, Summing
 from tests.attacks.weakened import Liar, Stage, Vector, body_of, rewrite, updates_of
 
 NAMES = "abcdefm"
@@ -211,6 +214,44 @@ def test_one_false_complaint_costs_nobody_anything() -> None:
     outcome = Stage(PROTOCOL, NAMES, steps={"m": Liar(complain)}).play(updates_of(NAMES))
     assert outcome.contributors == frozenset(NAMES)
     assert not outcome.dropped
+
+
+class BlamesAtOnce(MaskedServerSteps):
+    """A server for which one complaint proves that the dealer is to blame."""
+
+    def close(self, context: Any, state: Any, present: frozenset[str]) -> Any:
+        if isinstance(state, Summing):
+            state = replace(state, epoch=replace(state.epoch, corrupt=0))
+        return super().close(context, state, present)
+
+
+def framed(steps: MaskedServerSteps | None, liars: str) -> frozenset[str]:
+    """Who is named when as many vanish as may, and these complain of the first client, which did nothing."""
+    names = "abcdefghij"
+    protocol = MaskedSum(max_clients=10)
+    plan = protocol.plan(10)
+    assert (plan.threshold, plan.min_survivors, plan.corrupt) == (7, 7, 2)
+
+    def complain(exchange: int, name: str, message: bytes) -> bytes:
+        if exchange != 2 or name not in liars:
+            return message
+        return rewrite(message, replace(body_of(MaskedInput, message), unopened=b"\x01\0"))
+
+    stage = Stage(protocol, names, server_steps=steps)
+    with pytest.raises(RoundAborted, match=f"{len(liars)} complain") as caught:
+        stage.play(updates_of(names), gone=dict.fromkeys("bcd", 2), reply=complain)
+    return caught.value.culprits
+
+
+@pytest.mark.parametrize("liars", ["j", "ij"])
+def test_where_complaints_are_proof_corrupt_clients_frame_a_dealer(liars: str) -> None:
+    assert framed(BlamesAtOnce(), liars) == {"a"}
+
+
+@pytest.mark.parametrize("liars", ["j", "ij"])
+def test_as_many_complaints_as_there_may_be_liars_blame_nobody(liars: str) -> None:
+    """The round is lost, which a client could have had by vanishing as well."""
+    assert framed(None, liars) == frozenset()
 
 
 def test_a_complaint_cannot_be_taken_back_or_made_afterwards() -> None:

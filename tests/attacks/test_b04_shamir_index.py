@@ -89,8 +89,9 @@ def test_indices_are_places_among_the_holders_from_one(gone: str, before: int) -
     for _ in range(before):
         stage.play(updates_of(names))
     stage.open(updates_of(names), until=3, gone=dict.fromkeys(gone, 2 if before else 1))
-    message = stage.request(3, stage.quorum(left))
-    answers = {name: body_of(Unmask, stage.tell(name, message)) for name in left}
+    answers = {
+        name: body_of(Unmask, stage.tell(name, stage.request(3, stage.quorum(name, left)))) for name in left
+    }
     view: Any = stage.server._state.sum
     assert view.epoch.graph.holders(4) == tuple(range(6))  # b keeps its place although nobody will ask it
     shares = revealed(view, answers, "e")
@@ -115,8 +116,9 @@ def test_on_a_random_graph_too() -> None:
     stage = Stage(MaskedSum(max_clients=28, requirements=requirements), names)
     assert stage.protocol.plan(28).degree < 27
     stage.open(updates_of(names), until=3)
-    message = stage.request(3, stage.quorum(names))
-    answers = {name: body_of(Unmask, stage.tell(name, message)) for name in names}
+    answers = {
+        name: body_of(Unmask, stage.tell(name, stage.request(3, stage.quorum(name, names)))) for name in names
+    }
     view: Any = stage.server._state.sum
     bound = view.epoch.context(view.dealings.origin)
     for dealer, name in enumerate(names):

@@ -1,24 +1,17 @@
-"""A server that tells each client a story of its own (ATTACKS A2), and what it can open with it.
+"""A server that tells each of the real machines a story of its own, and what it has at the end (ATTACKS A2).
 
-A `Story` is what one client hears in a round: who is active (U_2), and who survived (U_3). `tell_stories`
-plays one to each of the real machines. Corrupt clients hand over all shares and pair secrets that they hold,
-and sign whatever is wanted; the rest is what honest clients reveal because their stories are consistent.
-
-What can be opened is linear algebra. Each honest vector is its input plus its self mask plus a signed pair
-mask for each neighbour that it hears of as active. Masks that follow from rebuilt secrets, or that are shared
-with a corrupt client, are known. All others are independent uniform unknowns, and the mask of an edge is
-another one under another transcript. The server computes something that depends on the inputs of a set of
-clients, and on no others, if and only if the rows of these clients are linearly dependent in the unknowns.
-`smallest_opened` looks for the smallest such set by ranks; it knows nothing of how the machines are written.
+`tell_stories` plays one `Story` to each client. Corrupt clients hand over all shares and pair secrets that
+they hold, and sign whatever is wanted; the rest is what honest clients reveal because their stories are
+consistent. `Coalition.opens` takes off all masks that follow from that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from protocols import Adversary, MaskedSum, Requirements
 from protocols.masked.messages import (
     COMMITMENT_BYTES,
     HASHES_BYTES,
@@ -28,158 +21,18 @@ from protocols.masked.messages import (
     ConsistencyCheck,
     MaskedInput,
     SelfMaskShare,
-    Survivors,
     Unmask,
     columns,
 )
 from protocols.masked.states import Dealt
-from protocols.masked.transcript import SignedSurvivors
+from protocols.masked.transcript import SignedInput, SignedSurvivors
 from protocols.schema import encode
 from secagg import labels
 from secagg.kem import CIPHERTEXT_BYTES
 from secagg.secret import Secret
+from tests.attacks.stories import Cohort, Story
 from tests.attacks.unmasked import pair_secrets, rebuild, strip
-from tests.attacks.weakened import Stage, Vector, Wire, body_of, refused, request_of
-
-
-@dataclass(frozen=True)
-class Story:
-    """What one client hears: who is active, and who of them survived."""
-
-    active: Set[str]
-    survivors: Set[str]
-
-
-# On paper
-
-
-def smallest_opened(
-    stories: Mapping[str, Story],
-    *,
-    seeds: Set[str],
-    round_secrets: Set[str],
-    neighbours: Mapping[str, Set[str]],
-    most: int,
-) -> tuple[str, ...] | None:
-    """The smallest set of honest clients whose inputs alone are mixed in something that can be computed.
-
-    Args:
-        stories: of each honest client; all others are corrupt.
-        seeds, round_secrets: the honest clients whose b_u and K_u are rebuilt.
-        neighbours: of each client in the graph.
-        most: larger sets are not looked for.
-    """
-    rows = {client: row for row, client in enumerate(stories)}
-    unknown: dict[Any, int] = {}
-    entries: list[tuple[int, int, int]] = []
-    for client, story in stories.items():
-        if client not in seeds:
-            entries.append((rows[client], unknown.setdefault(client, len(unknown)), 1))
-        if client in round_secrets:
-            continue
-        for peer in sorted(neighbours[client] & story.active & stories.keys() - round_secrets - {client}):
-            # One pair secret gives another mask under each transcript, and the active clients are in that.
-            mask = (min(client, peer), max(client, peer), frozenset(story.active))
-            entries.append((rows[client], unknown.setdefault(mask, len(unknown)), 1 if client > peer else -1))
-    matrix = np.zeros((len(rows), max(len(unknown), 1)))
-    for row, column, sign in entries:
-        matrix[row, column] = sign
-    for size in range(1, min(most, len(rows)) + 1):
-        for chosen in combinations(stories, size):
-            if np.linalg.matrix_rank(matrix[[rows[client] for client in chosen]]) < size:
-                return chosen
-    return None
-
-
-def votes_for(
-    needs: Mapping[str, int], budgets: Mapping[str, int], voters: Mapping[str, Set[str]]
-) -> dict[str, set[str]] | None:
-    """Who must hear that whom vanished, so that each client of `needs` has its votes; None if it cannot be.
-
-    Args:
-        needs: by client, how many honest holders must hear that it vanished.
-        budgets: by voter, how many it may be told to have vanished.
-        voters: by client, who can vote on it.
-    """
-    said: dict[str, set[str]] = {voter: set() for voter in budgets}
-
-    def place(client: str, tried: set[str]) -> bool:
-        # Augmenting paths: a voter that has said enough is made to say it of this client instead.
-        for voter in sorted(voters[client], key=lambda each: len(said[each]) - budgets[each]):
-            if voter in tried or client in said[voter]:
-                continue
-            tried.add(voter)
-            if len(said[voter]) < budgets[voter]:
-                said[voter].add(client)
-                return True
-            for other in sorted(said[voter]):
-                if place(other, tried):
-                    said[voter].remove(other)
-                    said[voter].add(client)
-                    return True
-        return False
-
-    for client, need in needs.items():
-        for _ in range(need):
-            if not place(client, set()):
-                return None
-    return said
-
-
-def stories_against(
-    group: Set[str],
-    *,
-    unheard: Set[str],
-    opened: Set[str],
-    everybody: Set[str],
-    holders: Mapping[str, Set[str]],
-    needs: Mapping[str, int],
-    least: int,
-    least_neighbours: int,
-) -> dict[str, Story] | None:
-    """Stories that have the round secrets of `opened` rebuilt, while the group never hears of `unheard`.
-
-    Args:
-        everybody: all clients; those that `needs` names are honest.
-        holders: by client, who holds its shares.
-        needs: by honest client, how many honest votes rebuild a secret of its.
-        least, least_neighbours: what every client insists on.
-    """
-    budgets = {}
-    for client in needs:
-        skipped = unheard if client in group else set()
-        near = len(holders[client] - {client})
-        budgets[client] = min(
-            len(everybody) - least - len(skipped), near - least_neighbours - len(skipped & holders[client])
-        )
-    if min(budgets.values()) < 0:
-        return None
-    voters = {client: holders[client] & needs.keys() - {client} for client in opened}
-    said = votes_for({client: needs[client] for client in sorted(opened)}, budgets, voters)
-    if said is None:
-        return None
-    stories = {}
-    for client in needs:
-        active = everybody - unheard if client in group else everybody
-        stories[client] = Story(frozenset(active), frozenset(active - said[client]))
-    return stories
-
-
-def rebuilt_from(
-    stories: Mapping[str, Story], *, needs: Mapping[str, int], holders: Mapping[str, Set[str]]
-) -> tuple[set[str], set[str]]:
-    """Whose b_u and whose K_u the stories put into the server's hands."""
-    seeds, round_secrets = set(), set()
-    for client, need in needs.items():
-        heard = [stories[holder] for holder in holders[client] & needs.keys()]
-        if sum(client in story.survivors for story in heard) >= need:
-            seeds.add(client)
-        if sum(client in story.active - story.survivors for story in heard) >= need:
-            round_secrets.add(client)
-    return seeds, round_secrets
-
-
-# On the machines
+from tests.attacks.weakened import Stage, Vector, Wire, body_of, refused, request_of, updates_of
 
 
 @dataclass(frozen=True)
@@ -288,9 +141,9 @@ def tell_stories(
         if client in why:
             continue
         signed = signatures.get((views[client].transcript, frozenset(story.survivors)), {})
-        answer = stage.tell(
-            client, stage.request(stage.unmasking, stage.quorum(story.survivors, signatures=signed))
-        )
+        inputs = _signed_by_corrupt(stage, views[client].transcript, corrupt)
+        asked = stage.quorum(client, story.survivors, signatures=signed, inputs=inputs)
+        answer = stage.tell(client, stage.request(stage.unmasking, asked))
         if refused(answer):
             why[client] = str(stage.clients[client].refusal)
             continue
@@ -320,6 +173,12 @@ def _own_pairs(stage: Stage, client: str) -> Mapping[str, Secret]:
     return {cohort[place]: edge.pair_secret for place, edge in state.prepared.edges.items()}
 
 
+def _signed_by_corrupt(stage: Stage, transcript: bytes, corrupt: Iterable[str]) -> dict[str, bytes]:
+    """Corrupt clients sign any story."""
+    statement = encode(SignedInput(transcript))
+    return {liar: stage.identities[liar].key.sign(statement, label=labels.MASKED_INPUT) for liar in corrupt}
+
+
 def _signatures(
     stage: Stage, stories: Mapping[str, Story], views: Mapping[str, Any], corrupt: Iterable[str]
 ) -> tuple[dict[tuple[bytes, Set[str]], dict[str, bytes]], dict[str, str]]:
@@ -330,8 +189,7 @@ def _signatures(
         return found, why
     for client, story in stories.items():
         bitmap = stage.bitmap(story.survivors)
-        asked = Survivors(bitmap, stage.quorum(()).model)
-        answer = stage.tell(client, stage.request(3, asked))
+        answer = stage.tell(client, stage.request(3, stage.survivors(story.survivors)))
         if refused(answer):
             why[client] = str(stage.clients[client].refusal)
             continue
@@ -343,3 +201,10 @@ def _signatures(
             }
         found[what][client] = body_of(ConsistencyCheck, answer).signature
     return found, why
+
+
+def malicious(n: int) -> tuple[Stage, dict[str, Vector], Cohort]:
+    """A stage on which survivor sets are signed, with its updates and its cohort."""
+    protocol = MaskedSum(max_clients=n, requirements=Requirements(adversary=Adversary.MALICIOUS))
+    each = Cohort(protocol.plan(n))
+    return Stage(protocol, each.names), updates_of(each.names), each

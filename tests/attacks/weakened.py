@@ -17,12 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from protocols import Identity, NeedUpdate, Outcome, PeerViolation, Policy, Roster, Round, Sum
 from protocols.client_machine import ClientMachine, Request
 from protocols.envelope import REFUSAL, RESULT, Envelope, request_stage
 from protocols.identity import SERVER
+from protocols.masked import revealing
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.messages import AdvertiseKeys, MaskedInput, Quorum, Survivors
@@ -379,6 +381,11 @@ class Advertises(Liar):
         signature = context.identity.key.sign(statement, label=labels.KEY_ADVERTISEMENT)
         mine = replace(mine, signature=signature)
         return replace(step, state=replace(step.state, mine=mine), message=mine)
+
+
+def believe_all_stories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients do not ask under which transcript their neighbours made their masks."""
+    monkeypatch.setattr(revealing, "_check_stories", lambda *_: None)
 
 
 class AmnesicLog:

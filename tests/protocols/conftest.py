@@ -177,6 +177,7 @@ class World:
         self.clients: dict[str, Client] = {name: self.make_client(name) for name in self.names}
         self.log: list[Sent] = []
         self.exchanges = 0
+        self.began = -1
         self.number = -1
 
     def entropy(self, purpose: str) -> SeededEntropy:
@@ -244,6 +245,7 @@ class World:
         length = len(next(iter(updates.values())))
         members = tuple(updates if cohort is None else cohort)
         outbox = self.server.start(Round(self.number, members, length, model))
+        self.began = min(map(exchange_of, outbox.values()))
         return self.resume(
             outbox,
             updates,
@@ -326,6 +328,12 @@ def exchange_of(message: bytes) -> int:
 def is_refusal(reply: object) -> bool:
     """Whether a client's answer is a refusal and nothing else."""
     return isinstance(reply, bytes) and Envelope.decode(reply).stage == REFUSAL
+
+
+def is_long(world: World) -> bool:
+    """Whether the last round of MaskedSum took the long path: it began with fresh keys."""
+    assert world.began in (0, 2)
+    return world.began == 0
 
 
 def updates_of(

@@ -1,4 +1,7 @@
-"""Well-formed lies: results and keys that only a server or a custodian with a plan would send."""
+"""Well-formed lies: results and keys that only a server or a custodian with a plan would send.
+
+The liars among MaskedSum's clients are in `test_masked_liars` and its neighbours.
+"""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -6,18 +9,14 @@ from typing import Any
 
 import pytest
 
-from protocols import MaskedSum, PeerViolation, RoundAborted
-from protocols.client_machine import Request
+from protocols import PeerViolation, RoundAborted
 from protocols.consortium.messages import Contribution, DistributeKey, Result
 from protocols.envelope import Envelope
-from protocols.masked.messages import Survivors, Unmask
 from protocols.schema import decode, encode
-from secagg import shamir
 from secagg.entropy import SeededEntropy
 from secagg.errors import SecAggError
 from secagg.linear_mac import PRIME
 from secagg.paillier import generate_key
-from secagg.secret import Secret
 from tests.protocols.conftest import (
     FAMILIES,
     STATE_KEY,
@@ -194,100 +193,6 @@ def test_an_honest_sum_of_too_few_does_not_open(consortium: Family) -> None:
             client.open(result_of("ab"))
         # Seen without the key, so nothing is lost; and what this test puts together does open.
         assert_right(client.open(result_of("abc")), world.protocol, updates, "abc")
-
-
-def test_masks_of_another_story_are_named() -> None:
-    # One client is told another model (ATTACKS A9). Its masks do not cancel: it is named, the rest goes on.
-    world, updates = World(MaskedSum(max_clients=4, requirements=TWO), "abcd"), updates_of("abcd")
-
-    def other_model(exchange: int, name: str, message: bytes) -> bytes:
-        return message.replace(b"the model", b"THE MODEL") if name == "b" else message
-
-    outcome = world.play(updates, model=b"the model", request=other_model)
-    assert set(outcome.dropped) == {"b"}
-    assert "transcript" in outcome.dropped["b"]
-    assert_right(world.learn(outcome), world.protocol, updates, "acd")
-
-
-def test_a_revealed_share_that_was_not_dealt_is_named() -> None:
-    # Every byte of every share in a's last message; the round goes on without them (ATTACKS B3).
-    world, updates = World(MaskedSum(max_clients=4, requirements=TWO), "abcd"), updates_of("abcd")
-    tried = []
-
-    def change(exchange: int, name: str, message: bytes) -> bytes:
-        if (exchange, name) != (3, "a"):
-            return message
-        saved = world.server.export(key=STATE_KEY)
-        shares = [each.share for each in decode(Unmask, Envelope.decode(message).body).reveals.values()]
-        assert len(shares) == 4
-        for share in shares:
-            begin = message.index(share)
-            for place in range(begin, begin + len(share)):
-                changed = bytearray(message)
-                changed[place] ^= 1 << (place % 8)
-                world.server = world.protocol.restore_server(saved, key=STATE_KEY)
-                with pytest.raises(PeerViolation) as violation:
-                    world.server.receive("a", changed)
-                assert violation.value.culprit == "a"
-                tried.append(place)
-        return message  # too late: a is out
-
-    outcome = world.play(updates, gone={"d": 2}, reply=change)
-    assert len(tried) > 100
-    assert set(outcome.dropped) == {"a", "d"}
-    assert outcome.contributors == frozenset("abc")
-    assert_right(world.learn(outcome), world.protocol, updates, "abc")
-
-
-def test_a_share_of_the_other_kind_is_named() -> None:
-    # a answers as if b had dropped: the very share that was dealt to it, but not the one that was asked for.
-    world, updates = World(MaskedSum(max_clients=4, requirements=TWO), "abcd"), updates_of("abcd")
-    swapped: list[bytes] = []
-
-    def twin(exchange: int, name: str, message: bytes) -> bytes:
-        if (exchange, name) == (3, "a"):
-            other = world.protocol.restore_client(world.clients["a"].export(key=STATE_KEY), key=STATE_KEY)
-            envelope = Envelope.decode(message)
-            told = encode(Request((), memoryview(encode(Survivors(frozenset("acd"))))))
-            answer = other.receive(replace(envelope, body=told).encode())
-            assert isinstance(answer, bytes)
-            swapped.append(answer)
-        return message
-
-    def answer_otherwise(exchange: int, name: str, message: bytes) -> bytes:
-        if (exchange, name) == (3, "a"):
-            with pytest.raises(PeerViolation, match="kind"):
-                world.server.receive("a", swapped[0])
-        return message
-
-    outcome = world.play(updates, request=twin, reply=answer_otherwise)
-    assert set(outcome.dropped) == {"a"}
-    assert_right(world.learn(outcome), world.protocol, updates, "abcd")
-
-
-@pytest.mark.parametrize("secret", [0, 1])
-def test_a_dealer_of_other_secrets_is_named(secret: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # b deals shares of a secret that is not the one behind its masks: of its round secret (and vanishes),
-    # or of its self-mask seed (and stays). No wrong sum comes out of it.
-    from protocols.masked import client as masked_client
-
-    honest, dealt = shamir.split, []
-
-    def lie(value: Secret, **arguments: Any) -> Any:
-        dealt.append(value)
-        other = Secret(bytes([value.reveal()[0] ^ 1]) + value.reveal()[1:])
-        return honest(other if len(dealt) == 1 + secret else value, **arguments)
-
-    def only_b(exchange: int, name: str, message: bytes) -> bytes:
-        monkeypatch.setattr(masked_client, "split", lie if (exchange, name) == (1, "b") else honest)
-        return message
-
-    world = World(MaskedSum(max_clients=4, requirements=TWO), "abcd")
-    with pytest.raises(RoundAborted) as aborted:
-        world.play(updates_of("abcd"), request=only_b, gone={"b": 2} if secret == 0 else {})
-    assert len(dealt) == 2
-    assert "'b'" in aborted.value.reason
-    assert "b" in dict(world.server.record().record.dropped)
 
 
 def test_a_client_stops_opening_after_eight_failures(consortium: Family) -> None:

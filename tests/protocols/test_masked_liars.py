@@ -1,32 +1,25 @@
-"""Clients of MaskedSum that lie, one thing at a time, and what becomes of the round, of them and of the next.
+"""Clients of MaskedSum that lie, one thing at a time, where it shows at once.
 
-A liar here runs the protocol's own steps and changes what leaves it; where a signature stands over the lie
-it is the liar's own. What the server or a holder sees in time costs the liar its place and nobody the round.
-What only shows when masks come off aborts the round with the liar's name, and the next round can do without
-it. Where nobody can tell who lied, nothing is opened.
+What the server or a holder sees in time costs the liar its place and nobody the round. Lies that only show
+when masks come off are in `test_masked_dealers`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from protocols import PeerViolation, RoundAborted
+from protocols import MaskedSum, PeerViolation, RoundAborted
 from protocols.client_machine import Request
 from protocols.envelope import Envelope
-from protocols.masked import dealing as dealing_steps
 from protocols.masked.client import MaskedClientSteps
-from protocols.masked.keys import pairs_key
 from protocols.masked.members import Members
 from protocols.masked.messages import (
-    COMMITMENT_BYTES,
     HASHES_BYTES,
     SEALED_BYTES,
     SHARE_BYTES,
     AdvertiseKeys,
-    Announcement,
-    CohortKeys,
     ConsistencyCheck,
     MaskedInput,
     Quorum,
@@ -34,200 +27,47 @@ from protocols.masked.messages import (
     Unmask,
     columns,
 )
-from protocols.masked.states import Advertised, Dealt
-from protocols.masked.transcript import SignedDealing, SignedKeys, cohort_digest, dealing_digest
 from protocols.schema import decode, encode
-from protocols.suite import Asked, ClientContext, Replied
+from protocols.suite import ClientContext, Replied
 from protocols.summand import Summand
-from secagg import labels, shamir
-from secagg.aead import OVERHEAD, seal
-from secagg.agreement import PrivateKey
-from secagg.kem import CIPHERTEXT_BYTES, DecapsulationKey
-from secagg.secret import Secret
+from secagg.kem import CIPHERTEXT_BYTES
+from secagg.signing import SIGNATURE_BYTES
 from tests.protocols.conftest import (
     FAMILIES,
     STATE_KEY,
     TWO,
     Family,
-    Sent,
     World,
     assert_right,
+    is_long,
     is_refusal,
     updates_of,
 )
-
-NAMES = "abcdefg"
-"""Of seven, TWO lets one vanish beside the liar. The liar is always b, in place 1."""
-OTHERS = "acdefg"
-FOREIGN = PrivateKey(Secret(bytes(range(32, 64))))
-FOREIGN_ENCAPSULATION = DecapsulationKey(Secret(bytes(range(64)))).encapsulation_key
-"""Keys that no client has."""
-Change = Callable[[ClientContext, Any, Any], Any]
-"""(context, the liar's state behind the step, the honest message) to the message that leaves."""
-
-
-class Liar(MaskedClientSteps):
-    """Does what the protocol says and changes one kind of message, in one round."""
-
-    def __init__(self, kind: type, change: Change, *, round: int = 0) -> None:
-        self._kind, self._change, self._round = kind, change, round
-
-    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
-        step = super().react(context, state, request)
-        return self._changed(context, step) if isinstance(step, Replied) else step
-
-    def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
-        return self._changed(context, super().fold(context, state, summand))
-
-    def _changed(self, context: ClientContext, step: Replied) -> Replied:
-        if context.round != self._round or type(step.message) is not self._kind:
-            return step
-        message = self._change(context, step.state, step.message)
-        # Its own keys are those that it advertised.
-        state = replace(step.state, mine=message) if isinstance(step.state, Advertised) else step.state
-        return replace(step, state=state, message=message)
-
-
-class OtherMasks(MaskedClientSteps):
-    """Makes one of its masks from another seed, in one round."""
-
-    def __init__(self, masks: str, round: int) -> None:
-        self._masks, self._round = masks, round
-
-    def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
-        if context.round == self._round:
-            first, *others = getattr(state, self._masks)
-            other = Secret(bytes(byte ^ 1 for byte in first.reveal()))
-            state = replace(state, **{self._masks: (other, *others)})
-        return super().fold(context, state, summand)
-
-
-def world_with(masked: Family, steps: MaskedClientSteps) -> World:
-    return World(masked(max_clients=7, requirements=TWO), NAMES, steps={"b": steps})
-
-
-def is_long(world: World) -> bool:
-    """Whether the last round took the long path."""
-    exchanges = {sent.exchange for sent in world.log if sent.down}
-    assert exchanges in ({0, 1, *range(2, max(exchanges) + 1)}, {*range(2, max(exchanges) + 1)})
-    return 0 in exchanges
-
-
-def body_of(kind: type, message: bytes) -> Any:
-    """What is inside a client's envelope."""
-    return decode(kind, Envelope.decode(message).body)
-
-
-def play_well(world: World, names: str, *, gone: dict[str, int] | None = None) -> None:
-    """A round of which everybody stays in the sum who is there when vectors are collected."""
-    updates = updates_of(names, seed=world.number + 2)
-    outcome = world.play(updates, gone=gone)
-    contributors = frozenset(name for name in names if (gone or {}).get(name, 99) > 2)
-    assert outcome.contributors == contributors
-    assert set(outcome.dropped) == set(gone or {})
-    assert_right(world.learn(outcome), world.protocol, updates, contributors)
-
-
-def play_aborted(world: World, *, culprits: str, gone: dict[str, int] | None = None) -> str:
-    """A round that ends without a sum, and the reason. Whoever is to blame is in the signed record."""
-    with pytest.raises(RoundAborted) as aborted:
-        world.play(updates_of(NAMES), gone=gone)
-    assert aborted.value.culprits == frozenset(culprits)
-    with pytest.raises(RoundAborted):
-        world.server.outcome()
-    record = world.server.record().record
-    assert record.aborted == aborted.value.reason
-    assert record.contributors == frozenset()
-    assert set(record.dropped) == {*culprits, *(gone or {})}
-    assert all(repr(name) in aborted.value.reason for name in culprits)
-    return aborted.value.reason
-
-
-def spoilt(column: bytes, position: int, size: int) -> bytes:
-    """A column with a bit of one piece flipped."""
-    changed = bytearray(column)
-    changed[position * size + size // 2] ^= 1
-    assert len(changed) == len(column)
-    return bytes(changed)
-
-
-# What a liar signs
-
-
-def signed_keys(**changes: Any) -> Change:
-    """Advertised keys with other fields, signed by their owner."""
-
-    def change(context: ClientContext, state: Any, message: AdvertiseKeys) -> AdvertiseKeys:
-        keys = replace(message, **changes)
-        statement = SignedKeys.of(
-            keys,
-            parameters=context.suite.digest,
-            session=context.session,
-            round=context.round,
-            roster=context.roster.digest,
-            cohort=cohort_digest(state.cohort),
-            length=state.length,
-            client=context.me,
-        )
-        signature = context.identity.key.sign(statement, label=labels.KEY_ADVERTISEMENT)
-        return replace(keys, signature=signature)
-
-    return change
-
-
-def signed_dealing(change: Callable[[ShareKeys], ShareKeys], *, origin: int = 0) -> Change:
-    """A dealing that is changed and signed by its dealer; `origin` is added to its true one."""
-
-    def apply(context: ClientContext, state: Any, message: ShareKeys) -> ShareKeys:
-        made, view = change(message), state.view
-        first = isinstance(state, Dealt)
-        near = state.keys if first else state.prepared.edges
-        present = view.epoch.members.bitmap([view.epoch.cohort[place] for place in {*near, view.me}])
-        true_origin = context.round if first else state.prepared.origin
-        statement = SignedDealing(
-            view.epoch.digest, true_origin + origin, context.me, present, dealing_digest(made)
-        )
-        return replace(made, signature=context.identity.key.sign(encode(statement), label=labels.DEALING))
-
-    return apply
-
-
-def in_unmask(change: Change) -> Change:
-    """The same lie in the dealing that rides on Unmask."""
-    return lambda context, state, message: replace(message, next=change(context, state, message.next))
-
-
-def fields_of(**changes: Callable[[bytes], bytes]) -> Callable[[Any], Any]:
-    """A message with these fields changed."""
-    return lambda message: replace(
-        message, **{name: change(getattr(message, name)) for name, change in changes.items()}
-    )
-
-
-def unsigned(**changes: Callable[[bytes], bytes]) -> Change:
-    """A message with these fields changed and the signature left as it was."""
-    return lambda context, state, message: fields_of(**changes)(message)
-
-
-def shorter(column: bytes) -> bytes:
-    return column[:-1]
-
-
-def longer(column: bytes) -> bytes:
-    return column + bytes(1)
-
-
-def nothing(column: bytes) -> bytes:
-    return b""
-
-
-def zeros(column: bytes) -> bytes:
-    return bytes(len(column))
-
-
-def flipped(column: bytes) -> bytes:
-    return spoilt(column, 0, 1)
-
+from tests.protocols.liars import (
+    FOREIGN_ENCAPSULATION,
+    NAMES,
+    OTHERS,
+    WIDE,
+    Change,
+    Liar,
+    body_of,
+    fields_of,
+    flipped,
+    has_complaint,
+    in_unmask,
+    longer,
+    nothing,
+    play_aborted,
+    play_well,
+    shorter,
+    signed_dealing,
+    signed_input,
+    signed_keys,
+    spoilt,
+    unsigned,
+    world_with,
+    zeros,
+)
 
 # Seen before the masks are on: the liar is left out, and the round goes on
 
@@ -265,6 +105,8 @@ SHAPES: list[tuple[Change, str]] = [
         *[(ShareKeys, change, said) for change, said in SHAPES],
         (ShareKeys, unsigned(encapsulations=flipped), "verify"),
         (MaskedInput, unsigned(transcript=zeros), "another transcript"),
+        (MaskedInput, unsigned(signature=zeros), "verify"),
+        (MaskedInput, signed_input(bytes(32)), "verify"),
         (MaskedInput, unsigned(transcript=flipped), "another transcript"),
         (MaskedInput, unsigned(unopened=lambda bitmap: b"\x02"), "a complaint about a client that dealt"),
         (MaskedInput, unsigned(unopened=lambda bitmap: b"\x80"), "behind the last"),
@@ -357,24 +199,16 @@ FOR_HOLDERS = [("sealed", SEALED_BYTES), ("hashes", HASHES_BYTES), ("encapsulati
 
 @pytest.mark.parametrize(("name", "size"), FOR_HOLDERS)
 def test_one_share_that_does_not_open_costs_nothing(masked: Family, name: str, size: int) -> None:
-    names = NAMES + "hijk"  # of eleven two may be missing in the steady state
     lie = Liar(ShareKeys, signed_dealing(everywhere(name, size, 1)))
-    world = World(masked(max_clients=11, requirements=TWO), names, steps={"b": lie})
-    play_well(world, names)
+    world = World(masked(max_clients=11, requirements=TWO), WIDE, steps={"b": lie})
+    play_well(world, WIDE)
     assert {sent.client for sent in world.log if has_complaint(sent)} == {"a"}
     # Two ends that do not share a channel key disagree on the pair secret of the next round. Which of them
     # lies cannot be told, and both are left out of what was prepared.
-    play_well(world, names[2:] if name == "encapsulations" else names)
+    play_well(world, WIDE[2:] if name == "encapsulations" else WIDE)
     assert not is_long(world)
-    play_well(world, names)
+    play_well(world, WIDE)
     assert is_long(world) == (name == "encapsulations")
-
-
-def has_complaint(sent: Sent) -> bool:
-    """Whether this is a vector whose sender complains about somebody."""
-    if sent.down or sent.exchange != 2:
-        return False
-    return any(body_of(MaskedInput, sent.body).unopened)
 
 
 @pytest.mark.parametrize("vanishes", [False, True])
@@ -449,194 +283,18 @@ def test_who_complained_and_reveals_all_the_same_is_named(masked: Family) -> Non
     assert_right(world.learn(outcome), world.protocol, updates, NAMES)
 
 
-# Seen when the masks come off: the round is aborted with the liar's name, the next can do without it
-
-
-class OtherShares(MaskedClientSteps):
-    """Deals shares of other secrets than those that it commits to and uses, hashed and sealed as they are.
-
-    Args:
-        which: 0 for the self-mask seed, 1 for the round secret.
-        round: in which it deals so.
-    """
-
-    def __init__(self, which: int, *, round: int) -> None:
-        self._which, self._round = which, round
-
-    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
-        honest, dealt = shamir.split, []
-
-        def split(secret: Secret, **arguments: Any) -> Any:
-            dealt.append(secret)
-            other = Secret(bytes(byte ^ 1 for byte in secret.reveal()))
-            return honest(other if len(dealt) == 1 + self._which else secret, **arguments)
-
-        with pytest.MonkeyPatch.context() as patch:
-            if context.round == self._round:
-                patch.setattr(dealing_steps, "split", split)
-            step = super().react(context, state, request)
-        assert len(dealt) in (0, 2)
-        return step
-
-
-@pytest.mark.parametrize("dealt", [0, 1], ids=["first", "steady"])
-@pytest.mark.parametrize("which", [0, 1], ids=["self mask", "round secret"])
-def test_a_dealer_of_other_secrets_is_named(masked: Family, which: int, dealt: int) -> None:
-    # Its self mask is opened where it stays, its pair masks where it vanishes. What round 0 deals for round 1
-    # is dealt in its last exchange.
-    world = world_with(masked, OtherShares(which, round=0))
-    gone = {"b": 2} if which else None
-    if dealt:
-        world = world_with(masked, Later(OtherShares(which, round=0)))
-        play_well(world, NAMES)
-    assert "do not rebuild the secret it committed to" in play_aborted(world, culprits="b", gone=gone)
-    assert is_long(world) == (dealt == 0)
-    play_well(world, OTHERS)
-    assert is_long(world)
-
-
-class Later(MaskedClientSteps):
-    """Honest as long as keys are advertised and shared, another's steps from the masked vector on."""
-
-    def __init__(self, steps: MaskedClientSteps) -> None:
-        self._steps = steps
-
-    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
-        if isinstance(request, Announcement | CohortKeys):
-            return super().react(context, state, request)
-        return self._steps.react(context, state, request)
-
-
-def other_pairs(context: ClientContext, state: Any, message: ShareKeys) -> ShareKeys:
-    """A first dealing that leaves other pair secrets with the server than those of its edges."""
-    bound = state.view.epoch.context(context.round)
-    key = pairs_key(state.secrets.round_secret, context=bound)
-    left = bytes(len(message.pairs) - OVERHEAD)
-    made = replace(message, pairs=seal(key, left, associated_data=bound, entropy=context.entropy))
-    return signed_dealing(lambda _: made)(context, state, message)  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize(
-    ("change", "vanishes", "said"),
-    [
-        (signed_dealing(fields_of(self_commitment=flipped)), False, "the secret it committed to"),
-        (signed_dealing(fields_of(round_commitment=flipped)), True, "the secret it committed to"),
-        (signed_dealing(fields_of(pairs=flipped)), True, "do not open under its round secret"),
-        (other_pairs, True, "another pair secret than it signed for"),
-    ],
-)
-def test_a_lie_in_the_first_dealing_that_only_opening_shows(
-    masked: Family, change: Change, vanishes: bool, said: str
-) -> None:
-    world = world_with(masked, Liar(ShareKeys, change))
-    reason = play_aborted(world, culprits="b", gone={"b": 2} if vanishes else None)
-    assert said in reason
-    play_well(world, OTHERS)
-    assert is_long(world)
-
-
-@pytest.mark.parametrize(
-    ("change", "vanishes", "said"),
-    [
-        (fields_of(self_commitment=flipped), False, "the secret it committed to"),
-        (fields_of(round_commitment=flipped), True, "the secret it committed to"),
-        (fields_of(pairs=flipped), True, "do not open under its round secret"),
-    ],
-)
-def test_a_lie_in_a_later_dealing_that_only_opening_shows(
-    masked: Family, change: Callable[[ShareKeys], ShareKeys], vanishes: bool, said: str
-) -> None:
-    world = world_with(masked, Liar(Unmask, in_unmask(signed_dealing(change)), round=1))
-    for _ in range(2):
-        play_well(world, NAMES)
-    assert said in play_aborted(world, culprits="b", gone={"b": 2} if vanishes else None)
-    assert not is_long(world)
-    play_well(world, OTHERS)
-    assert is_long(world)
-
-
-@pytest.mark.parametrize(
-    "keys", [{"mask_key": FOREIGN.public_key}, {"mask_encapsulation": FOREIGN_ENCAPSULATION}], ids=list
-)
-def test_mask_keys_that_do_not_come_from_the_round_secret(masked: Family, keys: dict[str, bytes]) -> None:
-    # The last of the cohort makes no pair secret itself: the others made theirs with its keys.
-    lie = Liar(AdvertiseKeys, signed_keys(**keys))
-    world = World(masked(max_clients=7, requirements=TWO), NAMES, steps={"g": lie})
-    reason = play_aborted(world, culprits="g", gone={"g": 2})
-    assert "another secret than its mask keys" in reason
-    play_well(world, NAMES[:-1])
-
-
-def test_what_nobody_has_to_open_is_never_seen(masked: Family) -> None:
-    # What b left for the case that it vanishes is worthless; it does not vanish.
-    world = world_with(
-        masked, Liar(ShareKeys, signed_dealing(fields_of(pairs=flipped, round_commitment=zeros)))
-    )
-    for _ in range(2):
-        play_well(world, NAMES)
-    assert not is_long(world)
-
-
-# The pair secrets of a first round: whoever stands behind is sent them
-
-
-LAST_EDGE = 4
-"""Of b's edges to c, d, e, f and g the last."""
-EDGE_LIES = [
-    pytest.param(fields_of(edges=lambda column: spoilt(column, LAST_EDGE, COMMITMENT_BYTES)), id="hash"),
-    pytest.param(
-        fields_of(encapsulations=lambda column: spoilt(column, 6 + LAST_EDGE, CIPHERTEXT_BYTES)),
-        id="ciphertext",
-    ),
-]
-
-
-@pytest.mark.parametrize("change", EDGE_LIES)
-def test_a_pair_secret_that_is_not_what_its_hash_says(
-    masked: Family, change: Callable[[ShareKeys], ShareKeys]
-) -> None:
-    # g cannot make the mask and refuses; when its secret is rebuilt for that, the server sees why.
-    world = world_with(masked, Liar(ShareKeys, signed_dealing(change)))
-    with pytest.raises(RoundAborted) as aborted:
-        world.play(updates_of(NAMES))
-    assert aborted.value.culprits == frozenset("b")
-    assert "'b' dealt another pair secret than it signed for" in aborted.value.reason
-    dropped = dict(world.server.record().record.dropped)
-    assert set(dropped) == {"b", "g"}
-    assert "'b'" in dropped["g"]
-    play_well(world, OTHERS)
-    assert is_long(world)
-
-
-@pytest.mark.parametrize("change", EDGE_LIES)
-def test_a_pair_secret_between_two_who_are_gone_is_nobodys_business(
-    masked: Family, change: Callable[[ShareKeys], ShareKeys]
-) -> None:
-    world = world_with(masked, Liar(ShareKeys, signed_dealing(change)))
-    updates = updates_of(NAMES)
-    outcome = world.play(updates, gone={"b": 2})
-    assert set(outcome.dropped) == {"b", "g"}
-    assert_right(world.learn(outcome), world.protocol, updates, "acdef")
-
-
-@pytest.mark.parametrize(
-    "lie",
-    [
-        Liar(ShareKeys, signed_dealing(fields_of(edges=zeros))),
-        Liar(AdvertiseKeys, signed_keys(mask_key=FOREIGN.public_key)),
-    ],
-    ids=["hashes", "mask key"],
-)
-def test_a_dealer_of_pair_secrets_that_nobody_can_use(masked: Family, lie: Liar) -> None:
-    # All behind b refuse, and say why: the record has its name five times, whoever the server believes.
-    world = world_with(masked, lie)
-    with pytest.raises(RoundAborted):
-        world.play(updates_of(NAMES))
-    dropped = dict(world.server.record().record.dropped)
-    assert all("the pair secret that 'b' sent" in dropped[name] for name in "cdefg")
-    assert "a" not in dropped
-    play_well(world, OTHERS)
-    assert is_long(world)
+def test_complaints_that_corrupt_clients_could_have_made_up_name_nobody() -> None:
+    # Of three clients one may be corrupt, and all three are needed. c says that nothing opened, and a and b,
+    # who are honest, must not be put out for that.
+    lie = Liar(MaskedInput, unsigned(unopened=lambda bitmap: Members(tuple("abc")).bitmap("ab")))
+    world = World(MaskedSum(max_clients=3), "abc", steps={"c": lie})
+    assert world.protocol.plan(3).corrupt == 1
+    with pytest.raises(RoundAborted, match="1 complain") as aborted:
+        world.play(updates_of("abc"))
+    assert aborted.value.culprits == frozenset()
+    assert world.server.record().record.dropped == {}
+    outcome = world.play(updates_of("abc"))
+    assert_right(world.learn(outcome), world.protocol, updates_of("abc"), "abc")
 
 
 # Lying holders
@@ -727,7 +385,8 @@ def test_a_share_of_the_other_kind_is_named(name: str) -> None:
             other = world.protocol.restore_client(world.clients["a"].export(key=STATE_KEY), key=STATE_KEY)
             envelope = Envelope.decode(message)
             told = decode(Quorum, decode(Request, envelope.body).body)
-            lie = encode(replace(told, survivors=Members(tuple("abcd")).bitmap("acd")))
+            survivors = Members(tuple("abcd")).bitmap("acd")
+            lie = encode(replace(told, survivors=survivors, inputs=told.inputs[SIGNATURE_BYTES:]))
             answer = other.receive(replace(envelope, body=encode(Request((), memoryview(lie)))).encode())
             assert isinstance(answer, bytes)
             assert not is_refusal(answer)
@@ -743,77 +402,3 @@ def test_a_share_of_the_other_kind_is_named(name: str) -> None:
     outcome = world.play(updates, request=twin, reply=answer_otherwise)
     assert set(outcome.dropped) == {"a"}
     assert_right(world.learn(outcome), world.protocol, updates, "abcd")
-
-
-# Two ends of an edge
-
-
-WIDE = NAMES + "hijk"
-"""Of eleven two may be missing in the steady state."""
-
-
-@pytest.mark.parametrize(
-    ("positions", "left"),
-    [((0,), "bcdefghijk"[1:]), ((9,), "acdefghij"), ((0, 4, 9), "acdefghijk"), (range(10), "acdefghijk")],
-)
-def test_two_ends_that_disagree_are_not_asked_again(
-    masked: Family, positions: Sequence[int], left: str
-) -> None:
-    # Which end of one edge lies cannot be told, and both go. Who disagrees with several goes alone.
-    def lie(message: ShareKeys) -> ShareKeys:
-        edges = message.edges
-        for position in positions:
-            edges = spoilt(edges, position, COMMITMENT_BYTES)
-        return replace(message, edges=edges)
-
-    world = World(
-        masked(max_clients=11, requirements=TWO),
-        WIDE,
-        steps={"b": Liar(Unmask, in_unmask(signed_dealing(lie)))},
-    )
-    play_well(world, WIDE)
-    before = world.save()
-    play_well(world, left)
-    assert not is_long(world)
-    for lost in set(WIDE) - set(left):
-        world.restore(before)
-        world.number = 0
-        play_well(world, "".join(sorted({*left, lost})))
-        assert is_long(world)
-
-
-# Masks that do not cancel
-
-
-@pytest.mark.parametrize("masks", ["add", "subtract"])
-@pytest.mark.parametrize("round", [0, 1], ids=["first", "steady"])
-def test_masks_of_other_seeds_open_nothing(masked: Family, masks: str, round: int) -> None:
-    # "add" is b's self mask. Nobody can tell whose mask it is, so nobody is named.
-    world = world_with(masked, OtherMasks(masks, round))
-    for _ in range(round):
-        play_well(world, NAMES)
-    assert "do not cancel" in play_aborted(world, culprits="")
-    assert is_long(world) == (round == 0)
-    play_well(world, NAMES)
-    assert is_long(world)
-
-
-def test_masks_of_other_seeds_open_nothing_where_clients_vanish(masked: Family) -> None:
-    world = world_with(masked, OtherMasks("subtract", 0))
-    # The mask is that of b and c. With c gone, the server takes off the one that b did not put on.
-    assert "do not cancel" in play_aborted(world, culprits="", gone={"c": 2})
-    play_well(world, OTHERS)
-
-
-def test_masks_of_another_story_are_named(masked: Family) -> None:
-    # One client is told another model (ATTACKS A9). Its masks do not cancel: it is named, the rest goes on.
-    world, updates = World(masked(max_clients=4, requirements=TWO), "abcd"), updates_of("abcd")
-
-    def other_model(exchange: int, name: str, message: bytes) -> bytes:
-        return message.replace(b"the model", b"THE MODEL") if name == "b" else message
-
-    for _ in range(2):
-        outcome = world.play(updates, model=b"the model", request=other_model)
-        assert set(outcome.dropped) == {"b"}
-        assert "transcript" in outcome.dropped["b"]
-        assert_right(world.learn(outcome), world.protocol, updates, "acd")

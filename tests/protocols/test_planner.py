@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
@@ -432,18 +432,25 @@ def test_the_chance_of_a_cut_circle_is_below_its_bound(n: int, degree: int) -> N
 
 
 def votes_suffice(
-    n: int, degree: int, threshold: int, droppable: int, corrupt: set[int], drop: set[int]
+    n: int,
+    degree: int,
+    threshold: int,
+    droppable: int,
+    corrupt: set[int],
+    drop: set[int],
+    *,
+    silent: Collection[int] = (),
 ) -> bool:
     """Whether all of `drop` get t votes: from each corrupt neighbour, and from honest ones with D votes each.
 
-    Augmenting paths, as for matchings.
+    Augmenting paths, as for matchings. Who is in `silent` has no vote.
     """
     voted: dict[int, set[int]] = {place: set() for place in range(n)}
     steps = [step for half in range(1, degree // 2 + 1) for step in (half, -half)]
 
     def place_vote(dropped: int, tried: set[int]) -> bool:
         for holder in ((dropped + step) % n for step in steps):
-            if holder in corrupt or holder in tried or dropped in voted[holder]:
+            if holder in corrupt or holder in silent or holder in tried or dropped in voted[holder]:
                 continue
             tried.add(holder)
             if len(voted[holder]) < droppable:
@@ -463,20 +470,25 @@ def votes_suffice(
 
 
 def singled_out(n: int, corrupt: int, degree: int, threshold: int, droppable: int, group: int) -> float:
-    """The share of all sets of corrupt clients with which client 0 is left with fewer than `group` others."""
+    """The share of all sets of corrupt clients with which client 0 is left with fewer than `group` others.
+
+    Those and D more of its honest neighbours need no votes: the D are inactive, which uses up its own votes.
+    It is granted that this costs nobody else a vote, which is more than a server has.
+    """
     near = [place for half in range(1, degree // 2 + 1) for place in (half, n - half)]
     found = total = 0
     for chosen in combinations(range(1, n), corrupt):
         honest = {place for place in near if place not in chosen}
-        spared = (set(each) for size in range(group) for each in combinations(honest, size))
+        spared = combinations(sorted(honest), min(group - 1 + droppable, len(honest)))
         total += 1
         found += any(
-            votes_suffice(n, degree, threshold, droppable, set(chosen), honest - others) for others in spared
+            votes_suffice(n, degree, threshold, droppable, set(chosen), honest - set(others), silent=(0,))
+            for others in spared
         )
     return found / total
 
 
-@pytest.mark.parametrize(("n", "degree", "corrupt"), [(14, 6, 3), (12, 8, 2), (16, 6, 0), (11, 8, 0)])
+@pytest.mark.parametrize(("n", "degree", "corrupt"), [(14, 6, 3), (16, 8, 2), (16, 6, 0), (11, 8, 0)])
 def test_exposure_is_above_every_attack_that_is_counted(n: int, degree: int, corrupt: int) -> None:
     partly = 0
     for threshold, droppable, group in product(range(degree // 2 + 1, degree + 1), range(1, 4), (1, 2)):
@@ -489,26 +501,31 @@ def test_exposure_is_above_every_attack_that_is_counted(n: int, degree: int, cor
 
 
 @pytest.mark.parametrize(
-    ("droppable", "threshold", "opened"), [(2, 4, True), (2, 5, False), (4, 5, True), (4, 6, False)]
+    ("droppable", "threshold", "opened"), [(1, 2, True), (1, 3, False), (2, 4, True), (2, 6, False)]
 )
 def test_without_corrupt_clients_exposure_is_a_matter_of_counting(
     droppable: int, threshold: int, opened: bool
 ) -> None:
-    """k = 6: six neighbours need 6t votes. Places at a distance of 1 to 6 have 4, 3, 2, 3, 2 and 1 of them as
-    neighbours. With D = 2 that is 11 votes on each side and 2 of the client's own, 24; with D = 4 it is 34.
+    """k = 6: D neighbours are inactive, the others need t(6 - D) votes. Places at a distance of 1 to 6 have
+    4, 3, 2, 3, 2 and 1 of the neighbours as theirs: 6 votes on each side with D = 1, and 11 with D = 2.
     """
     numbers = {"corrupt": 0, "degree": 6, "threshold": threshold, "droppable": droppable}
     assert _exposure(50, group=1, **numbers) == float(opened)
-    assert votes_suffice(50, 6, threshold, droppable, set(), {1, 2, 3, 47, 48, 49}) == opened
+    near = {1, 2, 3, 47, 48, 49}
+    found = (
+        votes_suffice(50, 6, threshold, droppable, set(), near - set(inactive), silent=(0,))
+        for inactive in combinations(sorted(near), droppable)
+    )
+    assert any(found) == opened
 
 
 def test_exposure_grows_with_what_is_asked_for_and_what_is_tried() -> None:
-    setting = (1_000, SEMI_MALICIOUS, 0.05, 0.05)
+    setting = (1_000, SEMI_MALICIOUS, 0.05, 0.01)
     alone, among_few, among_many = (
-        plan_of(*setting, security_bits=80, grinding_bits=0, min_contributors=least) for least in (2, 3, 30)
+        plan_of(*setting, security_bits=80, grinding_bits=0, min_contributors=least) for least in (2, 3, 10)
     )
     assert alone.degree == among_few.degree == among_many.degree
-    assert 0 < alone.exposure < among_few.exposure < 2.0**-16 < among_many.exposure
+    assert 0 < alone.exposure < among_few.exposure < 2.0**-14 < among_many.exposure
     ground = plan_of(*setting, security_bits=77, grinding_bits=3, min_contributors=2)
     assert ground.exposure == alone.exposure * 2**3
     assert plan_of(*setting).exposure == 1.0
