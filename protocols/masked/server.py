@@ -11,20 +11,16 @@ it came in, and relayed by slices.
 """
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from numpy.typing import NDArray
-
 from protocols.identity import ClientId
+from protocols.masked.admission import open_sharing, require_enough, take_keys
 from protocols.masked.collecting import check_words, lanes_of
-from protocols.masked.epoch import Epoch, members_of
-from protocols.masked.graph import graph_seed
+from protocols.masked.epoch import Epoch
 from protocols.masked.messages import (
     HASHES_BYTES,
     AdvertiseKeys,
     Announcement,
-    CohortKeys,
     CollectInput,
     ConsistencyCheck,
     MaskedInput,
@@ -35,101 +31,28 @@ from protocols.masked.messages import (
     columns,
 )
 from protocols.masked.relay import Dealings, check_dealing, disagreements, relay
+from protocols.masked.server_states import (
+    Advertising,
+    Confirming,
+    Idle,
+    Sharing,
+    Standing,
+    Summing,
+    Unmasking,
+)
 from protocols.masked.transcript import (
-    EpochTranscript,
     SignedInput,
-    SignedKeys,
     SignedSurvivors,
-    cohort_digest,
     mask_transcript,
 )
 from protocols.masked.unmasking import check_reveals, remove_masks
 from protocols.requirements import Adversary, Plan
-from protocols.schema import U32, Key32, Name, Signature, encode
+from protocols.schema import encode
 from protocols.suite import Finished, Opened, ServerContext, ServerSteps
 from secagg import labels
-from secagg.agreement import PrivateKey, check_canonical
 from secagg.errors import ParameterError, PeerViolation, RoundAborted
-from secagg.kem import encapsulate
-from secagg.merkle import Tree
-from secagg.secret import Secret
 
 __all__ = ["MaskedServerSteps"]
-
-PROBE = PrivateKey(Secret(bytes(range(32))))
-"""Any scalar shows a low-order point; nothing is protected by this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """An epoch that may go on: what everybody dealt for the next round."""
-
-    epoch: Epoch
-    minima: dict[U32, U32]
-    dealings: Dealings
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Between rounds."""
-
-    standing: Standing | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Advertising:
-    """AdvertiseKeys is open: the keys so far (U_1), and whose each public key is. Filled in place."""
-
-    keys: dict[Name, AdvertiseKeys] = field(default_factory=dict)
-    owners: dict[Key32, Name] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    """ShareKeys is open: the dealings so far (U_2). Filled in place."""
-
-    epoch: Epoch
-    minima: dict[U32, U32]
-    dealings: Dealings
-
-
-@dataclass(frozen=True, slots=True)
-class Summing:
-    """MaskedInput is open: the sum of masked vectors so far (U_3). Filled in place.
-
-    `active` are the places of those whose masks are in the vectors, `expected` the hashes of the shares that
-    each of them holds.
-    """
-
-    epoch: Epoch
-    minima: dict[U32, U32]
-    dealings: Dealings
-    active: frozenset[U32]
-    expected: dict[U32, bytes]
-    transcript: Key32
-    total: NDArray[Any]
-    unopened: dict[U32, frozenset[U32]]
-    inputs: dict[U32, Signature]
-
-
-@dataclass(frozen=True, slots=True)
-class Confirming:
-    """ConsistencyCheck is open: signatures on the survivors. Filled in place."""
-
-    sum: Summing
-    survivors: frozenset[U32]
-    statement: bytes
-    signatures: dict[U32, Signature]
-
-
-@dataclass(frozen=True, slots=True)
-class Unmasking:
-    """Unmask is open: what was revealed so far, and what was dealt for the next round. Filled in place."""
-
-    sum: Summing
-    survivors: frozenset[U32]
-    revealed: dict[U32, bytes] = field(repr=False)
-    following: Dealings
 
 
 class MaskedServerSteps(ServerSteps):
@@ -196,7 +119,9 @@ def _goes_on(standing: Standing, cohort: tuple[ClientId, ...]) -> bool:
     if not all(client in epoch.members for client in cohort):
         return False
     places = frozenset(epoch.members.index(client) for client in cohort)
-    if not places <= standing.dealings.made.keys() or len(places) < epoch.least:
+    if not places <= standing.dealings.made.keys():
+        return False
+    if len(places) < least_survivors(epoch, standing.minima, places):
         return False
     # Who vanished in an earlier round of the epoch counts as lost in this one too. When half of what may be
     # lost is gone, new keys are cheaper than an aborted round.
@@ -207,83 +132,6 @@ def _goes_on(standing: Standing, cohort: tuple[ClientId, ...]) -> bool:
     return all(
         len(epoch.among(epoch.graph.neighbours(place), places)) >= epoch.least_neighbours for place in places
     )
-
-
-# Round 0, AdvertiseKeys
-
-
-def take_keys(
-    context: ServerContext, state: Advertising, sender: ClientId, reply: AdvertiseKeys
-) -> Advertising:
-    """Checks the signature and all keys, so that one bad key does not stop everybody else."""
-    if reply.minimum > len(context.round.cohort):
-        raise PeerViolation(
-            f"it wants {reply.minimum} contributors, the cohort has {len(context.round.cohort)}",
-            culprit=sender,
-        )
-    statement = SignedKeys.of(
-        reply,
-        parameters=context.suite.digest,
-        session=context.session,
-        round=context.round.number,
-        roster=context.roster.digest,
-        cohort=cohort_digest(context.round.cohort),
-        length=context.round.length,
-        client=sender,
-    )
-    context.roster.verify(sender, reply.signature, statement, label=labels.KEY_ADVERTISEMENT)
-    public = reply.channel_key, reply.mask_key
-    if reply.channel_key == reply.mask_key or state.owners.keys() & public:
-        raise PeerViolation("a public key that stands in the cohort already", culprit=sender)
-    for key in public:
-        check_canonical(key)
-        PROBE.agree(key)
-    for key in (reply.channel_encapsulation, reply.mask_encapsulation):
-        encapsulate(key)  # refuses what is no key
-    state.keys[sender] = reply
-    state.owners.update(dict.fromkeys(public, sender))
-    return state
-
-
-def open_sharing(context: ServerContext, state: Advertising, present: frozenset[ClientId]) -> Opened:
-    """End of round 0: assert |U_1| >= t, fix all keys under one root, draw the graph, send each its part.
-
-    The graph spans the cohort that was announced: dropouts make no corrupt client honest.
-    """
-    cohort = context.round.cohort
-    plan = context.suite.plan(len(cohort))
-    _enough(len(present), plan.min_survivors, "advertised keys")
-    members = members_of(cohort)
-    # After Bell et al., CCS'20: commit to everybody's keys, then draw the graph.
-    tree = Tree([encode(state.keys[client]) if client in present else b"" for client in cohort])
-    advertised = members.bitmap(present)
-    digest = EpochTranscript(
-        context.suite.digest,
-        context.session,
-        context.round.number,
-        context.roster.digest,
-        cohort_digest(cohort),
-        context.round.length,
-        advertised,
-        tree.root,
-        plan.degree,
-        plan.threshold,
-    ).digest()
-    complete = plan.degree == len(cohort) - 1
-    seed = b"" if complete else graph_seed(root=tree.root, context=digest)
-    epoch = Epoch.of(plan, round=context.round.number, digest=digest, cohort=cohort, seed=seed)
-    there = frozenset(members.index(client) for client in present)
-    requests = {}
-    for place in sorted(there):
-        keys = tuple(state.keys[cohort[each]] for each in epoch.among(epoch.graph.neighbours(place), there))
-        requests[cohort[place]] = CohortKeys(advertised, tree.root, tree.path(place), keys)
-    minima = {place: state.keys[cohort[place]].minimum for place in sorted(there)}
-    mask_keys = {}
-    for place in sorted(there):
-        keys_of = state.keys[cohort[place]]
-        mask_keys[place] = (keys_of.mask_key, hashlib.sha256(keys_of.mask_encapsulation).digest())
-    dealings = Dealings(epoch.round, there, {}, mask_keys)
-    return Opened(Sharing(epoch, minima, dealings), 1, requests)
 
 
 # Round 1, ShareKeys
@@ -307,7 +155,7 @@ def open_collecting(
 ) -> Opened:
     """End of round 1, or the begin of a later round: assert |U_2| >= t, give each what was dealt to it."""
     active = frozenset(epoch.members.index(client) for client in present)
-    _enough(len(active), epoch.least, "dealt shares")
+    require_survivors(epoch, minima, active, "dealt shares")
     # A client may have advertised keys and vanished before sharing (A16): it is a holder nobody will ask.
     surface, length = context.suite.surface, context.round.length
     lanes = lanes_of(surface)
@@ -361,14 +209,7 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
     epoch = state.epoch
     survivors = frozenset(epoch.members.index(client) for client in present)
-    bound = state.minima if epoch.splits else survivors  # see `View.least`
-    minimum = max((state.minima[place] for place in bound), default=0)
-    least = max(epoch.least, epoch.survivors_for(minimum))
-    if len(survivors) < least:
-        strict = sorted(epoch.cohort[place] for place in bound if state.minima[place] == minimum)
-        raise RoundAborted(
-            f"{len(survivors)} clients contributed, at least {least} are needed; strictest: {strict}"
-        )
+    require_survivors(epoch, state.minima, survivors, "contributed")
     for dealer in sorted(state.active):
         holders = epoch.among(epoch.graph.holders(dealer), survivors)
         holding = sum(dealer not in state.unopened[holder] for holder in holders)
@@ -433,7 +274,7 @@ def take_signature(
 def close_confirming(context: ServerContext, state: Confirming, present: frozenset[ClientId]) -> Opened:
     """End of round 3: a quorum's signatures go to all who signed."""
     epoch = state.sum.epoch
-    _enough(len(present), epoch.quorum, "signed the survivors")
+    require_enough(len(present), epoch.quorum, "signed the survivors")
     asked = sorted(epoch.members.index(client) for client in present)
     signatures = {place: state.signatures[place] for place in asked[: epoch.quorum]}
     return open_unmasking(context, state.sum, state.survivors, asked, signatures=signatures)
@@ -511,10 +352,20 @@ def _standing(state: Unmasking, there: frozenset[int]) -> Standing | None:
         del made[place]
     if len(made) < epoch.least:
         return None
-    minima = {place: state.sum.minima[place] for place in made}
-    return Standing(epoch, minima, following)
+    return Standing(epoch, state.sum.minima, following)
 
 
-def _enough(count: int, needed: int, what: str) -> None:
-    if count < needed:
-        raise RoundAborted(f"{count} clients {what}, at least {needed} are needed")
+def least_survivors(epoch: Epoch, minima: dict[int, int], there: frozenset[int]) -> int:
+    """Without how many survivors the clients reveal nothing: see `View.least`."""
+    bound = minima if epoch.splits else there
+    return max(epoch.least, epoch.survivors_for(max((minima[place] for place in bound), default=0)))
+
+
+def require_survivors(epoch: Epoch, minima: dict[int, int], there: frozenset[int], what: str) -> None:
+    """Aborts when fewer are left than the plan or the strictest client asks for."""
+    if len(there) >= (least := least_survivors(epoch, minima, there)):
+        return
+    bound = minima if epoch.splits else there
+    most = max((minima[place] for place in bound), default=0)
+    strict = sorted(epoch.cohort[place] for place in bound if minima[place] == most)
+    raise RoundAborted(f"{len(there)} clients {what}, at least {least} are needed; strictest: {strict}")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from protocols.masked import server, states
+from protocols.masked import server_states, states
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.server import MaskedServerSteps
 from secagg.errors import ParameterError
@@ -68,14 +68,14 @@ LEADS_TO: Final = {
 """The client's state behind each request that it took."""
 CONTRIBUTED: Final = states.Masked
 """The client's state once the update that `CollectInput` asked for is masked."""
-BEGINS: Final = {"start, long path": server.Advertising, "start, steady": server.Summing}
+BEGINS: Final = {"start, long path": server_states.Advertising, "start, steady": server_states.Summing}
 """The server's state after a round was started."""
 FOLLOWS: Final[Mapping[str, Mapping[type, When]]] = {
-    "Advertising": {server.Sharing: When.ALWAYS},
-    "Sharing": {server.Summing: When.ALWAYS},
-    "Summing": {server.Confirming: When.MALICIOUS, server.Unmasking: When.OTHERWISE},
-    "Confirming": {server.Unmasking: When.ALWAYS},
-    "Unmasking": {server.Idle: When.ALWAYS},
+    "Advertising": {server_states.Sharing: When.ALWAYS},
+    "Sharing": {server_states.Summing: When.ALWAYS},
+    "Summing": {server_states.Confirming: When.MALICIOUS, server_states.Unmasking: When.OTHERWISE},
+    "Confirming": {server_states.Unmasking: When.ALWAYS},
+    "Unmasking": {server_states.Idle: When.ALWAYS},
 }
 """The server's state after an exchange was closed."""
 
@@ -130,7 +130,7 @@ def client_edges() -> list[Edge]:
 
 def server_edges() -> list[Edge]:
     """Every step of the server: a round's start, answers that are taken, exchanges that are closed."""
-    edges = [Edge(server.Idle.__name__, by, target.__name__) for by, target in BEGINS.items()]
+    edges = [Edge(server_states.Idle.__name__, by, target.__name__) for by, target in BEGINS.items()]
     edges += [
         Edge(state, row.message, state, row.when)
         for row in rows(MaskedServerSteps.absorb)
@@ -150,7 +150,7 @@ def _diagram(edges: Iterable[Edge], *, first: str) -> str:
 def diagrams() -> str:
     """Both diagrams as they stand in `SPEC.md`."""
     parts = ["Client:", _diagram(client_edges(), first=states.Idle.__name__)]
-    parts += ["Server:", _diagram(server_edges(), first=server.Idle.__name__)]
+    parts += ["Server:", _diagram(server_edges(), first=server_states.Idle.__name__)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from protocols import Adversary, MaskedSum, Requirements
-from protocols.masked import joining, server
+from protocols.masked import admission, joining
 from protocols.masked.graph import Graph, graph_seed
 from protocols.masked.keys import EpochKeys
 from protocols.masked.messages import CohortKeys
@@ -81,7 +81,7 @@ def test_a_victim_among_corrupt_neighbours_is_read(monkeypatch: pytest.MonkeyPat
     plan = PROTOCOL.plan(len(NAMES))
     assert plan.degree <= len(CORRUPT) == plan.corrupt
     seed = chosen_seed(plan.degree)
-    for module in (joining, server):
+    for module in (joining, admission):
         monkeypatch.setattr(module, "graph_seed", lambda **_: seed)
     coalition, updates = played()
     assert VICTIM in coalition.round_secrets.keys() & coalition.seeds.keys()

@@ -20,7 +20,8 @@ from protocols import MaskedSum
 from protocols.masked import collecting, dealing, server
 from protocols.masked.keys import EpochKeys, Link, ratchet
 from protocols.masked.messages import AdvertiseKeys, MaskedInput, Unmask
-from protocols.masked.server import Idle, MaskedServerSteps
+from protocols.masked.server import MaskedServerSteps
+from protocols.masked.server_states import Idle
 from protocols.masked.transcript import EpochTranscript
 from secagg.kem import encapsulate
 from secagg.secret import Secret

@@ -24,7 +24,8 @@ from protocols.masked.epoch import Prepared
 from protocols.masked.graph import SEED_BYTES, Graph
 from protocols.masked.members import Members
 from protocols.masked.messages import AdvertiseKeys, CohortKeys, PairKeyShare, ShareKeys, Unmask
-from protocols.masked.server import MaskedServerSteps, Summing
+from protocols.masked.server import MaskedServerSteps
+from protocols.masked.server_states import Summing
 from protocols.masked.states import View
 from secagg.secret import Secret
 from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip

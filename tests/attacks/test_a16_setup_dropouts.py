@@ -17,7 +17,8 @@ import pytest
 from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, Policy, Requirements, RoundAborted
 from protocols.consortium.client import ConsortiumClientSteps
 from protocols.consortium.messages import DistributeKey
-from protocols.masked.server import MaskedServerSteps, Sharing
+from protocols.masked.server import MaskedServerSteps
+from protocols.masked.server_states import Sharing
 from protocols.suite import Replied
 from tests.attacks.weakened import Stage, updates_of
 
@@ -184,7 +185,7 @@ def test_who_asks_for_everybody_and_vanishes_costs_nobody_the_round(
     )
     data = updates_of(NAMES)
     if adversary is Adversary.SEMI_MALICIOUS:
-        with pytest.raises(RoundAborted, match=r"strictest: \['e'\]" if exchange == 2 else "0 contributors"):
+        with pytest.raises(RoundAborted, match=r"strictest: \['e'\]"):
             stage.play(data, gone={"e": exchange})
         assert stage.play({name: data[name] for name in "abcd"}).contributors == frozenset("abcd")
     else:

@@ -31,7 +31,8 @@ from protocols.masked.messages import (
     ShareKeys,
     Unmask,
 )
-from protocols.masked.server import MaskedServerSteps, Summing
+from protocols.masked.server import MaskedServerSteps
+from protocols.masked.server_states import Summing
 from tests.attacks.weakened import Liar, Stage, Vector, body_of, rewrite, updates_of
 
 NAMES = "abcdefm"

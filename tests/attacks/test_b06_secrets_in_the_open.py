@@ -23,7 +23,7 @@ import pytest
 from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, PeerViolation, Requirements, SecAggError
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import Unmask, columns
-from protocols.masked.server import Unmasking
+from protocols.masked.server_states import Unmasking
 from protocols.schema import encode
 from secagg.linear_mac import KEY_BYTES
 from secagg.secret import Secret

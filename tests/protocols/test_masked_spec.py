@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from protocols import Adversary, MaskedSum, Requirements
-from protocols.masked import server, states, table
+from protocols.masked import server_states, states, table
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import (
     AdvertiseKeys,
@@ -89,7 +89,7 @@ class Witness:
 
         def closing(steps: MaskedServerSteps, context: ServerContext, state: Any, present: Any) -> Any:
             step = close(steps, context, state, present)
-            assert isinstance(step, Finished) == isinstance(step.state, server.Idle)
+            assert isinstance(step, Finished) == isinstance(step.state, server_states.Idle)
             self.server.add((name_of(state), "close", name_of(step.state)))
             return step
 
@@ -185,7 +185,7 @@ def test_what_is_not_in_the_servers_table_is_refused(adversary: Adversary) -> No
     legal = {(source, by) for source, by, _ in expected(table.server_edges(), adversary)}
     met, replies = witnessed(adversary).server_states, witnessed(Adversary.MALICIOUS).messages
     assert set(MaskedServerSteps.states) - set(met) == (
-        set() if adversary is Adversary.MALICIOUS else {server.Confirming}
+        set() if adversary is Adversary.MALICIOUS else {server_states.Confirming}
     )
     refused = 0
     for context, state in met.values():
@@ -196,7 +196,7 @@ def test_what_is_not_in_the_servers_table_is_refused(adversary: Adversary) -> No
                 refused += 1
     assert refused == (6 * 5 - 5 if adversary is Adversary.MALICIOUS else 5 * 5 - 4)
     with pytest.raises(ParameterError, match="no exchange is open"):
-        MaskedServerSteps().close(*met[server.Idle], frozenset())
+        MaskedServerSteps().close(*met[server_states.Idle], frozenset())
 
 
 def test_each_state_of_the_machines_is_in_a_diagram() -> None:
