@@ -171,7 +171,9 @@ class Policy:
     """What a client insists on, whatever the server says. `None` takes the protocol's own value.
 
     Args:
-        min_contributors: the smallest cohort and the smallest set of survivors that it takes part in.
+        min_contributors: the smallest cohort and the smallest set of survivors that it takes part in. On the
+            random graph of a large MaskedSum a lying server may open a part of the survivors: what is sure of
+            that is the plan's, see `Plan.sure_contributors`.
         max_length: the most values that it will ever contribute in a round.
         release_log: durable memory of what was released. Without one nothing but the client's own state
             stands against a second release, which is enough for a client that never leaves its process.
