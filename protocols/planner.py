@@ -31,8 +31,9 @@ no more. It votes on neighbours only: clients that hear different stories may ha
 around a client, or against two runs of k/2 clients that cut an arc out of the circle, and the arc's sum is
 opened. `Plan.exposure` bounds the first for one client. Where it is 1.0, and it often is, a plan against
 SEMI_MALICIOUS on a random graph promises a *group* of contributors to nobody: take MALICIOUS. There a server
-that chooses who vanishes can still cut an arc out, but with one story its sum has t2 + 1 contributors. Where the random graph would have more than half of all edges, the complete one is
-planned against SEMI_MALICIOUS, which gives that promise for less than twice the price.
+that chooses who vanishes can still cut an arc out, but with one story its sum has t2 + 1 contributors. Where
+the random graph would have more than half of all edges, the complete one is planned against SEMI_MALICIOUS,
+which gives that promise for less than twice the price.
 
 >>> plan = plan_masked(500, Requirements(adversary=Adversary.SEMI_HONEST), ring_bits=20)
 >>> plan.degree, plan.threshold
