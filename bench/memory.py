@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from protocols import Client, Identity, MaskedSum, NeedUpdate, PlainSum, Roster, Round, Server
+from protocols.masked.collecting import check_words, lanes_of
 from protocols.parameters import Parameters
 from secagg.entropy import SeededEntropy
 
@@ -129,7 +130,11 @@ def start(length: int) -> tuple[dict[str, bytes], Step]:
     server: Server = _party["server"]
     outbox, peak = watched(lambda: server.start(Round(0, NAMES, length)))
     surface = _party["parameters"].surface
-    _party["accumulator"] = surface.elements(length) * surface.ring.dtype.itemsize
+    elements, ring = surface.elements(length), surface.ring
+    _party["accumulator"] = elements * ring.dtype.itemsize
+    if isinstance(_party["parameters"], MaskedSum):  # values share words
+        lanes = lanes_of(surface)
+        _party["accumulator"] = lanes.words(elements + check_words(ring.bits)) * lanes.wide.dtype.itemsize
     return outbox, Step(party="server", what="start", added=peak - _party["before"])
 
 
