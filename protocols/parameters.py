@@ -186,12 +186,21 @@ class Parameters(MachineProtocol):
 
     def _digest(self, max_summand: int | None) -> bytes:
         """SHA-256 over the public parameters, so that no two parties run with different ones unnoticed."""
+        values = self._public_values()
+        text = repr((type(self).__name__, max_summand, sorted(values.items(), key=lambda item: item[0])))
+        return hashlib.sha256(labels.PARAMETERS + text.encode()).digest()
+
+    def digest_on(self, *, max_summand: int) -> bytes:
+        """SHA-256 over the public parameters of the integer surface."""
+        return self._digest(max_summand)
+
+    def _public_values(self) -> dict[str, object]:
+        """What the digest covers, by name; equal parameters have equal representations."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["metrics"] = sorted((name, tuple(map(float, self.metrics[name]))) for name in self.metrics)
         values["max_total_weight"] = self.surface.max_total_weight
         values["clip"] = float(self.clip) if isinstance(self.clip, int | float) else self.clip
-        text = repr((type(self).__name__, max_summand, sorted(values.items(), key=lambda item: item[0])))
-        return hashlib.sha256(labels.PARAMETERS + text.encode()).digest()
+        return values
 
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.suite.exchanges
@@ -225,7 +234,7 @@ class ExactSum(MachineProtocol):
     @property
     def suite(self) -> Suite:
         surface = IntegerSurface(max_clients=self.base.max_clients, max_summand=self.max_summand)
-        return self.base.suite_on(surface, digest=self.base._digest(self.max_summand))
+        return self.base.suite_on(surface, digest=self.base.digest_on(max_summand=self.max_summand))
 
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.base.exchanges(first=first)

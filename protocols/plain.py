@@ -140,6 +140,10 @@ class PlainSum(Parameters):
             client=PlainClientSteps(),
             server=PlainServerSteps(),
             plan=lambda n: plan_unshared(
-                n, self.requirements, ring_bits=surface.ring.bits, security_failure=1.0
+                n,
+                self.requirements,
+                ring_bits=surface.ring.bits,
+                security_failure=1.0,
+                one_update="is open to the server, and to whoever sees the traffic",
             ),
         )

@@ -128,6 +128,9 @@ class Plan:
             says that it is not excluded. Above 0 only for SEMI_MALICIOUS on a random graph.
         client_sends, client_receives: control bytes of a client in one steady round, without the vector and
             the model; 0 where unknown.
+        one_update: to whom the update of one client opens, for the table; empty where unknown.
+        post_quantum: whether traffic that is recorded today stays closed to a quantum computer; None where
+            unknown.
     """
 
     clients: int
@@ -145,6 +148,8 @@ class Plan:
     exposure: float
     client_sends: int = 0
     client_receives: int = 0
+    one_update: str = ""
+    post_quantum: bool | None = None
 
     def __str__(self) -> str:
         """The plan as a table of two columns, in plain text."""
@@ -163,6 +168,11 @@ class Plan:
             ("liveness fails", _chance(self.liveness_failure)),
             *zip(("revealed", "", ""), self._revealed(), strict=False),
         ]
+        if self.one_update:
+            rows.append(("one update", self.one_update))
+        if self.post_quantum is not None:
+            kept = "stays closed" if self.post_quantum else "opens"
+            rows.append(("quantum computer", f"traffic recorded today {kept} to it"))
         if self.exposure:
             allowed = "not excluded" if self.exposure >= 1 else f"at most {_chance(self.exposure)}"
             rows += [
@@ -236,7 +246,15 @@ def check_size(n: int, requirements: Requirements) -> int:
     return least
 
 
-def plan_unshared(n: int, requirements: Requirements, *, ring_bits: int, security_failure: float) -> Plan:
+def plan_unshared(
+    n: int,
+    requirements: Requirements,
+    *,
+    ring_bits: int,
+    security_failure: float,
+    one_update: str = "",
+    post_quantum: bool | None = None,
+) -> Plan:
     """The plan of a protocol in which clients share nothing out, so that any dropout is survived.
 
     Raises:
@@ -257,4 +275,6 @@ def plan_unshared(n: int, requirements: Requirements, *, ring_bits: int, securit
         liveness_failure=0.0,
         sure_contributors=least,
         exposure=0.0,
+        one_update=one_update,
+        post_quantum=post_quantum,
     )

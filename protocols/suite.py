@@ -21,6 +21,7 @@ from protocols.requirements import Plan, Requirements
 from protocols.summand import Summand, Surface
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, PeerViolation
+from secagg.secret import Secret
 from secagg.wire import Buffer
 
 __all__ = [
@@ -160,6 +161,10 @@ class ClientSteps(ABC):
     @abstractmethod
     def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
         """Finishes an `Asked` step with the encoded update; goes through it once."""
+
+    def common_secret(self, state: Any) -> Secret | None:
+        """What all clients hold and the server does not; None where there is no such thing."""
+        return None
 
     def round_of(self, context: ClientContext, result: Buffer) -> int:
         """The round that a result says it belongs to; only where the clients learn the sum."""

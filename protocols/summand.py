@@ -54,16 +54,16 @@ class Summand(ABC):
         self._ring = ring
         self.elements = elements
 
-    def blocks(self, padding: int = 0) -> Iterator[Words]:
-        """Blocks of `BLOCK_VALUES` elements, the last one shorter, each in the memory of the one before.
+    def blocks(self, padding: int = 0, *, size: int = BLOCK_VALUES) -> Iterator[Words]:
+        """Blocks of `size` elements, the last one shorter, each in the memory of the one before.
 
         Args:
             padding: zeros behind the last element, for what a protocol adds of its own.
         """
         count = self.elements + padding
-        buffer = np.empty(min(BLOCK_VALUES, count), dtype=self._ring.dtype)
-        for start in range(0, count, BLOCK_VALUES):
-            block = buffer[: min(BLOCK_VALUES, count - start)]
+        buffer = np.empty(min(size, count), dtype=self._ring.dtype)
+        for start in range(0, count, size):
+            block = buffer[: min(size, count - start)]
             own = min(max(self.elements - start, 0), len(block))
             if own:
                 self._write(start, block[:own])

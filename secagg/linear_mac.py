@@ -38,7 +38,7 @@ from secagg.errors import ParameterError, VerificationError
 from secagg.kdf import hkdf
 from secagg.secret import Secret
 
-__all__ = ["KEY_BYTES", "PRIME", "TAG_BYTES", "MacKey"]
+__all__ = ["KEY_BYTES", "PRIME", "TAG_BYTES", "MacKey", "Tagging"]
 
 PRIME: Final = 2**127 - 1
 KEY_BYTES: Final = 32
@@ -48,6 +48,7 @@ _CHUNK: Final = 1 << 14
 _LIMB_BITS: Final = 22  # 22 + 16 + log2(_CHUNK) = 52 bits: float64 dot products are exact
 _LIMBS: Final = 3
 _RHO_WORDS: Final = 8
+_ZEROS: Final = memoryview(bytes(2 * _RHO_WORDS * _CHUNK))
 
 
 class MacKey:
@@ -71,47 +72,73 @@ class MacKey:
             signer: who signs; tags at most one vector in a context.
             context: what the sum is for.
         """
-        return (self._form(vector, context) + self._pad(signer, context)) % PRIME
+        tagging = Tagging(self, context=context)
+        tagging.add(vector)
+        return tagging.tag(signer)
 
     def verify(self, total: NDArray[np.int64], tag: int, *, signers: Iterable[bytes], context: bytes) -> None:
+        """Raises `VerificationError` unless `tag` is the sum of the tags of exactly these signers."""
+        tagging = Tagging(self, context=context)
+        tagging.add(total)
+        tagging.verify(tag, signers=signers)
+
+    def _derive(self, label: bytes, context: bytes) -> Secret:
+        return hkdf(self._key, label=label, context=context)
+
+
+class Tagging:
+    """The tag of a vector, or of a sum, that comes in parts, in any order.
+
+    Args:
+        key: the shared key.
+        context: what the sum is for.
+    """
+
+    __slots__ = ("_form", "_form_key", "_limbs", "_pad_key", "_words")
+
+    def __init__(self, key: MacKey, *, context: bytes) -> None:
+        self._form_key = key._derive(labels.CONSORTIUM_MAC_FORM, context)
+        self._pad_key = key._derive(labels.CONSORTIUM_MAC_PAD, context)
+        self._words = bytearray(len(_ZEROS) + 16)
+        self._limbs = np.empty((_LIMBS, _CHUNK), dtype=np.float64)
+        self._form = 0
+
+    def add(self, part: NDArray[np.int64], *, start: int = 0) -> None:
+        """Takes the elements [start, start + len(part)); each element must come once.
+
+        Σ_j ρ_j·x_j mod PRIME, in exact float64 dot products of 22-bit by 16-bit limbs. An element's ρ is one
+        block of the keystream, so that any part can be taken alone.
+        """
+        if not isinstance(part, np.ndarray) or part.dtype != np.int64 or part.ndim != 1 or not len(part):
+            raise ParameterError("a MAC is taken of a 1-D array of int64 with at least one element")
+        first = modes.CTR(start.to_bytes(16, "big"))
+        stream = Cipher(algorithms.AES(self._form_key.reveal()), first).encryptor()
+        for at in range(0, len(part), _CHUNK):
+            chunk = part[at : at + _CHUNK]
+            size = 2 * _RHO_WORDS * len(chunk)
+            stream.update_into(_ZEROS[:size], self._words)
+            rho = np.frombuffer(self._words, dtype="<u2", count=size // 2).reshape(-1, _RHO_WORDS)
+            used = _split(chunk, self._limbs[:, : len(chunk)])
+            self._form += _join(self._limbs[:used, : len(chunk)] @ rho.astype(np.float64))
+
+    def tag(self, signer: bytes) -> int:
+        """The tag of one signer's vector, in [0, PRIME)."""
+        return (self._form + self._pad(signer)) % PRIME
+
+    def verify(self, tag: int, *, signers: Iterable[bytes]) -> None:
         """Raises `VerificationError` unless `tag` is the sum of the tags of exactly these signers."""
         names = list(signers)
         if len(set(names)) != len(names):
             raise ParameterError("a signer is listed twice")
-        expected = (self._form(total, context) + sum(self._pad(name, context) for name in names)) % PRIME
+        expected = (self._form + sum(self._pad(name) for name in names)) % PRIME
         given = (tag % PRIME).to_bytes(TAG_BYTES, "big")
         if not hmac.compare_digest(expected.to_bytes(TAG_BYTES, "big"), given):
             raise VerificationError("the tag does not belong to this sum, these signers and this context")
 
-    def _pad(self, signer: bytes, context: bytes) -> int:
+    def _pad(self, signer: bytes) -> int:
         # Half as long again as the field, so that reducing it leaves a bias of 2^-65.
-        salt = hkdf(self._key, label=labels.CONSORTIUM_MAC_PAD, context=context)
-        wide = hkdf(salt, label=labels.CONSORTIUM_MAC_PAD, context=signer, size=24)
+        wide = hkdf(self._pad_key, label=labels.CONSORTIUM_MAC_PAD, context=signer, size=24)
         return int.from_bytes(wide.reveal(), "big") % PRIME
-
-    def _form(self, vector: NDArray[np.int64], context: bytes) -> int:
-        """Σ_j ρ_j·x_j mod PRIME, in exact float64 dot products of 22-bit by 16-bit limbs."""
-        if (
-            not isinstance(vector, np.ndarray)
-            or vector.dtype != np.int64
-            or vector.ndim != 1
-            or not len(vector)
-        ):
-            raise ParameterError("a MAC is taken of a 1-D array of int64 with at least one element")
-        key = hkdf(self._key, label=labels.CONSORTIUM_MAC_FORM, context=context)
-        stream = Cipher(algorithms.AES(key.reveal()), modes.CTR(bytes(16))).encryptor()
-        zeros = bytes(2 * _RHO_WORDS * _CHUNK)
-        words = bytearray(len(zeros) + 16)
-        limbs = np.empty((_LIMBS, _CHUNK), dtype=np.float64)
-        total = 0
-        for start in range(0, len(vector), _CHUNK):
-            part = vector[start : start + _CHUNK]
-            size = 2 * _RHO_WORDS * len(part)
-            stream.update_into(zeros[:size], words)
-            rho = np.frombuffer(words, dtype="<u2", count=size // 2).reshape(-1, _RHO_WORDS)
-            used = _split(part, limbs[:, : len(part)])
-            total += _join(limbs[:used, : len(part)] @ rho.astype(np.float64))
-        return total % PRIME
 
 
 def _split(part: NDArray[np.int64], limbs: NDArray[np.float64]) -> int:

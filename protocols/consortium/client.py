@@ -233,6 +233,11 @@ class ConsortiumClientSteps(ClientSteps):
         )
         return Replied(_keyed(state), message)
 
+    def common_secret(self, state: Any) -> Secret | None:
+        if not isinstance(state, Keyed | Collecting):
+            return None
+        return decode(ConsortiumSecret, state.secret.reveal()).mac_key
+
     def round_of(self, context: ClientContext, result: Buffer) -> int:
         return decode(Result, result).round
 

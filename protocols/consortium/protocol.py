@@ -67,6 +67,11 @@ class ConsortiumParameters(Parameters):
             client=ConsortiumClientSteps(scheme),
             server=ConsortiumServerSteps(scheme),
             plan=lambda n: plan_unshared(
-                n, self.requirements, ring_bits=surface.ring.bits, security_failure=0.0
+                n,
+                self.requirements,
+                ring_bits=surface.ring.bits,
+                security_failure=0.0,
+                one_update="opens to any client together with the server: every client holds the key",
+                post_quantum=False,
             ),
         )
