@@ -1,6 +1,7 @@
 """Secure sums: protocols as sans-I/O machines behind one interface. The README in this folder is the map."""
 
 from protocols.ckks import CkksSum
+from protocols.composition import LatticeSum
 from protocols.identity import Identity, Roster
 from protocols.interface import (
     Client,
@@ -32,6 +33,7 @@ __all__ = [
     "DecodeError",
     "Identity",
     "IntegerSum",
+    "LatticeSum",
     "Learner",
     "MaskedSum",
     "MemoryReleaseLog",

@@ -50,3 +50,9 @@ CONSORTIUM_MAC_PAD: Final = _PREFIX + b"consortium mac pad"
 
 # Training
 MODEL_MANIFEST: Final = _PREFIX + b"model manifest"
+
+# Lattice (RLWE masks)
+LATTICE_PUBLIC: Final = _PREFIX + b"lattice public"
+LATTICE_KEY: Final = _PREFIX + b"lattice key"
+LATTICE_NOISE: Final = _PREFIX + b"lattice noise"
+LATTICE_MAC: Final = _PREFIX + b"lattice mac"

@@ -103,7 +103,7 @@ class Tagging:
         self._limbs = np.empty((_LIMBS, _CHUNK), dtype=np.float64)
         self._form = 0
 
-    def add(self, part: NDArray[np.int64], *, start: int = 0) -> None:
+    def add(self, part: NDArray[np.int64], start: int = 0) -> None:
         """Takes the elements [start, start + len(part)); each element must come once.
 
         Σ_j ρ_j·x_j mod PRIME, in exact float64 dot products of 22-bit by 16-bit limbs. An element's ρ is one

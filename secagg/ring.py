@@ -11,7 +11,8 @@ and the padding of the last byte is zero. Each vector has one encoding.
 Packing goes by groups of values that fill whole bytes. Each group is cut into *items* of at most 64 bits (two
 neighbours joined, or one value over 32 bits), and every 64-bit word of the packed group is the OR of shifted
 items, for all groups of a block at once. The last word of a group overlaps the one before it and writes the
-same bits again, so that nothing reaches beyond the group.
+same bits again, so that nothing reaches beyond the group. Widths of 5, 6 and 7 bytes need no shifts: their values
+are stored as whole words, every other one at a time, and what reaches into the next value is written again.
 
 A ring hides nothing and checks no range: that a sum does not wrap is excluded by `FixedPoint.sum_ring`.
 
@@ -47,6 +48,7 @@ BLOCK_VALUES: Final = 1 << 15
 """Values in each block but the last of `Ring.pack_blocks`. A multiple of 64, so blocks are whole bytes."""
 
 _MAX_BITS: Final = 64
+_ODD_BYTES: Final = (40, 48, 56)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,15 @@ class Ring:
         for start, values in self._unpacked(body, len(accumulator)):
             part = accumulator[start : start + len(values)]
             np.add(part, values, out=part)
+
+    def check_packed(self, buffer: Buffer, count: int) -> None:
+        """Refuses what is not a packed vector of `count` values, so that adding it later cannot fail.
+
+        Raises:
+            DecodeError: as `unpack`.
+            ParameterError: count is not an integer of at least 0.
+        """
+        self._checked_body(buffer, count)
 
     def centred(self, vector: Words) -> npt.NDArray[np.int64]:
         """The representatives in [-2**(bits-1), 2**(bits-1)): two's complement, shape (count,) of int64.
@@ -319,7 +330,7 @@ class _Packer:
         groups = -(-capacity // group)
         self._values = np.zeros(groups * group, dtype="<u4" if bits <= 32 else "<u8")
         self._words = np.empty((3, groups * self._layout.items), dtype="<u8")
-        self._stream = np.zeros(groups * self._layout.size, dtype=np.uint8)
+        self._stream = np.zeros(groups * self._layout.size + 8, dtype=np.uint8)
 
     def pack(self, values: Words) -> memoryview:
         """The packed bytes of a block, valid until the next call."""
@@ -327,6 +338,9 @@ class _Packer:
         if self._bits in (8, 16, 32, 64):
             whole = self._stream[:size].view(f"<u{self._bits // 8}")
             np.copyto(whole, values, casting="unsafe")
+            return self._stream.data[:size]
+        if self._bits in _ODD_BYTES:
+            self._store(values)
             return self._stream.data[:size]
         items = self._joined(values)
         layout = self._layout
@@ -337,7 +351,7 @@ class _Packer:
                 _shift(items[item :: layout.items], shift, part if index else word)
                 if index:
                     np.bitwise_or(word, part, out=word)
-            np.copyto(self._packed_words(self._stream, offset, groups), word)
+            np.copyto(_strided(self._stream, "<u8", offset, groups, layout.size), word)
         return self._stream.data[:size]
 
     def unpack(self, body: npt.NDArray[np.uint8], count: int) -> Words:
@@ -345,6 +359,8 @@ class _Packer:
         if self._bits in (8, 16, 32, 64):
             np.copyto(self._values[:count], body.view(f"<u{self._bits // 8}"))
             return self._values[:count]
+        if self._bits in _ODD_BYTES:
+            return self._load(body, count)
         layout = self._layout
         groups = -(-count // (layout.items * layout.values_per_item))
         if len(body) < groups * layout.size:
@@ -355,7 +371,7 @@ class _Packer:
         item, part, half = self._words[0, :groups], self._words[1, :groups], self._words[2, :groups]
         for index, loads in enumerate(layout.loads):
             for number, (offset, shift) in enumerate(loads):
-                np.copyto(part, self._packed_words(body, offset, groups))
+                np.copyto(part, _strided(body, "<u8", offset, groups, layout.size))
                 _shift(part, shift, part if number else item)
                 if number:
                     np.bitwise_or(item, part, out=item)
@@ -388,10 +404,31 @@ class _Packer:
             np.bitwise_or(items, upper, out=items)
         return items
 
-    def _packed_words(
-        self, stream: npt.NDArray[np.uint8], offset: int, groups: int
-    ) -> npt.NDArray[np.uint64]:
-        """The 64-bit word at `offset` of each packed group, wherever it is aligned."""
-        return np.ndarray(
-            (groups,), dtype="<u8", buffer=stream.data, offset=offset, strides=(self._layout.size,)
-        )
+    def _store(self, values: Words) -> None:
+        """Writes values of 5, 6 or 7 bytes to the stream as words of 8, in three strokes.
+
+        Words at every other value do not overlap. The even ones spill into the odd ones, which come after
+        them; those spill at most 3 bytes into the even ones, whose low 4 bytes are written again. The copies
+        are ufuncs, which go through an aligned buffer: numpy's own copy of such words is four times slower.
+        """
+        size = self._bits // 8
+        words = values.astype("<u8", copy=False)
+        evens, odds = words[::2], words[1::2]
+        np.positive(evens, out=_strided(self._stream, "<u8", 0, len(evens), 2 * size))
+        np.positive(odds, out=_strided(self._stream, "<u8", size, len(odds), 2 * size))
+        np.positive(words.view("<u4")[::4], out=_strided(self._stream, "<u4", 0, len(evens), 2 * size))
+
+    def _load(self, body: npt.NDArray[np.uint8], count: int) -> Words:
+        """Reads values of 5, 6 or 7 bytes as words of 8; the last one, behind which nothing stands, alone."""
+        size = self._bits // 8
+        whole = _strided(body, "<u8", 0, count - 1, size)
+        np.bitwise_and(whole, _low_bits(self._bits), out=self._values[: count - 1])
+        self._values[count - 1] = int.from_bytes(body[-size:].tobytes(), "little")
+        return self._values[:count]
+
+
+def _strided(
+    stream: npt.NDArray[np.uint8], dtype: str, offset: int, count: int, stride: int
+) -> npt.NDArray[Any]:
+    """The words at `offset`, `offset` + `stride` ... of a stream of bytes, wherever they are aligned."""
+    return np.ndarray((count,), dtype=dtype, buffer=stream.data, offset=offset, strides=(stride,))
