@@ -1,5 +1,6 @@
 """Secure sums: protocols as sans-I/O machines behind one interface. The README in this folder is the map."""
 
+from protocols.advice import Advice, advise
 from protocols.ckks import CkksSum
 from protocols.composition import LatticeSum
 from protocols.identity import Identity, Roster
@@ -28,6 +29,7 @@ from secagg.fixedpoint import Rounding, Segment, suggest_clip
 
 __all__ = [
     "Adversary",
+    "Advice",
     "CkksSum",
     "Client",
     "DecodeError",
@@ -60,6 +62,7 @@ __all__ = [
     "Sum",
     "SumProtocol",
     "Traffic",
+    "advise",
     "run_round",
     "simulate",
     "suggest_clip",

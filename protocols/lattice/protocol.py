@@ -77,14 +77,14 @@ class LatticeParameters(Parameters):
         vectors = vectors_of(surface, max_clients=self.max_clients)
         counts = IntegerSurface(max_clients=self.max_clients, max_summand=KEY_SUMMAND_MAX)
         keys = self.key_layer.suite_on(counts, digest=digest)
-        key_bytes = counts.ring.packed_size(vectors.degree)
+        key_bytes = keys.server.body_bytes(vectors.degree, packed=counts.ring.packed_size(vectors.degree))
 
         def plan(n: int) -> Plan:
             numbers = keys.plan(n)
             return replace(
                 numbers,
                 ring_bits=math.ceil(vectors.bits_per_value),
-                client_sends=numbers.client_sends + key_bytes if numbers.client_sends else 0,
+                client_sends=numbers.client_sends + key_bytes,
             )
 
         def wrapped(kinds: tuple[type, ...], ours: type) -> tuple[type, ...]:

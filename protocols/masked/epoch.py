@@ -7,7 +7,7 @@ until the next epoch, so that nobody can move the others' places by choosing who
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from protocols.identity import ClientId
 from protocols.masked.graph import Graph
@@ -26,7 +26,7 @@ def members_of(cohort: tuple[ClientId, ...]) -> Members:
     return Members(cohort)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that it remembers what follows from its fields
 class Epoch:
     """What all members of an epoch agree on.
 
@@ -71,12 +71,15 @@ class Epoch:
             plan.adversary is Adversary.SEMI_MALICIOUS,
         )
 
-    @property
+    def __hash__(self) -> int:
+        return hash(self.digest)  # which stands for the rest; a server looks epochs up with every message
+
+    @cached_property
     def members(self) -> Members:
         """The members and their bitmaps."""
         return members_of(self.cohort)
 
-    @property
+    @cached_property
     def graph(self) -> Graph:
         """Who shares secrets and masks with whom."""
         if not self.seed:

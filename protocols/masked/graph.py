@@ -133,10 +133,7 @@ class Graph:
         if self._circle is None:
             return (*range(index), *range(index + 1, self.clients))
         members, places = self._circle
-        half = self.degree // 2
-        # degree < clients, so that the steps to the left never meet those to the right.
-        steps = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
-        found = members[(int(places[index]) + steps) % self.clients]
+        found = members[(int(places[index]) + self._steps()) % self.clients]
         found.sort()
         return tuple(found.tolist())
 
@@ -152,6 +149,24 @@ class Graph:
             self._check_member(index)
             return tuple(range(self.clients))
         return self.neighbours(index)
+
+    def neighbour_table(self) -> npt.NDArray[np.int64]:
+        """`neighbours` of every member, for a server: shape (clients, degree), a row for each, ascending."""
+        everybody = np.arange(self.clients)
+        if self._circle is None:
+            table: npt.NDArray[np.int64] = np.tile(everybody[:-1], (self.clients, 1))
+            table += table >= everybody[:, None]
+            return table
+        members, places = self._circle
+        table = members[(places[:, None] + self._steps()) % self.clients].astype(np.int64)
+        table.sort(axis=1)
+        return table
+
+    def holder_table(self) -> npt.NDArray[np.int64]:
+        """`holders` of every member, as `neighbour_table`; on the complete graph each row has them all."""
+        if self._circle is None:
+            return np.tile(np.arange(self.clients), (self.clients, 1))
+        return self.neighbour_table()
 
     def are_neighbours(self, first: int, second: int) -> bool:
         """Whether these two share secrets and a mask; nobody does with itself.
@@ -169,6 +184,12 @@ class Graph:
     def __repr__(self) -> str:
         kind = "complete" if self.is_complete else "harary"
         return f"Graph({kind}, clients={self.clients}, degree={self.degree})"
+
+    def _steps(self) -> npt.NDArray[np.int64]:
+        """How far each neighbour sits, to the left and to the right."""
+        half = self.degree // 2
+        # degree < clients, so that the steps to the left never meet those to the right.
+        return np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
 
     def _check_member(self, index: int) -> None:
         if type(index) is not int or not 0 <= index < self.clients:

@@ -20,7 +20,9 @@ Both are hybrids of X25519 and ML-KEM-768: a key holds while either assumption d
 
 import hashlib
 import os
+import struct
 from dataclasses import dataclass
+from typing import Final
 
 from secagg import labels
 from secagg.agreement import PrivateKey
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 SECRET_BYTES = 32
+_PAIR: Final = struct.Struct(">II")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +157,7 @@ def pairs_key(round_secret: Secret, *, context: bytes) -> Secret:
 
 def pair_bytes(first: int, second: int) -> bytes:
     """Two places in the cohort, the lower one first."""
-    low, high = sorted((first, second))
-    return low.to_bytes(4, "big") + high.to_bytes(4, "big")
+    return _PAIR.pack(first, second) if first < second else _PAIR.pack(second, first)
 
 
 def pair_mask_seed(pair_secret: Secret, *, transcript: bytes, pair: bytes) -> Secret:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocols.schema import U32, U64, Body, Key32, Name, Signature, Size, UpTo
 from secagg.aead import OVERHEAD
@@ -240,8 +241,8 @@ class Unmask:
         shares = b"".join(each.share for each in reveals)
         return cls(np.packbits(kinds, bitorder="little").tobytes(), shares, following)
 
-    def reveals(self, count: int) -> list[Reveal]:
-        """The `count` reveals inside.
+    def are_pair_keys(self, count: int) -> NDArray[np.bool_]:
+        """Which of the `count` reveals inside are a `PairKeyShare`: shape (count,).
 
         Raises:
             DecodeError: it holds another number of them.
@@ -251,10 +252,14 @@ class Unmask:
         kinds = np.unpackbits(np.frombuffer(self.kinds, dtype=np.uint8), bitorder="little")
         if kinds[count:].any():
             raise DecodeError("bits behind the last reveal")
-        pieces = columns(self.shares, SHARE_BYTES)
+        return kinds[:count].astype(bool)
+
+    def reveals(self, count: int) -> list[Reveal]:
+        """The `count` reveals inside; errors as `are_pair_keys`."""
+        kinds, pieces = self.are_pair_keys(count).tolist(), columns(self.shares, SHARE_BYTES)
         return [
             PairKeyShare(share) if kind else SelfMaskShare(share)
-            for kind, share in zip(kinds[:count].tolist(), pieces, strict=True)
+            for kind, share in zip(kinds, pieces, strict=True)
         ]
 
 

@@ -29,9 +29,13 @@ __all__ = [
     "PAIR_SECRET_BYTES",
     "Dealings",
     "Pairs",
+    "Places",
     "Relayed",
     "check_dealing",
     "disagreements",
+    "flags",
+    "holder_table",
+    "holders_left",
     "layout_of",
     "relay",
 ]
@@ -75,32 +79,30 @@ class Pairs:
 
     Attributes:
         dealers, holders: shape (pieces,); by dealer, and for one dealer by holder.
-        bounds: where each dealer's pieces begin and end.
+        bounds: where the pieces of the dealer in each place begin; those of the next one end them.
     """
 
     dealers: Places
     holders: Places
-    bounds: dict[int, tuple[int, int]]
+    bounds: list[int]
 
     @classmethod
-    def of(cls, peers: dict[int, Places]) -> "Pairs":
-        """From each dealer's holders."""
-        sizes = [len(each) for each in peers.values()]
-        ends = np.cumsum([0, *sizes]).tolist()
-        bounds = {dealer: (ends[index], ends[index + 1]) for index, dealer in enumerate(peers)}
-        dealers = np.repeat(np.fromiter(peers, dtype=np.int64, count=len(peers)), sizes)
-        holders = np.concatenate([*peers.values(), np.empty(0, dtype=np.int64)])
-        return cls(dealers, holders, bounds)
+    def of(cls, table: Places, chosen: NDArray[np.bool_]) -> "Pairs":
+        """From a table with a row of holders for each dealer, and which of them there is a piece for."""
+        bounds = np.cumsum([0, *np.count_nonzero(chosen, axis=1)]).tolist()
+        return cls(np.nonzero(chosen)[0], table[chosen], bounds)
+
+    def holders_of(self, dealer: int) -> Places:
+        """Whom one dealer's pieces are for, ascending: the same who have pieces for it, if they dealt."""
+        return self.holders[self.bounds[dealer] : self.bounds[dealer + 1]]
 
     def count(self, dealer: int) -> int:
         """Pieces of one dealer."""
-        start, stop = self.bounds[dealer]
-        return stop - start
+        return self.bounds[dealer + 1] - self.bounds[dealer]
 
     def positions(self, dealer: int) -> dict[int, int]:
         """The place of each holder's piece in one dealer's column."""
-        start, stop = self.bounds[dealer]
-        return {holder: position for position, holder in enumerate(self.holders[start:stop].tolist())}
+        return {holder: position for position, holder in enumerate(self.holders_of(dealer).tolist())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +117,37 @@ class Layout:
 @lru_cache(maxsize=4)
 def layout_of(epoch: Epoch, present: frozenset[int]) -> Layout:
     """The layout of dealings to those who are present."""
+    there = flags(epoch, present)
+    table, keepers = epoch.graph.neighbour_table(), holder_table(epoch)
+    near = there[table] & there[:, None]
+    neighbours = holders = Pairs.of(table, near)
+    if epoch.graph.is_complete:
+        holders = Pairs.of(keepers, there[keepers] & there[:, None])
+    behind = Pairs.of(table, near & (table > np.arange(len(table))[:, None]))
+    return Layout(neighbours, holders, behind)
+
+
+@lru_cache(maxsize=2)
+def holder_table(epoch: Epoch) -> Places:
+    """Who holds shares of each member, as `Graph.holder_table`; read-only."""
+    table = epoch.graph.holder_table()
+    table.flags.writeable = False
+    return table
+
+
+@lru_cache(maxsize=8)
+def flags(epoch: Epoch, places: frozenset[int]) -> NDArray[np.bool_]:
+    """Whether each member is in a set: shape (clients,), read-only."""
     there = np.zeros(len(epoch.cohort), dtype=bool)
-    there[list(present)] = True
-    neighbours, holders, behind = {}, {}, {}
-    for dealer in sorted(present):
-        peers = np.array(epoch.graph.neighbours(dealer), dtype=np.int64)
-        keepers = np.array(epoch.graph.holders(dealer), dtype=np.int64)
-        neighbours[dealer] = peers[there[peers]]
-        holders[dealer] = keepers[there[keepers]]
-        behind[dealer] = neighbours[dealer][neighbours[dealer] > dealer]
-    return Layout(Pairs.of(neighbours), Pairs.of(holders), Pairs.of(behind))
+    there[list(places)] = True
+    there.flags.writeable = False
+    return there
+
+
+def holders_left(epoch: Epoch, there: frozenset[int]) -> Places:
+    """How many of those who are there hold shares of each member: shape (clients,)."""
+    left: Places = np.count_nonzero(flags(epoch, there)[holder_table(epoch)], axis=1)
+    return left
 
 
 def check_dealing(
@@ -145,8 +168,7 @@ def check_dealing(
         if len(getattr(message, name)) != size:
             found = len(getattr(message, name))
             raise PeerViolation(f"a dealing with {found} bytes of {name}, not {size}", culprit=client)
-    places = [dealer, *layout.neighbours.positions(dealer)]
-    present = epoch.members.bitmap_of(places)
+    present = epoch.members.bitmap_of([dealer, *layout.neighbours.holders_of(dealer).tolist()])
     statement = SignedDealing(epoch.digest, dealings.origin, client, present, dealing_digest(message))
     context.roster.verify(client, message.signature, encode(statement), label=labels.DEALING)
 
@@ -173,7 +195,7 @@ def relay(epoch: Epoch, dealings: Dealings, active: frozenset[int]) -> dict[int,
 
     def transposed(pairs: Pairs, size: int, column: Callable[[ShareKeys, int], bytes]) -> dict[int, bytes]:
         columns = [column(message, dealer) for message, dealer in zip(made, sorted(active), strict=True)]
-        return _transposed(pairs, size, columns, active=active, clients=len(epoch.cohort))
+        return _transposed(pairs, size, columns, epoch=epoch, active=active)
 
     sealed = transposed(layout.neighbours, SEALED_BYTES, lambda message, _: message.sealed)
     expected = transposed(layout.holders, HASHES_BYTES, lambda message, _: message.hashes)
@@ -208,16 +230,15 @@ def relay(epoch: Epoch, dealings: Dealings, active: frozenset[int]) -> dict[int,
 
 
 def _transposed(
-    pairs: Pairs, size: int, columns: list[bytes], *, active: frozenset[int], clients: int
+    pairs: Pairs, size: int, columns: list[bytes], *, epoch: Epoch, active: frozenset[int]
 ) -> dict[int, bytes]:
     """The active dealers' columns, one after the other, regrouped by active holder."""
-    there = np.zeros(clients, dtype=bool)
-    there[list(active)] = True
-    dealt = there[pairs.dealers]
-    dealers, holders = pairs.dealers[dealt], pairs.holders[dealt]
+    there = flags(epoch, active)
+    holders = pairs.holders[there[pairs.dealers]]
     pieces = np.frombuffer(b"".join(columns), dtype=np.uint8).reshape(-1, size)
     to_active = np.flatnonzero(there[holders])
-    order = to_active[np.lexsort((dealers[to_active], holders[to_active]))]
+    # Pieces come in the order of their dealers; a stable sort keeps it for each holder.
+    order = to_active[np.argsort(holders[to_active], kind="stable")]
     data = pieces[order].tobytes()
     ends = np.searchsorted(holders[order], sorted(active), side="right").tolist()
     starts = [0, *ends[:-1]]
@@ -236,7 +257,7 @@ def disagreements(epoch: Epoch, dealings: Dealings) -> set[int]:
     made = frozenset(dealings.made)
     pairs = layout_of(epoch, dealings.present).neighbours
     columns = [dealings.made[dealer].edges for dealer in sorted(made)]
-    theirs = _transposed(pairs, COMMITMENT_BYTES, columns, active=made, clients=len(epoch.cohort))
+    theirs = _transposed(pairs, COMMITMENT_BYTES, columns, epoch=epoch, active=made)
     against: dict[int, set[int]] = {}
     for dealer in sorted(made):
         own = dealings.made[dealer].edges

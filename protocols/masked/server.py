@@ -11,14 +11,18 @@ it came in, and relayed by slices.
 """
 
 import hashlib
+from collections import Counter
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocols.identity import ClientId
 from protocols.masked.admission import open_sharing, require_enough, take_keys
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.epoch import Epoch
 from protocols.masked.messages import (
-    HASHES_BYTES,
+    COMMITMENT_BYTES,
     AdvertiseKeys,
     Announcement,
     CollectInput,
@@ -28,9 +32,17 @@ from protocols.masked.messages import (
     ShareKeys,
     Survivors,
     Unmask,
-    columns,
 )
-from protocols.masked.relay import Dealings, check_dealing, disagreements, relay
+from protocols.masked.relay import (
+    Dealings,
+    Places,
+    check_dealing,
+    disagreements,
+    flags,
+    holders_left,
+    layout_of,
+    relay,
+)
 from protocols.masked.server_states import (
     Advertising,
     Confirming,
@@ -129,9 +141,7 @@ def _goes_on(standing: Standing, cohort: tuple[ClientId, ...]) -> bool:
         return False
     if not epoch.seed:
         return True
-    return all(
-        len(epoch.among(epoch.graph.neighbours(place), places)) >= epoch.least_neighbours for place in places
-    )
+    return bool(holders_left(epoch, places)[sorted(places)].min() >= epoch.least_neighbours)
 
 
 # Round 1, ShareKeys
@@ -196,7 +206,7 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
     epoch = state.epoch
     place = epoch.members.index(sender)
     unopened = frozenset(epoch.members.places(reply.unopened))
-    if not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
+    if unopened and not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
     statement = encode(SignedInput(reply.transcript))
     context.roster.verify(sender, reply.signature, statement, label=labels.MASKED_INPUT)
@@ -210,11 +220,12 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
     epoch = state.epoch
     survivors = frozenset(epoch.members.index(client) for client in present)
     require_survivors(epoch, state.minima, survivors, "contributed")
+    left = holders_left(epoch, survivors).tolist()
+    against = Counter(dealer for holder in survivors for dealer in state.unopened[holder])
     for dealer in sorted(state.active):
-        holders = epoch.among(epoch.graph.holders(dealer), survivors)
-        holding = sum(dealer not in state.unopened[holder] for holder in holders)
+        complaints = against[dealer]
+        holding = left[dealer] - complaints
         if holding < epoch.threshold:
-            complaints = len(holders) - holding
             raise RoundAborted(
                 f"{holding} surviving holders could open what {epoch.cohort[dealer]!r} dealt, "
                 f"{epoch.threshold} must; {complaints} complain",
@@ -243,16 +254,12 @@ def open_unmasking(
     bitmap = epoch.members.bitmap_of(survivors)
     signers = epoch.members.bitmap_of(signatures)
     model = hashlib.sha256(context.round.model).digest()
+    signed = b"".join(signature for _, signature in sorted(signatures.items()))
+    near = layout_of(epoch, survivors).neighbours
     requests = {}
     for place in asked:
-        neighbours = epoch.among(epoch.graph.neighbours(place), survivors)
-        requests[epoch.cohort[place]] = Quorum(
-            bitmap,
-            model,
-            b"".join(state.inputs[each] for each in neighbours),
-            signers,
-            b"".join(signature for _, signature in sorted(signatures.items())),
-        )
+        inputs = b"".join(map(state.inputs.__getitem__, near.holders_of(place).tolist()))
+        requests[epoch.cohort[place]] = Quorum(bitmap, model, inputs, signers, signed)
     following = Dealings(context.round.number + 1, survivors, {}, {})
     exchange = len(context.suite.exchanges) - 1
     return Opened(Unmasking(state, survivors, {}, following), exchange, requests)
@@ -288,19 +295,17 @@ def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, rep
     summing = state.sum
     epoch = summing.epoch
     place = epoch.members.index(sender)
-    promised = zip(
-        epoch.among(epoch.graph.holders(place), summing.active),
-        columns(summing.expected[place], HASHES_BYTES),
-        strict=True,
-    )
-    unopened = summing.unopened[place]
+    opened = opened_by(summing, place)
+    dealers = dealers_of(summing, place)[opened]
+    promised = np.frombuffer(summing.expected[place], dtype=np.uint8).reshape(-1, 2, COMMITMENT_BYTES)
     check_reveals(
         reply,
         bound=epoch.context(summing.dealings.origin),
         holder=place,
         client=sender,
-        promised={dealer: hashes for dealer, hashes in promised if dealer not in unopened},
-        survivors=state.survivors,
+        dealers=dealers,
+        promised=promised[opened],
+        survived=flags(epoch, state.survivors)[dealers],
     )
     check_dealing(context, epoch, state.following, place, reply.next)
     state.revealed[place] = reply.shares
@@ -308,18 +313,24 @@ def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, rep
     return state
 
 
-def revealing(state: Summing, holder: int) -> tuple[int, ...]:
-    """The dealers of whom a survivor holds a share, by its own word."""
-    epoch = state.epoch
-    dealers = epoch.among(epoch.graph.holders(holder), state.active)
-    return tuple(dealer for dealer in dealers if dealer not in state.unopened[holder])
+def dealers_of(state: Summing, holder: int) -> Places:
+    """The dealers whose shares went to a holder, ascending."""
+    return layout_of(state.epoch, state.active).holders.holders_of(holder)
+
+
+def opened_by(state: Summing, holder: int) -> NDArray[np.bool_]:
+    """Which of `dealers_of` a survivor holds a share of, by its own word."""
+    return ~np.isin(dealers_of(state, holder), sorted(state.unopened[holder]))
 
 
 def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId]) -> Finished:
     """End of round 3: rebuild the secrets, take the masks off, see that they cancelled, decode the sum."""
     summing, epoch = state.sum, state.sum.epoch
     there = frozenset(epoch.members.index(client) for client in present)
-    shares = {holder: (revealing(summing, holder), state.revealed[holder]) for holder in sorted(there)}
+    shares = {
+        holder: (dealers_of(summing, holder)[opened_by(summing, holder)], state.revealed[holder])
+        for holder in there
+    }
     surface = context.suite.surface
     lanes = lanes_of(surface)
     remove_masks(

@@ -11,7 +11,10 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Final
 
-from protocols.masked.messages import COMMITMENT_BYTES, AdvertiseKeys, ShareKeys
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, AdvertiseKeys, ShareKeys
 from protocols.schema import U32, U64, Key32, Name, encode
 from secagg import labels
 from secagg.secret import Secret
@@ -30,10 +33,14 @@ __all__ = [
     "mask_transcript",
     "share_context",
     "share_hash",
+    "share_hash_column",
 ]
 
 
 _SHARE_PLACE: Final = struct.Struct(">BBII")
+_PLACES: Final = np.dtype([("purpose", "u1"), ("kind", "u1"), ("dealer", ">u4"), ("holder", ">u4")])
+"""`_SHARE_PLACE` of many shares; the purpose is 0."""
+_EDGE_PLACE: Final = struct.Struct(">BII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +162,31 @@ def share_hash(context: bytes, dealer: int, holder: int, kind: int, share: bytes
     ]
 
 
+def share_hash_column(
+    context: bytes, *, dealers: NDArray[np.int64], holder: int, kinds: NDArray[np.bool_], shares: bytes
+) -> bytes:
+    """`share_hash` of one holder's shares of many dealers, end to end.
+
+    `dealers` and `kinds` have shape (count,); `shares` has count·SHARE_BYTES bytes.
+    """
+    count = len(dealers)
+    places = np.zeros(count, dtype=_PLACES)
+    places["kind"], places["dealer"], places["holder"] = kinds, dealers, holder
+    rows = np.hstack(
+        [
+            np.broadcast_to(np.frombuffer(context, dtype=np.uint8), (count, len(context))),
+            places.view(np.uint8).reshape(count, _PLACES.itemsize),
+            np.frombuffer(shares, dtype=np.uint8).reshape(count, SHARE_BYTES),
+        ]
+    )
+    size, data, sha256 = rows.shape[1], rows.tobytes(), hashlib.sha256
+    digests = b"".join([sha256(data[at : at + size]).digest() for at in range(0, len(data), size)])
+    return np.frombuffer(digests, dtype=np.uint8).reshape(count, 32)[:, :COMMITMENT_BYTES].tobytes()
+
+
 def edge_hash(context: bytes, *, low: int, high: int, secret: Secret) -> bytes:
     """Commits to a pair secret; both ends must say the same."""
-    place = b"\x01" + low.to_bytes(4, "big") + high.to_bytes(4, "big")
+    place = _EDGE_PLACE.pack(1, low, high)
     return hashlib.sha256(context + place + secret.reveal()).digest()[:COMMITMENT_BYTES]
 
 

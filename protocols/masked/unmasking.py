@@ -1,7 +1,10 @@
 """Taking the masks off the sum: CCS'17, Figure 4, the server's part of the last round."""
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocols.identity import ClientId
 from protocols.masked.dealing import PAIR_KEY, SELF_MASK
@@ -14,9 +17,9 @@ from protocols.masked.keys import (
     pairs_key,
     self_mask_seed,
 )
-from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, PairKeyShare, Unmask, columns
-from protocols.masked.relay import PAIR_SECRET_BYTES, Dealings, layout_of
-from protocols.masked.transcript import commitment, edge_hash, share_hash
+from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, Unmask, columns
+from protocols.masked.relay import PAIR_SECRET_BYTES, Dealings, Places, holder_table, layout_of
+from protocols.masked.transcript import commitment, edge_hash, share_hash_column
 from secagg.aead import open_sealed
 from secagg.errors import DecodeError, PeerViolation, RoundAborted, VerificationError
 from secagg.kem import CIPHERTEXT_BYTES
@@ -27,8 +30,8 @@ from secagg.shamir import combine_encoded
 
 __all__ = ["check_reveals", "remove_masks"]
 
-Revealed = Mapping[int, tuple[tuple[int, ...], bytes]]
-"""By holder: the dealers whose shares it revealed, and those shares in their order."""
+Revealed = Mapping[int, tuple[Places, bytes]]
+"""By holder: the dealers whose shares it revealed, ascending, and those shares in their order."""
 
 
 def check_reveals(
@@ -37,21 +40,23 @@ def check_reveals(
     bound: bytes,
     holder: int,
     client: ClientId,
-    promised: Mapping[int, bytes],
-    survivors: frozenset[int],
+    dealers: Places,
+    promised: NDArray[np.uint8],
+    survived: NDArray[np.bool_],
 ) -> None:
     """Each share is of the kind that was asked for, and has the hash that its dealer signed.
 
     Args:
-        promised: the two hashes of each dealer whose shares the holder says it has, in order.
+        dealers: whose shares the holder says it has, ascending; shape (count,).
+        promised: the two hashes of each of them; shape (count, 2, COMMITMENT_BYTES).
+        survived: of each of them, whether it is a survivor; shape (count,).
     """
-    for (dealer, hashes), reveal in zip(promised.items(), reply.reveals(len(promised)), strict=True):
-        kind = PAIR_KEY if isinstance(reveal, PairKeyShare) else SELF_MASK
-        if (kind == SELF_MASK) != (dealer in survivors):
-            raise PeerViolation("a share of the other kind than was asked for", culprit=client)
-        found = share_hash(bound, dealer, holder, kind, reveal.share)
-        if found != (hashes[COMMITMENT_BYTES:] if kind else hashes[:COMMITMENT_BYTES]):
-            raise PeerViolation("a share that differs from the one that was dealt", culprit=client)
+    kinds = reply.are_pair_keys(len(dealers))
+    if (kinds == survived).any():
+        raise PeerViolation("a share of the other kind than was asked for", culprit=client)
+    found = share_hash_column(bound, dealers=dealers, holder=holder, kinds=kinds, shares=reply.shares)
+    if found != promised[np.arange(len(dealers)), kinds.astype(np.intp)].tobytes():
+        raise PeerViolation("a share that differs from the one that was dealt", culprit=client)
 
 
 def remove_masks(
@@ -74,17 +79,54 @@ def remove_masks(
     rebuilt = _Rebuilding(epoch, dealings, shares)
     add: list[Secret] = []
     subtract: list[Secret] = []
+    near = layout_of(epoch, active).neighbours
     for dealer in sorted(active):
         if dealer in survivors:
             seed = rebuilt.secret(dealer, SELF_MASK)
             subtract.append(self_mask_seed(seed, transcript=transcript, client=dealer))
             continue
         # Fig. 4, round 3: recompute p_{v,u} of a dropped client for every survivor, with the other sign.
-        peers = epoch.among(epoch.graph.neighbours(dealer), survivors)
+        peers = epoch.among(near.holders_of(dealer).tolist(), survivors)
         for peer, secret in rebuilt.pair_secrets(dealer, peers).items():
             mask = pair_mask_seed(secret, transcript=transcript, pair=pair_bytes(dealer, peer))
             (subtract if peer > dealer else add).append(mask)
     apply_masks(total, ring=ring, add=add, subtract=subtract)
+
+
+class _Shares(NamedTuple):
+    """All shares that were revealed: by dealer, and for one dealer by holder.
+
+    Attributes:
+        indices: the Shamir index of each share's holder; shape (count,).
+        shares: `SHARE_BYTES` each, end to end.
+        bounds: where the shares of the dealer in each place begin; those of the next one end them.
+    """
+
+    indices: Places
+    shares: bytes
+    bounds: list[int]
+
+
+def _by_dealer(epoch: Epoch, revealed: Revealed) -> _Shares:
+    """What came by holder, regrouped."""
+    table = holder_table(epoch)
+    dealers = holders = np.empty(0, dtype=np.int64)  # of nobody's shares, if nobody is left
+    told = sorted(revealed)
+    dealers = np.concatenate([dealers, *(revealed[holder][0] for holder in told)])
+    holders = np.concatenate([holders, *(np.full(len(revealed[holder][0]), holder) for holder in told)])
+    shares = b"".join(revealed[holder][1] for holder in told)
+    order = np.argsort(dealers, kind="stable")  # for one dealer, by holder as before
+    dealers, holders = dealers[order], holders[order]
+    # A holder's index is its place among all whom the graph makes holders of the dealer, here or not. Rows
+    # ascend, and so do the numbers (dealer, holder) over the whole table.
+    clients, width = table.shape
+    numbers = (table + clients * np.arange(clients)[:, None]).reshape(-1)
+    indices = np.searchsorted(numbers, clients * dealers + holders) - width * dealers + 1
+    return _Shares(
+        indices,
+        np.frombuffer(shares, dtype=np.uint8).reshape(-1, SHARE_BYTES)[order].tobytes(),
+        np.searchsorted(dealers, np.arange(clients + 1)).tolist(),
+    )
 
 
 class _Rebuilding:
@@ -94,22 +136,21 @@ class _Rebuilding:
         self._epoch, self._dealings = epoch, dealings
         self._layout = layout_of(epoch, dealings.present)
         self._bound = epoch.context(dealings.origin)
-        self._shares: dict[int, list[tuple[int, bytes]]] = {}
-        for holder, (dealers, column) in shares.items():
-            for dealer, share in zip(dealers, columns(column, SHARE_BYTES), strict=True):
-                self._shares.setdefault(dealer, []).append((holder, share))
+        self._shares = _by_dealer(epoch, shares)
 
     def secret(self, dealer: int, kind: int) -> Secret:
-        """b_u or K_u."""
-        threshold, there = self._epoch.threshold, self._shares.get(dealer, [])
-        if len(there) < threshold:
+        """b_u or K_u, from the shares of the first holders; spare ones are not looked at."""
+        threshold, there = self._epoch.threshold, self._shares
+        start, stop = there.bounds[dealer], there.bounds[dealer + 1]
+        if stop - start < threshold:
             raise RoundAborted(
-                f"{len(there)} shares of {self._name(dealer)!r} are left, {threshold} are needed"
+                f"{stop - start} shares of {self._name(dealer)!r} are left, {threshold} are needed"
             )
-        place = {holder: index + 1 for index, holder in enumerate(self._epoch.graph.holders(dealer))}
-        indices = [place[holder] for holder, _ in there]
+        stop = start + threshold
+        indices = there.indices[start:stop].tolist()
+        encodings = columns(there.shares[start * SHARE_BYTES : stop * SHARE_BYTES], SHARE_BYTES)
         try:
-            secret = combine_encoded(indices, [share for _, share in there], threshold=threshold)
+            secret = combine_encoded(indices, encodings, threshold=threshold)
         except (DecodeError, VerificationError):
             self._blame(dealer, "shares that do not lie on one polynomial")
         made = self._dealings.made[dealer]
@@ -171,7 +212,7 @@ class _Rebuilding:
         return secrets
 
     def _confirmed(self, dealer: int, peer: int, *, maker: int, secret: Secret, promised: bytes) -> Secret:
-        low, high = sorted((dealer, peer))
+        low, high = (dealer, peer) if dealer < peer else (peer, dealer)
         if edge_hash(self._bound, low=low, high=high, secret=secret) != promised:
             self._blame(maker, "another pair secret than it signed for")
         return secret
