@@ -261,6 +261,19 @@ def test_padding_is_zeros_behind_the_last_element(length: int, padding: int) -> 
         assert not words[summand.elements :].any()
 
 
+@pytest.mark.parametrize("size", [1, 7, 4096, 8192, 3 * 2**15])
+@pytest.mark.parametrize("length", [1, 4095, 8191, 8192, 2**15 + 1])
+def test_blocks_of_another_size_hold_the_same_elements(length: int, size: int) -> None:
+    if size == 1 and length > 5000:
+        pytest.skip("a block for each element shows nothing more on a longer vector")
+    made, update = surface(), np.linspace(-1, 1, length)
+    summand = made.encode(update, length=length, weight=1, metrics={}, entropy=ENTROPY)
+    blocks = [block.copy() for block in summand.blocks(size=size)]
+    assert all(len(block) == size for block in blocks[:-1])
+    assert 0 < len(blocks[-1]) <= size
+    assert np.array_equal(np.concatenate(blocks), encoded(made, update)[0])
+
+
 @pytest.mark.parametrize("bits", [8, 16, 31])
 @pytest.mark.parametrize("length", [1, 2**15 - 1, 2**15, 2**15 + 1, 5 * 2**15 + 3])
 def test_a_mean_decoded_in_blocks_is_the_mean_decoded_at_once(length: int, bits: int) -> None:

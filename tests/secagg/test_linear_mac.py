@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secagg.errors import ParameterError, VerificationError
-from secagg.linear_mac import KEY_BYTES, PRIME, TAG_BYTES, MacKey
+from secagg.linear_mac import KEY_BYTES, PRIME, TAG_BYTES, MacKey, Tagging
 from secagg.secret import Secret
 
 RAW = bytes(range(32))
@@ -216,6 +216,41 @@ def test_signers_and_contexts_are_bytes(name: str) -> None:
     arguments: dict[str, Any] = {"signer": b"a", "context": b"c", name: "text"}
     with pytest.raises(ParameterError):
         KEY.tag(vector([1]), **arguments)
+
+
+@given(
+    values=st.lists(INT64, min_size=1, max_size=60),
+    cuts=st.sets(st.integers(0, 60), max_size=5),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=60)
+def test_parts_in_any_order_make_the_tag_of_the_whole(values: list[int], cuts: set[int], order: Any) -> None:
+    edges = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
+    parts = list(zip(edges, edges[1:], strict=False))
+    order.shuffle(parts)
+    tagging = Tagging(KEY, context=b"round 1")
+    for start, stop in parts:
+        tagging.add(vector(values[start:stop]), start)
+    assert tagging.tag(b"a") == KEY.tag(vector(values), signer=b"a", context=b"round 1")
+    tagging.verify(tagging.tag(b"a"), signers=[b"a"])
+    with pytest.raises(VerificationError):
+        tagging.verify(tagging.tag(b"a") + 1, signers=[b"a"])
+
+
+def test_a_part_counts_from_where_it_starts() -> None:
+    moved = Tagging(KEY, context=b"round 1")
+    moved.add(vector([1, 2, 3]), 1)
+    assert moved.tag(b"a") != KEY.tag(vector([1, 2, 3]), signer=b"a", context=b"round 1")
+    assert moved.tag(b"a") == KEY.tag(vector([0, 1, 2, 3]), signer=b"a", context=b"round 1")
+
+
+def test_parts_of_many_chunks() -> None:
+    # Around the chunk of 2^14 elements that one pass takes.
+    values = np.arange(-50_000, 50_000, dtype=np.int64) * 77_777_777
+    tagging = Tagging(KEY, context=b"c")
+    for start in range(0, len(values), 33_333):
+        tagging.add(values[start : start + 33_333], start)
+    assert tagging.tag(b"a") == KEY.tag(values, signer=b"a", context=b"c")
 
 
 def test_no_key_in_the_repr() -> None:

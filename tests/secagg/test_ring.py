@@ -216,7 +216,10 @@ def test_truncated_and_oversized(bits: int) -> None:
             ring.unpack(wrong, 9)
         with pytest.raises(DecodeError):
             ring.add_packed(accumulator, wrong)
+        with pytest.raises(DecodeError):
+            ring.check_packed(wrong, 9)
         assert np.array_equal(accumulator, before)
+    ring.check_packed(body, 9)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +238,8 @@ def test_each_padding_bit_is_checked(bits: int, count: int) -> None:
             ring.unpack(tampered, count)
         with pytest.raises(DecodeError, match="padding bits"):
             ring.add_packed(accumulator, tampered)
+        with pytest.raises(DecodeError, match="padding bits"):
+            ring.check_packed(tampered, count)
         assert not accumulator.any()
 
 
