@@ -52,6 +52,7 @@ CONSORTIUM_MAC_PAD: Final = _PREFIX + b"consortium mac pad"
 MODEL_MANIFEST: Final = _PREFIX + b"model manifest"
 
 # Lattice (RLWE masks)
+LATTICE_SEED: Final = _PREFIX + b"lattice seed"
 LATTICE_PUBLIC: Final = _PREFIX + b"lattice public"
 LATTICE_KEY: Final = _PREFIX + b"lattice key"
 LATTICE_NOISE: Final = _PREFIX + b"lattice noise"

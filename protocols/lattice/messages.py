@@ -66,7 +66,7 @@ def public_seed(*, parameters: bytes, session: bytes, round: int, roster: Roster
     oracle's choice: none of them is zero, and none has a trapdoor.
     """
     writer = Writer().fixed(parameters).blob(session).uint(round, 8).fixed(roster.digest).blob(task)
-    return hashlib.sha256(labels.TRANSCRIPT + b"/lattice" + writer.finish()).digest()
+    return hashlib.sha256(labels.LATTICE_SEED + writer.finish()).digest()
 
 
 def task_of(*, length: int, model: bytes) -> bytes:
