@@ -6,7 +6,8 @@ other protocol does in the same messages. What that costs does not depend on the
 vectors do not care who drops out.
 
 RLWE secure aggregation as in ACORN (Bell et al., USENIX Security 2023); LERNA (Li et al., ASIACRYPT 2023)
-builds on the same idea with rounding in the place of noise. Sums are exact. `protocols/lattice/SPEC.md` derives security, noise bound and rounding bound.
+builds on the same idea with rounding in the place of noise. Sums are exact. `protocols/lattice/SPEC.md`
+derives security, noise bound and rounding bound.
 
 What it inherits from its key layer: the adversary that it withstands, who opens the sum, and whether recorded
 traffic stays closed to a quantum computer (the vectors alone do).

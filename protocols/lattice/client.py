@@ -3,15 +3,18 @@
 Every message but the collecting one is the key layer's. When it asks for an update, the client draws a fresh
 key, gives that to the key layer, and sends the layer's reply and its vector under the key in one message. Key
 and noise live in `fold` and nowhere else: no saved state holds them, and a client that comes back from an
-older state would draw others (ATTACKS C10, A14).
+older state draws others (ATTACKS C10). That is not enough against a rollback (A14) where the key layer hides
+keys under masks that its saved state holds, as MaskedSum does: two keys under one mask give away their
+difference, and with it that of the vectors. As for every protocol here, what holds is the release log.
 """
 
 import hashlib
 from dataclasses import make_dataclass, replace
+from functools import cache
 from typing import Any, Final, Union
 
-from protocols.interface import IntegerSum, Sum
-from protocols.lattice.messages import Collect, Contribution, Result, Task, public_seed
+from protocols.interface import IntegerSum, Learner, Sum
+from protocols.lattice.messages import Collect, Contribution, Result, Task, public_seed, tag_of
 from protocols.lattice.vector import hidden, open_sum, tagging_of
 from protocols.schema import Stream, decode, encode, parts
 from protocols.suite import Asked, ClientContext, ClientSteps, Replied, Suite, check_length
@@ -37,13 +40,7 @@ class LatticeClientSteps(ClientSteps):
     def __init__(self, keys: Suite, vectors: rlwe.Parameters) -> None:
         self._keys = keys
         self._vectors = vectors
-        # Asked for the update: the key layer's state then, and the task that binds the vector.
-        self._collecting: type[Any] = make_dataclass(
-            "Collecting",
-            [("keys", Union[keys.client.states]), ("task", bytes)],  # noqa: UP007
-            frozen=True,
-            slots=True,
-        )
+        self._collecting = _collecting(keys.client.states)
         self.states = (*keys.client.states, self._collecting)  # type: ignore[misc]
 
     def _layer(self, context: ClientContext) -> ClientContext:
@@ -68,7 +65,7 @@ class LatticeClientSteps(ClientSteps):
         task = decode(Task, step.model)
         if task.model != hashlib.sha256(request.model).digest():
             raise PeerViolation("another model than the keys are bound to", culprit=FROM_SERVER)
-        check_length(context, task.length)
+        self._check_length(context, task.length)
         return Asked(self._collecting(step.state, step.model), task.length, request.model)
 
     def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
@@ -92,23 +89,35 @@ class LatticeClientSteps(ClientSteps):
         message = Contribution(Stream.of(parts(step.message)), vector, tag)
         return Replied(step.state, message, spends=step.spends)
 
+    def _check_length(self, context: ClientContext, length: int) -> int:
+        """The coefficients of a vector of so many values, if this client contributes or opens as many."""
+        check_length(context, length)
+        try:
+            return self._vectors.coefficients(context.suite.surface.elements(length))
+        except ParameterError as error:
+            raise PeerViolation(str(error), culprit=FROM_SERVER) from None
+
     # Where the clients learn the sum
 
     def common_secret(self, state: Any) -> Secret | None:
         return self._keys.client.common_secret(self._own(state))
 
     def round_of(self, context: ClientContext, result: Buffer) -> int:
+        if self._keys.learns is not Learner.CLIENTS:
+            return super().round_of(context, result)
         return self._keys.client.round_of(self._layer(context), decode(Result, result).keys)
 
     def open(self, context: ClientContext, state: Any, result: Buffer) -> Sum:
+        if self._keys.learns is not Learner.CLIENTS:
+            return super().open(context, state, result)
         given = decode(Result, result)
         layer, own = self._layer(context), self._own(state)
         surface, length = context.suite.surface, given.task.length
         try:
-            check_length(context, length)
-            count = self._vectors.coefficients(surface.elements(length))
-        except (ParameterError, PeerViolation):
-            raise DecodeError(f"a sum of {length} values") from None
+            count = self._check_length(context, length)
+        except PeerViolation as error:
+            raise DecodeError(error.reason) from None
+        tag = tag_of(given.tag, tagged=True)
         total = self._vectors.ring.unpack(given.vector, count)
         keys = self._keys.client.open(layer, own, given.keys)
         if not isinstance(keys, IntegerSum) or len(keys.total) != self._vectors.degree:
@@ -126,8 +135,15 @@ class LatticeClientSteps(ClientSteps):
             total=total,
             length=length,
             tagging=tagging_of(self._keys.client.common_secret(own), seed=seed),
-            tag=given.tag,
+            tag=tag,
         )
+
+
+@cache
+def _collecting(states: tuple[type, ...]) -> type[Any]:
+    """Asked for the update: the key layer's state then, and the task that binds the vector."""
+    fields = [("keys", Union[states]), ("task", bytes)]  # noqa: UP007
+    return make_dataclass("Collecting", fields, frozen=True, slots=True)
 
 
 def _seed(context: ClientContext, *, round: int, task: bytes) -> bytes:

@@ -12,10 +12,11 @@ from typing import Annotated
 from protocols.identity import Roster
 from protocols.schema import U64, Body, Key32, UpTo, encode
 from secagg import labels
-from secagg.linear_mac import TAG_BYTES
-from secagg.wire import Writer
+from secagg.errors import DecodeError
+from secagg.linear_mac import PRIME, TAG_BYTES
+from secagg.wire import Buffer, Writer
 
-__all__ = ["Collect", "Contribution", "Result", "Tag", "Task", "public_seed", "task_of"]
+__all__ = ["Collect", "Contribution", "Result", "Tag", "Task", "public_seed", "tag_of", "task_of"]
 
 Tag = Annotated[memoryview, UpTo(TAG_BYTES)]
 """A tag of `TAG_BYTES`, or nothing where the clients have no secret in common."""
@@ -67,6 +68,20 @@ def public_seed(*, parameters: bytes, session: bytes, round: int, roster: Roster
     """
     writer = Writer().fixed(parameters).blob(session).uint(round, 8).fixed(roster.digest).blob(task)
     return hashlib.sha256(labels.LATTICE_SEED + writer.finish()).digest()
+
+
+def tag_of(field: Buffer, *, tagged: bool) -> int:
+    """The number in a tag's field, 0 where there is no tag.
+
+    Raises:
+        DecodeError: the field has another length than it must, or holds no element of the tags' field.
+    """
+    if len(field) != (TAG_BYTES if tagged else 0):
+        raise DecodeError(f"a tag of {len(field)} bytes; {TAG_BYTES if tagged else 0} belong here")
+    tag = int.from_bytes(field, "big")
+    if tag >= PRIME:
+        raise DecodeError("a tag outside its field")
+    return tag
 
 
 def task_of(*, length: int, model: bytes) -> bytes:

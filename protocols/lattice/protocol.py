@@ -17,6 +17,7 @@ from protocols.suite import Suite
 from protocols.summand import IntegerSurface, Surface
 from secagg.errors import ParameterError
 from secagg.rlwe import KEY_SUMMAND_MAX
+from secagg.rlwe_parameters import MAXIMUM_SUMMANDS
 
 __all__ = ["KeyLayer", "LatticeParameters"]
 
@@ -46,7 +47,13 @@ class LatticeParameters(Parameters):
                 "keys is a protocol class or a partial of one, for example "
                 "functools.partial(PaillierSum, key_bits=2048), and not a protocol that was made already"
             )
-        layer = self.keys(max_clients=self.max_clients, requirements=self.requirements)
+        try:
+            layer = self.keys(max_clients=self.max_clients, requirements=self.requirements)
+        except TypeError as error:
+            raise ParameterError(
+                f"keys cannot be called with max_clients and requirements: {error}; pass a protocol class, "
+                "or a functools.partial of one with parameters that it has"
+            ) from None
         if not isinstance(layer, Parameters) or isinstance(layer, LatticeParameters):
             raise ParameterError(
                 f"keys makes a {type(layer).__name__}; the keys are summed by a protocol with an integer "
@@ -74,6 +81,10 @@ class LatticeParameters(Parameters):
         return {**super()._public_values(), "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX)}
 
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+        if self.max_clients > MAXIMUM_SUMMANDS:
+            raise ParameterError(
+                f"max_clients is {self.max_clients}; LatticeSum sums vectors of up to {MAXIMUM_SUMMANDS:,}"
+            )
         vectors = vectors_of(surface, max_clients=self.max_clients)
         counts = IntegerSurface(max_clients=self.max_clients, max_summand=KEY_SUMMAND_MAX)
         keys = self.key_layer.suite_on(counts, digest=digest)

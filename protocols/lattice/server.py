@@ -7,6 +7,7 @@ whether they belong together; where it tells the clients, they get both.
 """
 
 from dataclasses import make_dataclass, replace
+from functools import cache
 from typing import Annotated, Any, Union
 
 import numpy as np
@@ -14,13 +15,21 @@ from numpy.typing import NDArray
 
 from protocols.identity import ClientId
 from protocols.interface import IntegerSum, Learner, Round
-from protocols.lattice.messages import Collect, Contribution, Result, Task, public_seed, task_of
+from protocols.lattice.messages import (
+    Collect,
+    Contribution,
+    Result,
+    Task,
+    public_seed,
+    tag_of,
+    task_of,
+)
 from protocols.lattice.vector import open_sum
 from protocols.requirements import Plan
 from protocols.schema import Size, Stream, decode, encode, parts
 from protocols.suite import Finished, Opened, ServerContext, ServerSteps, Suite
 from secagg import rlwe
-from secagg.errors import PeerViolation, RoundAborted, VerificationError
+from secagg.errors import RoundAborted, VerificationError
 from secagg.linear_mac import PRIME, TAG_BYTES
 
 __all__ = ["LatticeServerSteps"]
@@ -37,18 +46,7 @@ class LatticeServerSteps(ServerSteps):
     def __init__(self, keys: Suite, vectors: rlwe.Parameters) -> None:
         self._keys = keys
         self._vectors = vectors
-        # An open round: the key layer's state, the task, and the vectors' sum so far, updated in place.
-        self._summing: type[Any] = make_dataclass(
-            "Summing",
-            [
-                ("keys", Union[keys.server.states]),  # noqa: UP007
-                ("task", bytes),
-                ("total", NDArray[np.uint64]),
-                ("tag", Annotated[bytes, Size(TAG_BYTES)]),
-            ],
-            frozen=True,
-            slots=True,
-        )
+        self._summing = _summing(keys.server.states)
         self.states = (*keys.server.states, self._summing)  # type: ignore[misc]
 
     def _layer(self, context: ServerContext, task: bytes) -> ServerContext:
@@ -85,20 +83,12 @@ class LatticeServerSteps(ServerSteps):
         kind = self._keys.replies[self._keys.collecting]
         ring = self._vectors.ring
         ring.check_packed(reply.vector, len(state.total))
-        if len(reply.tag) != (TAG_BYTES if self._tagged else 0):
-            raise PeerViolation(f"a tag of {len(reply.tag)} bytes", culprit=sender)
-        tag = int.from_bytes(reply.tag, "big")
-        if tag >= PRIME:
-            raise PeerViolation("a tag outside its field", culprit=sender)
+        # The clients tag their vectors where they hold a secret that the server lacks.
+        tag = tag_of(reply.tag, tagged=self._keys.learns is Learner.CLIENTS)
         keys = self._keys.server.absorb(layer, state.keys, sender, decode(kind, reply.keys))
         ring.add_packed(state.total, reply.vector)
         tag = (int.from_bytes(state.tag, "big") + tag) % PRIME
         return replace(state, keys=keys, tag=tag.to_bytes(TAG_BYTES, "big"))
-
-    @property
-    def _tagged(self) -> bool:
-        """Whether the clients hold a secret that the server lacks; then they tag their vectors."""
-        return self._keys.learns is Learner.CLIENTS
 
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
         step = self._keys.server.close(self._layer(context, state.task), state.keys, present)
@@ -156,3 +146,15 @@ class LatticeServerSteps(ServerSteps):
         if not isinstance(state, self._summing):
             return self._keys.server.thaw(state)
         return replace(state, keys=self._keys.server.thaw(state.keys))
+
+
+@cache
+def _summing(states: tuple[type, ...]) -> type[Any]:
+    """An open round: the key layer's state, the task, and the vectors' sum so far, updated in place."""
+    fields = [
+        ("keys", Union[states]),  # noqa: UP007
+        ("task", bytes),
+        ("total", NDArray[np.uint64]),
+        ("tag", Annotated[bytes, Size(TAG_BYTES)]),
+    ]
+    return make_dataclass("Summing", fields, frozen=True, slots=True)

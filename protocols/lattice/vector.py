@@ -20,7 +20,6 @@ from secagg.errors import RoundAborted
 from secagg.kdf import hkdf
 from secagg.linear_mac import TAG_BYTES, MacKey, Tagging
 from secagg.secret import Secret
-from secagg.wire import Buffer
 
 __all__ = ["hidden", "open_sum", "tagging_of", "vectors_of"]
 
@@ -81,7 +80,7 @@ def open_sum(
     total: NDArray[Any],
     length: int,
     tagging: Tagging | None = None,
-    tag: Buffer = b"",
+    tag: int = 0,
 ) -> Sum:
     """The sum of the vectors, opened with the sum of the keys, every residue checked.
 
@@ -113,7 +112,7 @@ def open_sum(
     vector.check_all()
     if tagging is not None:
         signers = [client.encode() for client in keys.contributors]
-        tagging.verify(int.from_bytes(tag, "big"), signers=signers)
+        tagging.verify(tag, signers=signers)
     if isinstance(outcome, RoundAborted):
         raise outcome
     return outcome
