@@ -11,8 +11,8 @@ and the padding of the last byte is zero. Each vector has one encoding.
 Packing goes by groups of values that fill whole bytes. Each group is cut into *items* of at most 64 bits (two
 neighbours joined, or one value over 32 bits), and every 64-bit word of the packed group is the OR of shifted
 items, for all groups of a block at once. The last word of a group overlaps the one before it and writes the
-same bits again, so that nothing reaches beyond the group. Widths of 5, 6 and 7 bytes need no shifts: their values
-are stored as whole words, every other one at a time, and what reaches into the next value is written again.
+same bits again, so that nothing reaches beyond the group. Widths of 5, 6 and 7 bytes need no shifts: their
+values are stored as whole words, and what reaches into the next value is written again.
 
 A ring hides nothing and checks no range: that a sum does not wrap is excluded by `FixedPoint.sum_ring`.
 

@@ -10,21 +10,15 @@ a_j·Σs + Σe_j + Δ·Σx_j: it opens with the sum of the keys, which another p
 nothing that opens one vector. How values share coefficients, and why sums decode, is in
 `secagg.rlwe_parameters`; the order of coefficients in memory in `secagg.negacyclic`.
 
-**Public polynomials** are AES-128-CTR keystream under a public key, as FrodoKEM (Alkim et al., specification of
-2021, algorithm 7) makes its matrix: a seed cannot be chosen so that a_j is short or zero as long as it is a
-hash. Block j starts at counter j·L·N/4, so one block opens alone. It is *defined* by L limbs of
-w bits, a_j = Σ limb_i·2**(w·i): limb i is the 32-bit words [i·N, (i+1)·N) of the block, little-endian, each
-shifted right by 32 - w as a signed integer. L·w >= K, so a_j is uniform modulo 2**K.
-
 **Against whom.** Who sees all b_i, the seed and the sum of the keys learns the sum of the x_i: decisional
 RLWE with keys as narrow as errors (normal form), and with the sum of two or more honest keys as a hint
 (Hint-RLWE: Kim, Lee, Seo, Song, CRYPTO 2023), for centred binomials in place of Gaussians. **A key serves one
 vector and one seed**: two vectors under the same a_j and s give away their difference (ATTACKS C10), so must
 no key be stored for later. The seed must depend on what all parties said before, never on one of them.
 
-**Not authenticated.** Anyone can add to b. An `OpenedVector` refuses wrong keys and random changes, which leave
-residues that are no noise; a multiple of Δ that is added stays unseen. For that bind the packed plaintexts
-(`packed`, `packed_blocks`) by a MAC on sums.
+**Not authenticated.** Anyone can add to b. An `OpenedVector` refuses wrong keys and random changes, which
+leave residues that are no noise; a multiple of Δ that is added stays unseen. Against that, a MAC on sums can
+bind the packed plaintexts: `packed` sees them on both sides.
 
 >>> from secagg.entropy import system_entropy
 >>> parameters = choose_parameters(sum_bound=200, signed=True, max_summands=2)
@@ -46,30 +40,33 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from secagg import labels
 from secagg.binomial import CENTRE, COINS, BinomialStream
 from secagg.entropy import Entropy, draw
-from secagg.errors import ParameterError, VerificationError
+from secagg.errors import ParameterError, SecAggError, VerificationError
 from secagg.kdf import hkdf
-from secagg.negacyclic import KeyProduct
 from secagg.ring import BLOCK_VALUES, Ring, Words
+from secagg.rlwe_digits import DigitCutter, DigitPacker
 from secagg.rlwe_parameters import DEGREES, Parameters, choose_parameters
+from secagg.rlwe_public import SEED_BYTES, PublicProduct
 from secagg.secret import Secret
 
-__all__ = ["KEY_SUMMAND_MAX", "SEED_BYTES", "OpenedVector", "Parameters", "choose_parameters", "draw_key"]
-__all__ += ["mask_blocks"]
+__all__ = [
+    "KEY_SUMMAND_MAX",
+    "SEED_BYTES",
+    "OpenedVector",
+    "PackedHook",
+    "Parameters",
+    "choose_parameters",
+    "draw_key",
+    "mask_blocks",
+]
 
 KEY_SUMMAND_MAX: Final = COINS
 """A key's coefficient travels as its count of heads, in [0, KEY_SUMMAND_MAX]."""
 
-SEED_BYTES: Final = 32
-"""Bytes of a public seed: a hash of all that the sum depends on."""
-
-_WORD_MASK: Final = (1 << 64) - 1
-
-Coefficients = npt.NDArray[np.uint64]
+Coefficients: TypeAlias = npt.NDArray[np.uint64]
 
 PackedHook: TypeAlias = Callable[[npt.NDArray[np.int64], int], None]
 """Sees packed plaintexts, each once: (coefficients, index of the first); they are valid until it returns."""
@@ -90,47 +87,6 @@ def draw_key(entropy: Entropy, *, degree: int) -> Coefficients:
     return counts.astype(np.uint64)
 
 
-class _PublicProduct:
-    """The products of the public polynomials of a seed with one key, block by block."""
-
-    __slots__ = ("_blocks", "_keystream", "_limbs", "_next", "_parameters", "_product", "_public", "_zeros")
-
-    def __init__(self, parameters: Parameters, seed: bytes, key: npt.NDArray[np.int64]) -> None:
-        self._parameters = parameters
-        self._public = hkdf(Secret(seed), label=labels.LATTICE_PUBLIC, size=16).reveal()
-        self._product = KeyProduct(key, limb_bits=parameters.limb_bits, limbs=parameters.limbs)
-        self._blocks = min(self._product.blocks, BLOCK_VALUES // parameters.degree)
-        self._limbs = np.empty((self._blocks, parameters.limbs, parameters.degree), dtype="<i4")
-        self._zeros = memoryview(bytes(self._limbs.nbytes))
-        self._keystream: CipherContext | None = None
-        self._next = 0
-
-    def write(self, first: int, out: Coefficients, *, offset: int) -> None:
-        """Writes the products of the blocks from `first` on, each coefficient plus `offset`, modulo 2**64.
-
-        Args:
-            out: shape (blocks·N,), contiguous.
-        """
-        degree = self._parameters.degree
-        for start in range(0, len(out) // degree, self._blocks):
-            part = out[start * degree : (start + self._blocks) * degree]
-            self._product.write(
-                self._polynomials(first + start, len(part) // degree), out=part, offset=offset
-            )
-
-    def _polynomials(self, first: int, count: int) -> npt.NDArray[np.int32]:
-        """The limbs of public polynomials [first, first + count), shape (count, L, N); reused memory."""
-        limbs = self._limbs[:count]
-        if self._keystream is None or self._next != first:
-            counter = first * (self._limbs[0].nbytes // 16)
-            nonce = counter.to_bytes(16, "big")
-            self._keystream = Cipher(algorithms.AES128(self._public), modes.CTR(nonce)).encryptor()
-        self._keystream.update_into(self._zeros[: limbs.nbytes], limbs.data.cast("B"))
-        self._next = first + count
-        np.right_shift(limbs, 32 - self._parameters.limb_bits, out=limbs)
-        return limbs
-
-
 def mask_blocks(
     parameters: Parameters,
     *,
@@ -140,7 +96,7 @@ def mask_blocks(
     count: int,
     entropy: Entropy,
     packed: PackedHook | None = None,
-) -> Iterator[Coefficients]:
+) -> Iterator[Words]:
     """Masks a vector that comes in blocks; for `Ring.pack_stream`.
 
     Args:
@@ -155,31 +111,31 @@ def mask_blocks(
         packed: sees each block of packed plaintexts, before Δ, checks included.
 
     Returns:
-        the masked coefficients in blocks of `BLOCK_VALUES`, the last one shorter, each in the memory of the one
-        before; `parameters.coefficients(count)` in all, with garbage above `modulus_bits`.
+        the masked coefficients in blocks of `BLOCK_VALUES`, the last one shorter, each in the memory of the
+        one before, of `parameters.ring.dtype` with garbage above `modulus_bits`;
+        `parameters.coefficients(count)` in all.
 
     Raises:
         ParameterError: an argument is anything else: at the call; or a block: when it is reached.
     """
-    _check_common(parameters, seed)
-    centred = _centred_key(parameters, key, summands=1)
+    _check_parameters(parameters)
+    centred = _centred_key(parameters, key, summands=1, error=ParameterError)
+    product = PublicProduct(parameters, seed=seed, key=centred)
     total = parameters.coefficients(count)
-    return _masked(parameters, seed, centred, blocks, count, total, entropy, packed)
+    packer = DigitPacker(parameters, blocks, count)
+    return _masked(parameters, product, packer, total=total, entropy=entropy, packed=packed)
 
 
 def _masked(
     parameters: Parameters,
-    seed: bytes,
-    key: npt.NDArray[np.int64],
-    blocks: Iterable[Words],
-    count: int,
+    product: PublicProduct,
+    packer: DigitPacker,
+    *,
     total: int,
     entropy: Entropy,
     packed: PackedHook | None,
-) -> Iterator[Coefficients]:
-    product = _PublicProduct(parameters, seed, key)
+) -> Iterator[Words]:
     noise = BinomialStream(hkdf(Secret(draw(entropy, 32)), label=labels.LATTICE_NOISE))
-    packer = _Packer(parameters, blocks, count)
     degree = parameters.degree
     capacity = min(BLOCK_VALUES, -(-total // degree) * degree)
     plain = np.empty(capacity, dtype=np.int64)
@@ -196,64 +152,8 @@ def _masked(
         np.add(part, block.view(np.uint64), out=part)
         noise.fill(counts[:size])
         np.add(part, counts[:size], out=part)
-        yield part
+        yield part.astype(parameters.ring.dtype, copy=False)
     packer.finish()
-
-
-class _Packer:
-    """Joins the values of a vector, block by block, into plaintext coefficients."""
-
-    __slots__ = ("_blocks", "_parameters", "_part", "_rest")
-
-    def __init__(self, parameters: Parameters, blocks: Iterable[Words], count: int) -> None:
-        self._parameters = parameters
-        self._blocks = iter(blocks)
-        self._rest = count
-        self._part = np.empty(parameters.degree, dtype=np.int64)
-
-    def fill(self, out: npt.NDArray[np.int64]) -> None:
-        """The next `len(out)` coefficients; behind the last value they are zero."""
-        degree, digits = self._parameters.degree, self._parameters.digits
-        done = 0
-        while self._rest and done < len(out):
-            size = min(self._rest, digits * degree)
-            columns = -(-size // digits)
-            self._join(self._values(size), out[done : done + columns])
-            self._rest -= size
-            done += columns
-        out[done:] = 0
-
-    def finish(self) -> None:
-        """Refuses values behind the last."""
-        if next(self._blocks, None) is not None:
-            raise ParameterError("there are more blocks than count says; nothing of this vector may be sent")
-
-    def _values(self, size: int) -> npt.NDArray[np.int32] | npt.NDArray[np.int64] | Words:
-        block = next(self._blocks, None)
-        if (
-            not isinstance(block, np.ndarray)
-            or block.dtype not in (np.uint32, np.uint64)
-            or block.shape != (size,)
-            or not block.flags.c_contiguous
-        ):
-            raise ParameterError(
-                f"a block of {size} values comes next: a contiguous array of uint32 or uint64"
-            )
-        if block.dtype == np.uint64:
-            return block.view(np.int64)
-        return block.view(np.int32) if self._parameters.signed else block
-
-    def _join(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.int64] | Words, out: npt.NDArray[np.int64]
-    ) -> None:
-        """Σ digit_d·B**d, digit d being the d-th run of `len(out)` values; digits that are missing are 0."""
-        columns = len(out)
-        np.copyto(out, values[:columns])
-        for digit in range(1, self._parameters.digits):
-            run = values[digit * columns : (digit + 1) * columns]
-            part, target = self._part[: len(run)], out[: len(run)]
-            np.multiply(run, self._parameters.base**digit, out=part, dtype=np.int64)
-            np.add(target, part, out=target)
 
 
 class OpenedVector:
@@ -267,23 +167,24 @@ class OpenedVector:
         seed: `SEED_BYTES` public bytes, those of every summand.
         key: the sum of the counts of the summands' keys, shape (degree,) of uint64.
         summands: how many there are, in [1, max_summands].
-        total: the sum of the masked vectors, shape (`parameters.coefficients(count)`,) of uint64, contiguous;
-            bits above `modulus_bits` are ignored. It is only read, and must not change.
+        total: the sum of the masked vectors, shape (`parameters.coefficients(count)`,), contiguous, of
+            `parameters.ring.dtype`; bits above `modulus_bits` are ignored. It is only read, and must not
+            change.
         count: values in the vector.
         ring: where the values' sums live; it must be wide enough for every sum.
         packed: sees each batch of packed plaintexts, checks included, when it is opened for the first time.
 
     Raises:
         ParameterError: an argument is anything else.
-        VerificationError: the key is no sum of so many keys: a coefficient or the norm is beyond what is possible.
+        VerificationError: the key is no sum of so many keys: a count or the norm is beyond what they reach.
     """
 
     __slots__ = (
         "_batch",
         "_checked",
         "_count",
+        "_cutter",
         "_good",
-        "_half",
         "_packed",
         "_parameters",
         "_product",
@@ -291,7 +192,6 @@ class OpenedVector:
         "_scratch",
         "_total",
         "_values",
-        "_words",
     )
 
     def __init__(
@@ -301,12 +201,12 @@ class OpenedVector:
         seed: bytes,
         key: Coefficients,
         summands: int,
-        total: Coefficients,
+        total: Words,
         count: int,
         ring: Ring,
         packed: PackedHook | None = None,
     ) -> None:
-        _check_common(parameters, seed)
+        _check_parameters(parameters)
         if type(summands) is not int or not 1 <= summands <= parameters.max_summands:
             raise ParameterError(
                 f"{summands!r} summands; these parameters allow 1 to {parameters.max_summands}"
@@ -314,25 +214,26 @@ class OpenedVector:
         coefficients = parameters.coefficients(count)
         if (
             not isinstance(total, np.ndarray)
-            or total.dtype != np.uint64
+            or total.dtype != parameters.ring.dtype
             or total.shape != (coefficients,)
             or not total.flags.c_contiguous
         ):
-            raise ParameterError(f"a sum of {count} values is a contiguous array of {coefficients} uint64")
+            raise ParameterError(
+                f"a sum of {count} values is a contiguous array of {coefficients} {parameters.ring.dtype}"
+            )
         if not isinstance(ring, Ring) or parameters.base > 1 << ring.bits:
             raise ParameterError("the ring of the sums is narrower than a digit; take that of the surface")
-        centred = _centred_key(parameters, key, summands=summands)
+        centred = _centred_key(parameters, key, summands=summands, error=VerificationError)
         self._parameters, self._ring, self._total, self._count = parameters, ring, total, count
-        self._product = _PublicProduct(parameters, seed, np.negative(centred))
+        self._product = PublicProduct(parameters, seed=seed, key=np.negative(centred))
         degree = parameters.degree
         capacity = min(BLOCK_VALUES, -(-coefficients // degree) * degree)
         self._checked = np.empty(capacity, dtype=np.uint64)
         self._scratch = np.empty(capacity, dtype=np.uint64)
-        self._words = np.empty((3, capacity), dtype=ring.dtype)
+        self._cutter = DigitCutter(parameters, dtype=ring.dtype, capacity=capacity)
         self._values = np.empty(parameters.digits * capacity, dtype=ring.dtype)
         self._batch = -1
         self._packed, self._good = packed, set[int]()
-        self._half = (parameters.base**parameters.digits - 1) // 2 if parameters.signed else 0
 
     def __len__(self) -> int:
         return self._count
@@ -361,14 +262,16 @@ class OpenedVector:
         return values
 
     def packed_blocks(self) -> Iterator[npt.NDArray[np.int64]]:
-        """All packed plaintexts in blocks of `BLOCK_VALUES`, checks included, each in the memory of the one before.
+        """All packed plaintexts in blocks of `BLOCK_VALUES`, checks included; read nothing else meanwhile.
+
+        Each block is in the memory of the one before.
 
         Raises:
             VerificationError: a block does not open under this key.
         """
         for batch in range(-(-len(self._total) // BLOCK_VALUES)):
             raised = self._check(batch)
-            np.subtract(raised, np.uint64(self._half), out=raised)
+            np.subtract(raised, np.uint64(self._parameters.plaintext_half), out=raised)
             yield raised.view(np.int64)
 
     def check_all(self) -> None:
@@ -391,25 +294,28 @@ class OpenedVector:
         rest = self._count - batch * parameters.digits * BLOCK_VALUES
         group = parameters.digits * parameters.degree
         full = min(rest // group, BLOCK_VALUES // parameters.degree)
-        self._cut(raised[: full * parameters.degree], groups=full, out=self._values[: full * group])
+        self._cutter.cut(raised[: full * parameters.degree], groups=full, out=self._values[: full * group])
         rest -= full * group
         if rest and full < BLOCK_VALUES // parameters.degree:
             columns = -(-rest // parameters.digits)
             out = self._values[full * group : full * group + columns * parameters.digits]
-            self._cut(raised[full * parameters.degree :][:columns], groups=1, out=out)
+            self._cutter.cut(raised[full * parameters.degree :][:columns], groups=1, out=out)
             if out[rest:].any():
                 raise VerificationError("there are values behind the last one; the sum was changed")
         self._batch = batch
         return self._values
 
     def _check(self, batch: int) -> Coefficients:
-        """The packed plaintexts of a batch, raised by `_half`, valid until another; refuses what is not noise."""
+        """The packed plaintexts of a batch, raised by `plaintext_half`, valid until the next one.
+
+        Refuses residues that are not noise, plaintexts that do not exist, and checks that are not zero.
+        """
         parameters = self._parameters
         total = self._total[batch * BLOCK_VALUES : (batch + 1) * BLOCK_VALUES]
         degree = parameters.degree
         raised, scratch = self._checked[: len(total)], self._scratch[: len(total)]
         # With E and Δ·half added, residues become [0, 2E] and plaintexts [0, B**m), without signs.
-        offset = parameters.noise_bound + (self._half << parameters.scale_bits)
+        offset = parameters.noise_bound + (parameters.plaintext_half << parameters.scale_bits)
         whole = self._checked[: -(-len(total) // degree) * degree]
         self._product.write(batch * BLOCK_VALUES // degree, whole, offset=offset)
         np.add(raised, total, out=raised)
@@ -422,58 +328,35 @@ class OpenedVector:
         if (
             residue > 2 * parameters.noise_bound
             or int(raised.max()) >= parameters.base**parameters.digits
-            or (checks != np.uint64(self._half)).any()
+            or (checks != np.uint64(parameters.plaintext_half)).any()
         ):
             raise VerificationError("the sum does not open under this key: what remains is not noise")
         if self._packed is not None and batch not in self._good:
-            np.subtract(raised, np.uint64(self._half), out=scratch)
+            np.subtract(raised, np.uint64(parameters.plaintext_half), out=scratch)
             self._packed(scratch.view(np.int64), batch * BLOCK_VALUES)
         self._good.add(batch)
         return raised
 
-    def _cut(self, raised: Coefficients, *, groups: int, out: Words) -> None:
-        """The digits of plaintexts, group by group and digit by digit; `raised` is consumed.
 
-        Raised by half of B**m, a number has the plain digits that are its balanced ones raised by half of B.
-        """
-        if not len(raised):
-            return
-        parameters, dtype = self._parameters, self._ring.dtype
-        number = raised.reshape(groups, -1)
-        low, next_low, part = (words[: len(raised)].reshape(groups, -1) for words in self._words)
-        digits = out.reshape(groups, parameters.digits, -1)
-        base = dtype.type(parameters.base & (1 << 8 * dtype.itemsize) - 1)
-        np.copyto(low, number, casting="unsafe")
-        for digit in range(parameters.digits - 1):
-            np.floor_divide(number, np.uint64(parameters.base), out=number)
-            np.copyto(next_low, number, casting="unsafe")
-            np.multiply(next_low, base, out=part)
-            np.subtract(low, part, out=digits[:, digit])
-            low, next_low = next_low, low
-        digits[:, -1] = low
-        if parameters.signed:
-            np.subtract(out, dtype.type((parameters.base - 1) // 2), out=out)
-
-
-def _check_common(parameters: Parameters, seed: bytes) -> None:
+def _check_parameters(parameters: Parameters) -> None:
     if not isinstance(parameters, Parameters):
         raise ParameterError(f"parameters come from choose_parameters, not {type(parameters).__name__}")
-    if type(seed) is not bytes or len(seed) != SEED_BYTES:
-        raise ParameterError(f"a public seed is {SEED_BYTES} bytes of type bytes")
 
 
-def _centred_key(parameters: Parameters, key: Coefficients, *, summands: int) -> npt.NDArray[np.int64]:
+def _centred_key(
+    parameters: Parameters, key: Coefficients, *, summands: int, error: type[SecAggError]
+) -> npt.NDArray[np.int64]:
     """The key itself, from its counts.
 
     Raises:
         ParameterError: it is not an array of counts.
-        VerificationError: a count or the norm is beyond that of so many keys.
+        error: a count or the norm is beyond that of so many keys.
     """
     if not isinstance(key, np.ndarray) or key.dtype != np.uint64 or key.shape != (parameters.degree,):
         raise ParameterError(f"a key is an array of {parameters.degree} counts of uint64")
     if int(key.max()) > COINS * summands:
-        raise VerificationError(f"the key is not the sum of {summands} keys: a count is out of range")
-    centred = key.view(np.int64) - CENTRE * summands
+        raise error(f"the key is not the sum of keys of {summands} summands: a count is out of range")
+    centred = key.astype(np.int64) - CENTRE * summands
     if int(centred @ centred) > parameters.key_norm_bound:
-        raise VerificationError(f"the key is not the sum of {summands} keys: it is too large")
+        raise error(f"the key is not the sum of keys of {summands} summands: it is too large")
     return centred

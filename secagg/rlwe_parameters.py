@@ -1,8 +1,8 @@
 """Parameters of lattice encryption: how wide the ring, how many values in a coefficient, how much noise.
 
 A coefficient carries m values of base B as one integer X, its *digits*, and travels as Δ·X + noise modulo
-q = 2**K with Δ = 2**d (ACORN, Bell et al., USENIX Security 2023, section 3, with q a power of two). Everything
-follows from the bound of a sum and the number of summands n:
+q = 2**K with Δ = 2**d (ACORN, Bell et al., USENIX Security 2023, with q a power of two). Everything follows
+from the bound of a sum and the number of summands n:
 
 - B = 2·sum_bound + 1 for signed values, sum_bound + 1 for unsigned ones: the sums of digits never carry.
 - The noise of n summands is the centred count of 164·n fair coins. By Hoeffding's inequality it exceeds t
@@ -11,12 +11,12 @@ follows from the bound of a sum and the number of summands n:
 - Δ is the least power of two with 2E + 1 <= (31/32)·Δ. A uniform residue passes for noise with at most
   31/32, all N of a block with 2**-187 for N = 4096: a wrong key is found, not decoded.
 - K is the least with B**m <= 2**(K - d), so no sum wraps. m makes K/m, the bits a value, least.
-- `CHECK_BITS` = 128 say how many zero coefficients travel behind the last value: a key that
-  turns them uniform passes all of them with less than 2**-128, however short the vector.
+- `CHECK_BITS` = 128 say how many zero coefficients travel behind the last value: a wrong key passes all of
+  them with less than 2**-128, however short the vector.
 
-**Security.** For keys and errors of standard deviation 6.4 the table of the HomomorphicEncryption.org standard
-(2018; errors of 3.2) allows, for 128 bits against the known attacks and for the narrowest keys, which are
-ternary, total moduli of 27, 54, 109 and 218 bits at N = 1024, 2048, 4096 and 8192. More is refused.
+**Security.** The table of the HomomorphicEncryption.org standard (2018) allows, for 128 bits against known
+attacks, errors of standard deviation 3.2 and the narrowest keys, which are ternary, total moduli of 27, 54,
+109 and 218 bits at N = 1024, 2048, 4096 and 8192. More is refused. Keys and errors here are as wide as 6.4.
 What the sum of the keys says of each one is paid for by their width; see `secagg.rlwe`.
 
 >>> p = choose_parameters(sum_bound=10 * 32767, signed=True, max_summands=10)
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 SECURE_MODULUS_BITS: Final = {1024: 27, 2048: 54, 4096: 109, 8192: 218}
-"""The largest log2 q for 128 bits of security, by degree: HomomorphicEncryption.org, table 1, ternary keys."""
+"""The largest log2 q for 128 bits of security, by degree: HomomorphicEncryption.org, ternary keys."""
 
 DEGREES: Final = tuple(SECURE_MODULUS_BITS)
 
@@ -120,9 +120,19 @@ class Parameters:
         return self.modulus_bits / self.digits
 
     @property
+    def plaintext_half(self) -> int:
+        """What is added to signed plaintexts so that none is negative: (B**m - 1)/2; else 0."""
+        return (self.base**self.digits - 1) // 2 if self.signed else 0
+
+    @property
     def check_coefficients(self) -> int:
-        """Zero coefficients behind the last value: the least c with ((2E+1)/2**K)**c < 2**-CHECK_BITS."""
-        passing, count = 2 * self.noise_bound + 1, 1
+        """Zero coefficients behind the last value: a wrong key passes all with less than 2**-CHECK_BITS.
+
+        The key is wrong by δ, whose coefficients are at most 164·n. Whatever power of two 2**c divides δ, a·δ
+        is uniform over an ideal that contains 2**(c+1)·R, so one check passes with at most
+        (2E + 1 + 2**(c+1))/2**K <= (2E + 1 + 328·n)/2**K.
+        """
+        passing, count = 2 * self.noise_bound + 1 + 2 * COINS * self.max_summands, 1
         while passing**count << CHECK_BITS >= 1 << (self.modulus_bits * count):
             count += 1
         return count
@@ -150,7 +160,7 @@ class Parameters:
         return self.ring.packed_size(self.coefficients(count))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def choose_parameters(*, sum_bound: int, signed: bool, max_summands: int, degree: int = 4096) -> Parameters:
     """The parameters with the fewest bits a value.
 

@@ -16,7 +16,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("secagg", "protocols", "fl_integration")
-SIBLINGS = ("plain", "masked", "ckks", "paillier")
+SIBLINGS = ("plain", "masked", "lattice", "ckks", "paillier")
+MEETING_PLACES = {"composition", "advice"}
+"""Where protocols are put together, and compared: above them all."""
 HEAVY = (
     "tenseal",
     "phe",
@@ -143,7 +145,13 @@ def test_siblings_do_not_know_each_other(sibling: str) -> None:
     known_by = {room(file) for file in importers(f"protocols.{sibling}") if file.startswith("protocols/")}
     assert not known_by & (set(SIBLINGS) - {sibling})
     # The machinery does not know any protocol either; only the table of contents lists them.
-    assert known_by <= {"__init__", sibling}
+    assert known_by <= {"__init__", sibling, *MEETING_PLACES}
+
+
+def test_nobody_but_the_table_of_contents_knows_where_protocols_meet() -> None:
+    for place in MEETING_PLACES:
+        known_by = {room(file) for file in importers(f"protocols.{place}") if file.startswith("protocols/")}
+        assert known_by <= {"__init__", "advice"} - {place}
 
 
 def test_the_consortium_is_known_to_its_two_schemes_alone() -> None:

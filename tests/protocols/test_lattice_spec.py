@@ -380,16 +380,13 @@ def test_the_surface_has_the_sums_of_the_specification(bits: int, weight: int) -
 
 def test_a_wrong_key_is_found() -> None:
     assert f"a full block with {power(N * math.log2(31 / 32))} at" in TEXT
-    worst = -math.inf
+    assert "2^c <= 164·n, so there are as many as bring (2E + 1 + 328·n)/2^K under 2^-128" in TEXT
     for bits, weight in GRIDS:
         for n in CLIENTS:
             chosen = code(bits, weight, n)
-            random = math.log2(2 * chosen.noise_bound + 1) - chosen.modulus_bits
+            passing = math.log2(2 * chosen.noise_bound + 1 + 2 * COINS * n) - chosen.modulus_bits
             checks = chosen.check_coefficients
-            assert checks * random < -128 <= (checks - 1) * random
-            even = math.log2(2 * chosen.noise_bound + 1 + 2 * COINS * n) - chosen.modulus_bits
-            worst = max(worst, checks * even)
-    assert f"all of them with at most {power(worst)} in every case" in TEXT
+            assert checks * passing < -128 <= (checks - 1) * passing
 
 
 def test_an_ideal_that_is_odd_somewhere_holds_two() -> None:
@@ -482,8 +479,8 @@ def test_the_constants_in_the_text() -> None:
         "t = 64·ln 2",
         "2E + 1 <= (31/32)·Δ",
         "by chance with at most 31/32",
-        f"bring (2E + 1)/2^K under 2^-{CHECK_BITS}",
-        f"as 2^c <= {COINS}·n",
+        f"bring (2E + 1 + 328·n)/2^K under 2^-{CHECK_BITS}",
+        f"2^c <= {COINS}·n",
         "with probability less than 2^-40",
         "makes K/m least with K <= 64",
         f"one of ±{2 * max(tabled())} a single one",
@@ -521,5 +518,5 @@ def test_every_table_is_read_or_has_no_numbers() -> None:
 
 def test_the_specification_is_short() -> None:
     lines = SPEC.splitlines()
-    assert len(lines) <= 280
+    assert len(lines) <= 290
     assert all(len(line) <= 125 for line in lines if not line.startswith("|"))

@@ -1,5 +1,6 @@
 """The MAC on sums, against the same sums in plain Python integers, and everything it must bind."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_signers_and_contexts_are_bytes(name: str) -> None:
 @settings(max_examples=60)
 def test_parts_in_any_order_make_the_tag_of_the_whole(values: list[int], cuts: set[int], order: Any) -> None:
     edges = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
-    parts = list(zip(edges, edges[1:], strict=False))
+    parts = list(itertools.pairwise(edges))
     order.shuffle(parts)
     tagging = Tagging(KEY, context=b"round 1")
     for start, stop in parts:
