@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["build_parser", "main"]
 
 _PROG: Final = "secagg-hospitals"
-_CHOICES: Final = ("masked", "ckks", "paillier", "plain")
-_SECURE: Final = _CHOICES[:3]
+_CHOICES: Final = ("masked", "lattice", "ckks", "paillier", "plain")
+_SECURE: Final = _CHOICES[:-1]
 _SPLITS: Final = 5
 _WIDE: Final = 124
 _EXAMPLES: Final = """\
 examples:
-  secagg-hospitals                       both acts, all three secure sums, into ./secagg-hospitals-out
+  secagg-hospitals                       both acts, all four secure sums, into ./secagg-hospitals-out
   secagg-hospitals --protocol masked     MaskedSum alone beside training in the clear
   secagg-hospitals --sites 4 --seed 7    only act two, another split
   secagg-hospitals --rounds 5 --out x    a short run, results in ./x

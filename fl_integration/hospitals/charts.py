@@ -29,16 +29,24 @@ _BLUE: Final = "#0072B2"
 _GREEN: Final = "#009E73"
 _RED: Final = "#D55E00"
 _PURPLE: Final = "#CC79A7"
+_SKY: Final = "#56B4E9"
 
 _STYLES: Final[dict[Choice, dict[str, Any]]] = {
     Choice.MASKED: {
         "color": _BLUE,
         "linestyle": "none",
         "marker": "o",
+        "markersize": 19,
+        "fillstyle": "none",
+    },
+    Choice.LATTICE: {
+        "color": _SKY,
+        "linestyle": "none",
+        "marker": "D",
         "markersize": 13,
         "fillstyle": "none",
     },
-    Choice.CKKS: {"color": _RED, "linestyle": "none", "marker": "s", "markersize": 8, "fillstyle": "none"},
+    Choice.CKKS: {"color": _RED, "linestyle": "none", "marker": "s", "markersize": 9, "fillstyle": "none"},
     Choice.PAILLIER: {"color": _GREEN, "linestyle": "none", "marker": "x", "markersize": 6},
     Choice.PLAIN: {"color": _PURPLE, "linestyle": "none", "marker": "+", "markersize": 8},
 }
@@ -100,7 +108,7 @@ def auc_by_round(act: Act) -> bytes:
         axes.set_xlabel("round")
         axes.set_ylabel("AUC, all test patients in one ranking")
         axes.grid(axis="y", color=_GRID)
-        axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=1)
+        axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=1, labelspacing=0.8)
         _label_levels(axes, levels)
         _title(figure, _headline(act), _subline(act))
         figure.subplots_adjust(left=0.075, right=0.795, top=0.85, bottom=0.1)

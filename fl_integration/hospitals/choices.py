@@ -9,7 +9,7 @@ from typing import Final
 
 from fl_integration.hospitals.records import Site
 from fl_integration.training import LocalTraining
-from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements
+from protocols import Adversary, CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Requirements
 from protocols.parameters import MachineProtocol, Parameters
 
 __all__ = ["BITS", "CLIP", "MAX_WEIGHT", "SETTINGS", "Choice", "short_name"]
@@ -26,6 +26,7 @@ class Choice(Enum):
     """A protocol of the demonstration; the value is its name on the command line."""
 
     MASKED = "masked"
+    LATTICE = "lattice"
     CKKS = "ckks"
     PAILLIER = "paillier"
     PLAIN = "plain"
@@ -39,19 +40,24 @@ class Choice(Enum):
         """The protocol with the study's parameters, for so many hospitals."""
         # A survivor set that a quorum signs lets four hospitals bear the loss of one even if the server lies;
         # without it all four would have to stay.
-        masked = Requirements(adversary=Adversary.MALICIOUS)
+        signed = Requirements(adversary=Adversary.MALICIOUS)
         return _CLASSES[self](
             clip=CLIP,
             bits=BITS,
             max_clients=clients,
             max_weight=MAX_WEIGHT,
-            requirements=masked if self is Choice.MASKED else Requirements(),
+            requirements=signed if self.makes_channels else Requirements(),
         )
+
+    @property
+    def makes_channels(self) -> bool:
+        """Whether every two hospitals share secrets, as in MaskedSum, which also sums LatticeSum's keys."""
+        return self in (Choice.MASKED, Choice.LATTICE)
 
     @property
     def worst_moment(self) -> str:
         """The exchange whose loss costs most: secrets are shared out already, and the update never comes."""
-        return "MaskedInput" if self is Choice.MASKED else "Contribute"
+        return "MaskedInput" if self.makes_channels else "Contribute"
 
 
 def short_name(site: Site) -> str:
@@ -61,6 +67,7 @@ def short_name(site: Site) -> str:
 
 _CLASSES: Final[dict[Choice, type[Parameters]]] = {
     Choice.MASKED: MaskedSum,
+    Choice.LATTICE: LatticeSum,
     Choice.CKKS: CkksSum,
     Choice.PAILLIER: PaillierSum,
     Choice.PLAIN: PlainSum,

@@ -27,7 +27,7 @@ __all__ = ["CLIENTS", "PARAMETERS", "Cost", "cost_of", "measure"]
 PARAMETERS: Final = 1_000_000
 CLIENTS: Final = 3
 _MEASURED: Final = {Choice.PAILLIER: 20_000}
-_REPEATS: Final = {Choice.MASKED: 5, Choice.PLAIN: 5}
+_REPEATS: Final = {Choice.MASKED: 5, Choice.LATTICE: 5, Choice.PLAIN: 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,8 +56,14 @@ _WHO_LEARNS: Final[dict[Choice, tuple[str, str, str]]] = {
     Choice.MASKED: (
         "The weighted mean of all updates, the number of patients behind it, and who took part.",
         "The global model, which the server sends them.",
-        "A server that lies about who is still there. A curious one, even with one of the hospitals, learns "
-        "no more than that hospital can work out from the sum itself.",
+        "Two of the hospitals that pool what they know with the server. With one of them it learns no more "
+        "than the sum of the others, at least two, even if it lies about who is still there.",
+    ),
+    Choice.LATTICE: (
+        "The weighted mean of all updates, the number of patients behind it, and who took part.",
+        "The global model, which the server sends them.",
+        "What breaks MaskedSum, which sums its keys. And a hospital whose key and vector do not belong "
+        "together costs the round, and is not named.",
     ),
     Choice.CKKS: (
         "Who took part and how large the messages are; no number of the model.",
@@ -186,6 +192,11 @@ def cost_note(costs: Mapping[Choice, Cost]) -> str:
     )
     for choice, cost in scaled:
         note += f" * {choice.title} was measured on {cost.measured:,} and scaled linearly."
+    if Choice.LATTICE in costs:
+        note += (
+            " LatticeSum's vector grows with the model; the key that goes with it does not, and is most of "
+            "its bytes for the 16 parameters here. To make up for a lost hospital is work on keys alone."
+        )
     return note
 
 
@@ -202,10 +213,12 @@ def setup_note(act: Act) -> str:
     ]
     if parts:
         note += f" In the first a key is set up; its maker sends so many bytes more: {', '.join(parts)}."
-    if any(row.choice is Choice.MASKED for row in act.rows):
+    linked = [row.title for row in act.rows if row.choice is not None and row.choice.makes_channels]
+    if linked:
         note += (
-            " MaskedSum makes channels in the first round, and again with a hospital that was lost before; "
-            "the keys of every other round ride on the round before it and are in its figures."
+            f" {_list(linked)} {'makes' if len(linked) == 1 else 'make'} channels in the first round, and "
+            "again with a hospital that was lost before; the keys of every other round ride on the round "
+            "before it and are in its figures."
         )
     return note
 

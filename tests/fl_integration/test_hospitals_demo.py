@@ -14,7 +14,7 @@ from fl_integration.hospitals.__main__ import main
 from fl_integration.hospitals.choices import Choice
 from fl_integration.hospitals.model import auc
 from fl_integration.hospitals.records import Site
-from protocols import PlainSum, simulate
+from protocols import Adversary, PlainSum, simulate
 from protocols.envelope import Envelope
 from protocols.plain import PlainUpdate
 from protocols.schema import decode
@@ -34,8 +34,8 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def act_two():
-    all_three = (Choice.MASKED, Choice.CKKS, Choice.PAILLIER)
-    return study.run_act(sites=4, choices=all_three, rounds=3, seed=1, lost=study.loss_in_act_two(3))
+    all_four = (Choice.MASKED, Choice.LATTICE, Choice.CKKS, Choice.PAILLIER)
+    return study.run_act(sites=4, choices=all_four, rounds=3, seed=1, lost=study.loss_in_act_two(3))
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +55,24 @@ def test_both_acts_from_the_command_line(tmp_path, capsys):
     assert main(["--rounds", "3", "--out", str(out)]) == 0
     printed = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert {path.name for path in out.iterdir()} == FILES
-    for name in ("MaskedSum", "CkksSum", "PaillierSum", "FedAvg in the clear", "Cleveland alone", "pooled"):
+    for name in ("MaskedSum", "LatticeSum", "CkksSum", "PaillierSum", "FedAvg in the clear", "pooled"):
         assert name in printed
+    assert "MaskedSum and LatticeSum make channels" in printed
     assert "…" not in printed  # nothing is cut off
     assert re.search(r"Budapest vanished at MaskedInput in round 2, .* again in round 3", printed)
     assert "2 contributors" in printed
     numbers = json.loads((out / "results.json").read_text())
     assert [len(act["sites"]) for act in numbers["acts"]] == [3, 4]
     for act in numbers["acts"]:
+        secure = [each["title"] for each in act["rows"] if each["kind"] == "secure"]
+        assert secure == ["MaskedSum", "LatticeSum", "CkksSum", "PaillierSum"]
         for each in act["rows"]:
             if each["kind"] == "secure":
                 assert each["largest_difference_from_fedavg"] < 1e-5
                 assert each["usage"]["sent"] > 0
     assert numbers["million_parameters"]["paillier"]["scaled"]
     assert not numbers["million_parameters"]["masked"]["scaled"]
+    assert not numbers["million_parameters"]["lattice"]["scaled"]
 
 
 def test_the_page_is_self_contained(tmp_path, capsys):
@@ -81,7 +85,20 @@ def test_the_page_is_self_contained(tmp_path, capsys):
     pictures = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources]
     assert {(tmp_path / name).read_bytes() for name in FILES if name.endswith("png")} == set(pictures)
     assert all(picture.startswith(PNG) for picture in pictures)
-    assert page.index("sum of the other two") < page.index("withstands a server that follows the protocol")
+    assert page.index("sum of the other two") < page.index("here withstand a server that reads everything")
+
+
+def test_lattice_alone(tmp_path, capsys):
+    """The picture of what the server saw is MaskedSum's, so it is not there."""
+    assert main(["--rounds", "2", "--protocol", "lattice", "--out", str(tmp_path)]) == 0
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {"what_the_server_saw.png"}
+    assert "LatticeSum makes channels" in printed
+    assert "the key that goes with it does not" in printed
+    assert "With three hospitals the same loss ends the round: LatticeSum says" in printed
+    assert "<td>LatticeSum</td><td>The weighted mean" in (tmp_path / "report.html").read_text()
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert list(numbers["million_parameters"]) == ["lattice"]
 
 
 @pytest.mark.parametrize(("sites", "acts"), [(3, [3]), (4, [4])])
@@ -229,7 +246,7 @@ def test_the_glimpse_shows_an_unmasked_vector_for_what_it_is():
     assert np.minimum(apart, (1 << bits) - apart).max() < 1 << 16
 
 
-@pytest.mark.parametrize("choice", [Choice.MASKED, Choice.CKKS, Choice.PLAIN])
+@pytest.mark.parametrize("choice", [Choice.MASKED, Choice.LATTICE, Choice.CKKS, Choice.PLAIN])
 def test_three_hospitals_cannot_lose_one(choice):
     assert "at least 3" in study.refusal_among_three(choice, seed=1)
 
@@ -244,6 +261,16 @@ def test_ticks_are_counted():
     seen = []
     study.run_act(sites=3, choices=(Choice.PLAIN,), rounds=2, seed=1, tick=seen.append)
     assert len(seen) == study.ticks(sites=3, choices=(Choice.PLAIN,), rounds=2)
+
+
+@pytest.mark.parametrize("choice", [Choice.MASKED, Choice.LATTICE])
+@pytest.mark.parametrize("clients", [3, 4])
+def test_the_page_says_whom_the_plan_withstands(choice, clients):
+    """One hospital beside a server that lies, not two; and no sum of fewer than three is opened."""
+    plan = choice.protocol(clients=clients).plan(clients)
+    assert plan.adversary is Adversary.MALICIOUS
+    assert plan.corrupt == 1
+    assert plan.sure_contributors >= 3
 
 
 # --- intervals ------------------------------------------------------------------------------------
@@ -298,6 +325,20 @@ def test_costs_are_scaled_linearly_and_say_so():
     assert report.cost_cells(scaled)[0].endswith("*")
     assert not report.cost_cells(whole)[0].endswith("*")
     assert report.cost_cells(None) == ["", ""]
+
+
+def test_the_key_of_lattice_sum_weighs_less_the_larger_the_model():
+    """What the note says: its length is fixed, so it is most of a small contribution alone."""
+    sent = {}
+    for choice in (Choice.MASKED, Choice.LATTICE):
+        for size in (16, 4000):
+            cost = costs.measure(choice.protocol(clients=3), parameters=size, measured=size, repeats=1)
+            sent[choice, size] = cost.sent
+    key_bytes = 4096 * 9 // 8  # counts whose sum of three is at most 3 * 164
+    assert 0.5 < key_bytes / sent[Choice.LATTICE, 16] < 1
+    assert sent[Choice.LATTICE, 16] - sent[Choice.MASKED, 16] >= key_bytes
+    grown = {c: sent[c, 4000] - sent[c, 16] for c in (Choice.MASKED, Choice.LATTICE)}
+    assert grown[Choice.LATTICE] < 1.5 * grown[Choice.MASKED]
 
 
 def test_sentences_come_from_the_results(act_one):
