@@ -51,17 +51,17 @@ class UnitCosts:
         paillier_client, paillier_server: a ciphertext of 3072 bits, opening included.
     """
 
-    encode: float = 9e-9
-    decode: float = 3e-9
-    receive: float = 1.5e-9
-    mask: float = 12e-6
-    mask_word: float = 2.6e-9
-    client_edge: float = 0.4e-3
-    server_edge: float = 6e-6
+    encode: float = 3e-9
+    decode: float = 2e-9
+    receive: float = 2.5e-9
+    mask: float = 14e-6
+    mask_word: float = 1.2e-9
+    client_edge: float = 0.35e-3
+    server_edge: float = 2e-6
     client: float = 1.5e-3
-    server_client: float = 1.2e-3
-    hide: float = 20e-9
-    open: float = 18e-9
+    server_client: float = 0.9e-3
+    hide: float = 30e-9
+    open: float = 22e-9
     ckks_client: float = 330e-9
     ckks_server: float = 8e-9
     paillier_client: float = 10e-3

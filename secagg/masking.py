@@ -40,6 +40,8 @@ MASK_KEY_BYTES: Final = 16
 
 _CHUNK_BYTES: Final = 1 << 17
 _ZEROS: Final = memoryview(bytes(_CHUNK_BYTES))
+_FROM_ZERO: Final = modes.CTR(bytes(16))
+"""The counter of every mask. Short masks cost little but their set-up, so it is not made anew for each."""
 
 
 def expand(seed: Secret, *, ring: Ring, count: int) -> Words:
@@ -122,7 +124,7 @@ def _keystream(seed: Secret) -> CipherContext:
         raise ParameterError(f"a mask seed is a Secret, not {type(seed).__name__}")
     if len(seed) != MASK_KEY_BYTES:
         raise ParameterError(f"a mask seed of {len(seed)} bytes; derive one of {MASK_KEY_BYTES}")
-    return Cipher(algorithms.AES128(seed.reveal()), modes.CTR(bytes(16))).encryptor()
+    return Cipher(algorithms.AES128(seed.reveal()), _FROM_ZERO).encryptor()
 
 
 def _wire_dtype(ring: Ring) -> np.dtype[np.uint32] | np.dtype[np.uint64]:

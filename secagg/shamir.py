@@ -25,8 +25,10 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Final
+
+import numpy as np
 
 from secagg.entropy import Entropy, system_entropy, uniform_below
 from secagg.errors import DecodeError, ParameterError, VerificationError
@@ -51,6 +53,9 @@ PRIME: Final = 2**256 + 297
 SECRET_BYTES: Final = 32
 SHARE_BYTES: Final = 33
 MAXIMUM_INDEX: Final = 2**16 - 1
+
+_DENSE_INDEX: Final = 2**12
+"""Up to here weights may come from binomials, whose size grows with the index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +168,10 @@ def combine_encoded(indices: Sequence[int], encodings: Sequence[bytes], *, thres
     """
     _require_distinct(indices)
     _require_threshold(threshold, len(encodings))
-    if len(indices) != len(encodings) or any(low >= high for low, high in pairwise(indices)):
+    if len(indices) != len(encodings) or sorted(indices) != list(indices):
         raise ParameterError("each encoding has the index of its holder, and the indices ascend")
     values = [int.from_bytes(encoding, "big") for encoding in encodings[:threshold]]
-    if any(len(encoding) != SHARE_BYTES for encoding in encodings) or max(values) >= PRIME:
+    if set(map(len, encodings)) != {SHARE_BYTES} or max(values) >= PRIME:
         raise DecodeError(f"a share has {SHARE_BYTES} bytes and is below 2^256 + 297")
     return _at_zero(list(indices[:threshold]), values)
 
@@ -196,6 +201,9 @@ def lagrange_at_zero(indices: Sequence[int]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _lagrange_at_zero(indices: tuple[int, ...]) -> tuple[int, ...]:
+    # Holders are numbered from 1: when a few are lost, there are few gaps below the highest index.
+    if (highest := max(indices)) <= min(2 * len(indices), _DENSE_INDEX):
+        return _dense_weights(indices, highest)
     # w_i = Π_{j≠i} x_j / (x_j - x_i) = (Π_j x_j) / (x_i·Π_{j≠i} (x_j - x_i))
     denominators = [x * math.prod(other - x for other in indices if other != x) % PRIME for x in indices]
     # One inversion for all of them (Montgomery 1987): running products up, then peeled off downwards.
@@ -208,6 +216,30 @@ def _lagrange_at_zero(indices: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(weights))
 
 
+def _dense_weights(indices: tuple[int, ...], highest: int) -> tuple[int, ...]:
+    """The weights where half of 1, ..., m or more are indices, m the highest: several times faster.
+
+    If all are, w_i = Π_{j≠i} j / (j - i) = (-1)^(i-1)·C(m, i). Each gap g takes a factor g / (g - i) out.
+    """
+    gaps = list(set(range(1, highest + 1)).difference(indices))
+    scale = pow(math.prod(gaps), -1, PRIME)
+    # Several factors g - i, each below 2^bit_length, are multiplied in one machine word.
+    together = 63 // highest.bit_length()
+    differences = np.array(gaps, dtype=np.int64) - np.array(indices, dtype=np.int64)[:, None]
+    padded = np.ones((len(indices), -(-len(gaps) // together) * together), dtype=np.int64)
+    padded[:, : len(gaps)] = differences
+    factors = np.multiply.reduce(padded.reshape(len(indices), -1, together), axis=2).tolist()
+    return tuple(
+        _alternating_binomial(highest, index) * math.prod(each) * scale % PRIME
+        for index, each in zip(indices, factors, strict=True)
+    )
+
+
+@lru_cache(maxsize=1 << 13)
+def _alternating_binomial(highest: int, index: int) -> int:
+    return math.comb(highest, index) if index & 1 else -math.comb(highest, index)
+
+
 def _require_index(index: object) -> None:
     if type(index) is not int or not 1 <= index <= MAXIMUM_INDEX:
         raise ParameterError(f"a share's index is an int in [1, {MAXIMUM_INDEX + 1}); number holders from 1")
@@ -216,8 +248,10 @@ def _require_index(index: object) -> None:
 def _require_distinct(indices: Sequence[int]) -> None:
     if not isinstance(indices, Sequence):
         raise ParameterError(f"indices are of type {type(indices).__name__}; a sequence of ints is needed")
-    for index in indices:
-        _require_index(index)
+    integers = set(map(type, indices)) == {int}
+    if not integers or min(indices) < 1 or max(indices) > MAXIMUM_INDEX:
+        for index in indices:
+            _require_index(index)
     if len(set(indices)) != len(indices):
         raise ParameterError("an index is repeated; each holder has one of its own")
 

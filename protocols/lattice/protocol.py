@@ -78,7 +78,11 @@ class LatticeParameters(Parameters):
         return self.key_layer.exchanges(first=first)
 
     def _public_values(self) -> dict[str, object]:
-        return {**super()._public_values(), "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX)}
+        return {
+            **super()._public_values(),
+            "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX),
+            "vectors": vectors_of(self.surface, max_clients=self.max_clients),  # releases may choose others
+        }
 
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
         if self.max_clients > MAXIMUM_SUMMANDS:

@@ -9,7 +9,7 @@ from protocols.masked.messages import (
     AdvertiseKeys,
     CohortKeys,
 )
-from protocols.masked.relay import Dealings
+from protocols.masked.relay import Dealings, one_object
 from protocols.masked.server_states import Advertising, Sharing
 from protocols.masked.transcript import (
     EpochTranscript,
@@ -91,7 +91,7 @@ def open_sharing(context: ServerContext, state: Advertising, present: frozenset[
     complete = plan.degree == len(cohort) - 1
     seed = b"" if complete else graph_seed(root=tree.root, context=digest)
     epoch = Epoch.of(plan, round=context.round.number, digest=digest, cohort=cohort, seed=seed)
-    there = frozenset(members.index(client) for client in present)
+    there = one_object(frozenset(members.index(client) for client in present))
     requests = {}
     for place in sorted(there):
         keys = tuple(state.keys[cohort[each]] for each in epoch.among(epoch.graph.neighbours(place), there))

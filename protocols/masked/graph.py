@@ -150,23 +150,15 @@ class Graph:
             return tuple(range(self.clients))
         return self.neighbours(index)
 
-    def neighbour_table(self) -> npt.NDArray[np.int64]:
-        """`neighbours` of every member, for a server: shape (clients, degree), a row for each, ascending."""
-        everybody = np.arange(self.clients)
-        if self._circle is None:
-            table: npt.NDArray[np.int64] = np.tile(everybody[:-1], (self.clients, 1))
-            table += table >= everybody[:, None]
-            return table
-        members, places = self._circle
-        table = members[(places[:, None] + self._steps()) % self.clients].astype(np.int64)
-        table.sort(axis=1)
-        return table
-
     def holder_table(self) -> npt.NDArray[np.int64]:
-        """`holders` of every member, as `neighbour_table`; on the complete graph each row has them all."""
+        """`holders` of every member at once, for a server: a row for each, shape (clients, holders)."""
         if self._circle is None:
             return np.tile(np.arange(self.clients), (self.clients, 1))
-        return self.neighbour_table()
+        members, places = self._circle
+        table: npt.NDArray[np.int64] = members[(places[:, None] + self._steps()) % self.clients]
+        table = table.astype(np.int64)
+        table.sort(axis=1)
+        return table
 
     def are_neighbours(self, first: int, second: int) -> bool:
         """Whether these two share secrets and a mask; nobody does with itself.

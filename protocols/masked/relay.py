@@ -37,6 +37,7 @@ __all__ = [
     "holder_table",
     "holders_left",
     "layout_of",
+    "one_object",
     "relay",
 ]
 
@@ -117,14 +118,20 @@ class Layout:
 @lru_cache(maxsize=4)
 def layout_of(epoch: Epoch, present: frozenset[int]) -> Layout:
     """The layout of dealings to those who are present."""
-    there = flags(epoch, present)
-    table, keepers = epoch.graph.neighbour_table(), holder_table(epoch)
+    there, table = flags(epoch, present), holder_table(epoch)
     near = there[table] & there[:, None]
     neighbours = holders = Pairs.of(table, near)
-    if epoch.graph.is_complete:
-        holders = Pairs.of(keepers, there[keepers] & there[:, None])
+    if epoch.graph.is_complete:  # where holders are neighbours and the dealer itself
+        near &= table != np.arange(len(table))[:, None]
+        neighbours = Pairs.of(table, near)
     behind = Pairs.of(table, near & (table > np.arange(len(table))[:, None]))
     return Layout(neighbours, holders, behind)
+
+
+@lru_cache(maxsize=8)
+def one_object(places: frozenset[int]) -> frozenset[int]:
+    """The same object for equal sets: what is remembered for it is then found without comparing members."""
+    return places
 
 
 @lru_cache(maxsize=2)

@@ -41,6 +41,7 @@ from protocols.masked.relay import (
     flags,
     holders_left,
     layout_of,
+    one_object,
     relay,
 )
 from protocols.masked.server_states import (
@@ -164,7 +165,7 @@ def open_collecting(
     present: frozenset[ClientId],
 ) -> Opened:
     """End of round 1, or the begin of a later round: assert |U_2| >= t, give each what was dealt to it."""
-    active = frozenset(epoch.members.index(client) for client in present)
+    active = one_object(frozenset(epoch.members.index(client) for client in present))
     require_survivors(epoch, minima, active, "dealt shares")
     # A client may have advertised keys and vanished before sharing (A16): it is a holder nobody will ask.
     surface, length = context.suite.surface, context.round.length
@@ -218,7 +219,7 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
 def close_collecting(context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Opened:
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
     epoch = state.epoch
-    survivors = frozenset(epoch.members.index(client) for client in present)
+    survivors = one_object(frozenset(epoch.members.index(client) for client in present))
     require_survivors(epoch, state.minima, survivors, "contributed")
     left = holders_left(epoch, survivors).tolist()
     against = Counter(dealer for holder in survivors for dealer in state.unopened[holder])
@@ -320,7 +321,10 @@ def dealers_of(state: Summing, holder: int) -> Places:
 
 def opened_by(state: Summing, holder: int) -> NDArray[np.bool_]:
     """Which of `dealers_of` a survivor holds a share of, by its own word."""
-    return ~np.isin(dealers_of(state, holder), sorted(state.unopened[holder]))
+    dealers = dealers_of(state, holder)
+    if not state.unopened[holder]:
+        return np.ones(len(dealers), dtype=bool)
+    return ~np.isin(dealers, sorted(state.unopened[holder]))
 
 
 def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId]) -> Finished:

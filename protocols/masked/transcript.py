@@ -172,14 +172,12 @@ def share_hash_column(
     count = len(dealers)
     places = np.zeros(count, dtype=_PLACES)
     places["kind"], places["dealer"], places["holder"] = kinds, dealers, holder
-    rows = np.hstack(
-        [
-            np.broadcast_to(np.frombuffer(context, dtype=np.uint8), (count, len(context))),
-            places.view(np.uint8).reshape(count, _PLACES.itemsize),
-            np.frombuffer(shares, dtype=np.uint8).reshape(count, SHARE_BYTES),
-        ]
-    )
-    size, data, sha256 = rows.shape[1], rows.tobytes(), hashlib.sha256
+    size = len(context) + _PLACES.itemsize + SHARE_BYTES
+    rows = np.empty((count, size), dtype=np.uint8)
+    rows[:, : len(context)] = np.frombuffer(context, dtype=np.uint8)
+    rows[:, len(context) : -SHARE_BYTES] = places.view(np.uint8).reshape(count, _PLACES.itemsize)
+    rows[:, -SHARE_BYTES:] = np.frombuffer(shares, dtype=np.uint8).reshape(count, SHARE_BYTES)
+    data, sha256 = rows.tobytes(), hashlib.sha256
     digests = b"".join([sha256(data[at : at + size]).digest() for at in range(0, len(data), size)])
     return np.frombuffer(digests, dtype=np.uint8).reshape(count, 32)[:, :COMMITMENT_BYTES].tobytes()
 

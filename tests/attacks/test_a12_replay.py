@@ -13,6 +13,7 @@ an old acknowledgement takes no result back.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 
 from protocols import (
     CkksSum,
+    LatticeSum,
     MaskedSum,
     PaillierSum,
     PeerViolation,
@@ -39,6 +41,10 @@ PROTOCOLS = [
     pytest.param(MaskedSum(max_clients=6), id="masked"),
     pytest.param(CkksSum(max_clients=6), id="ckks"),
     pytest.param(PaillierSum(max_clients=6, key_bits=2048), id="paillier"),
+    pytest.param(LatticeSum(max_clients=6), id="lattice"),
+    pytest.param(
+        LatticeSum(max_clients=6, keys=partial(PaillierSum, key_bits=2048)), id="lattice over paillier"
+    ),
 ]
 
 

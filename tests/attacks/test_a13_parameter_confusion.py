@@ -22,6 +22,7 @@ import pytest
 from protocols import (
     Adversary,
     CkksSum,
+    LatticeSum,
     MaskedSum,
     PaillierSum,
     PeerViolation,
@@ -68,7 +69,7 @@ def test_two_clips_in_one_sum_are_nonsense(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.abs(total.mean - truth).max() > 0.05  # a quarter of one update is missing, and nothing says so
 
 
-@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum])
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum, LatticeSum])
 @pytest.mark.parametrize(
     "other",
     [
@@ -102,7 +103,8 @@ def test_the_round_ends_right_for_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    "protocol", [PlainSum(max_clients=4), MaskedSum(max_clients=4), CkksSum(max_clients=4)]
+    "protocol",
+    [PlainSum(max_clients=4), MaskedSum(max_clients=4), CkksSum(max_clients=4), LatticeSum(max_clients=4)],
 )
 def test_the_integer_surface_is_another_protocol(protocol: Any) -> None:
     digests = {protocol.suite.digest, *(protocol.exact(max_summand=m).suite.digest for m in (1, 2))}

@@ -15,6 +15,7 @@ Not covered: a release log that is itself rolled back.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import pytest
 from protocols import (
     Adversary,
     CkksSum,
+    LatticeSum,
     MaskedSum,
     MemoryReleaseLog,
     NeedUpdate,
@@ -98,7 +100,14 @@ def test_without_a_durable_log_two_vectors_share_their_masks(before: int) -> Non
 
 @pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize(
-    "protocol", [MASKED, CkksSum(max_clients=8), PaillierSum(max_clients=8, key_bits=2048)]
+    "protocol",
+    [
+        MASKED,
+        CkksSum(max_clients=8),
+        PaillierSum(max_clients=8, key_bits=2048),
+        LatticeSum(max_clients=8),
+        LatticeSum(max_clients=8, keys=partial(PaillierSum, key_bits=2048)),
+    ],
 )
 def test_the_log_keeps_the_second_vector_back(protocol: Any, before: int) -> None:
     _, twice, _, _ = second_vector(Clients(protocol, durable=True), before=before)

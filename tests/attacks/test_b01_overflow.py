@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, ParameterError, PlainSum, RoundAborted, simulate
+from protocols import (
+    CkksSum,
+    LatticeSum,
+    MaskedSum,
+    PaillierSum,
+    ParameterError,
+    PlainSum,
+    RoundAborted,
+    simulate,
+)
 from protocols.summand import FloatSurface
 from secagg.ring import Ring
 
@@ -57,7 +66,7 @@ def test_a_narrow_ring_wraps_and_nobody_notices(extreme: float) -> None:
 @pytest.mark.parametrize("extreme", EXTREMES)
 @pytest.mark.parametrize("weight", [1, 7])
 @pytest.mark.parametrize("bits", [2, 8, 16, 24, 32])
-@pytest.mark.parametrize("build", [PlainSum, MaskedSum])
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, LatticeSum])
 def test_the_largest_sums_fit(build: type[PlainSum], bits: int, weight: int, extreme: float) -> None:
     protocol = build(max_clients=5, max_weight=7, bits=bits)
     run = simulate(protocol, updates(extreme), weights=dict.fromkeys(NAMES, weight))
@@ -70,23 +79,27 @@ def test_the_largest_encrypted_sums_fit(protocol: CkksSum | PaillierSum, extreme
     assert np.abs(simulate(protocol, updates(extreme)).mean - extreme).max() <= protocol.error_bound(5)
 
 
-@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum])
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum, LatticeSum])
 def test_a_sum_that_no_ring_holds_is_refused_when_the_protocol_is_built(build: type[PlainSum]) -> None:
     with pytest.raises(ParameterError, match=r"lower .*(max_clients|max_weight|max_total_weight|bound|bits)"):
         build(bits=32, max_clients=2**20, max_weight=2**40)
 
 
-def test_weights_beyond_their_common_cap_are_an_abort_and_not_a_wrong_mean() -> None:
-    protocol = MaskedSum(max_clients=5, max_weight=10, max_total_weight=20)
+@pytest.mark.parametrize("build", [MaskedSum, LatticeSum])
+def test_weights_beyond_their_common_cap_are_an_abort_and_not_a_wrong_mean(build: type[MaskedSum]) -> None:
+    protocol = build(max_clients=5, max_weight=10, max_total_weight=20)
     with pytest.raises(RoundAborted, match="total weight"):
         simulate(protocol, updates(1.0), weights=dict.fromkeys(NAMES, 5))
 
 
 @pytest.mark.parametrize("pattern", [[1.0, -1.0], [-1.0, 1.0, 1.0], [0.0, -1.0, 1.0, 0.0]])
 @pytest.mark.parametrize("bits", [2, 5, 16, 18, 19, 32])
-def test_opposite_extremes_in_one_machine_word_do_not_meet(bits: int, pattern: list[float]) -> None:
-    """MaskedSum puts several narrow values into one word; no sum may borrow from the one beside it."""
-    protocol = MaskedSum(max_clients=5, bits=bits)
+@pytest.mark.parametrize("build", [MaskedSum, LatticeSum])
+def test_opposite_extremes_in_one_machine_word_do_not_meet(
+    build: type[MaskedSum], bits: int, pattern: list[float]
+) -> None:
+    """Both put several narrow values into one word; no sum may borrow from the one beside it."""
+    protocol = build(max_clients=5, bits=bits)
     update = np.resize(np.array(pattern), 10_001)
     run = simulate(protocol, dict.fromkeys(NAMES, update))
     assert np.abs(run.mean - update).max() <= protocol.error_bound(5)

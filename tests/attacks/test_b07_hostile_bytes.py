@@ -15,6 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -22,6 +23,7 @@ import pytest
 from protocols import (
     Adversary,
     CkksSum,
+    LatticeSum,
     MaskedSum,
     PaillierSum,
     ParameterError,
@@ -58,6 +60,8 @@ PROTOCOLS = {
     "malicious": MaskedSum(max_clients=6, requirements=Requirements(adversary=Adversary.MALICIOUS)),
     "ckks": CkksSum(max_clients=6),
     "paillier": PaillierSum(max_clients=6, key_bits=2048),
+    "lattice": LatticeSum(max_clients=6),
+    "lattice over paillier": LatticeSum(max_clients=6, keys=partial(PaillierSum, key_bits=2048)),
 }
 MEGABYTE = 1 << 20
 HUGE = b"\xff\xff\xff\xff"
@@ -318,7 +322,7 @@ def test_a_result_that_announces_a_huge_sum() -> None:
     assert stage.clients["a"].open(encode(result)).contributors == frozenset(NAMES)
 
 
-@pytest.mark.parametrize("name", ["ckks", "paillier"])
+@pytest.mark.parametrize("name", ["ckks", "paillier", "lattice over paillier"])
 def test_results_cut_short(name: str) -> None:
     stage = Stage(PROTOCOLS[name], NAMES)
     result = stage.play(updates_of(NAMES)).result or b""
@@ -338,9 +342,9 @@ def test_a_round_number_beyond_the_last_one() -> None:
     assert stage.clients["a"].export(key=Secret(bytes(32)))
 
 
-@pytest.mark.parametrize("name", ["masked", "ckks"])
+@pytest.mark.parametrize("name", ["masked", "ckks", "lattice", "lattice over paillier"])
 def test_results_that_nobody_asked_for_are_not_hoarded(name: str) -> None:
-    """A client of MaskedSum never opens one; one of CkksSum can tell from the bytes that it is none."""
+    """Clients that open none take none; those that do can tell from the bytes that it is none."""
     stage = Stage(PROTOCOLS[name], NAMES)
     stage.play(updates_of(NAMES))
     for number in range(32):

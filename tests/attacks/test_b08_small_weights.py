@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum, Rounding
+from protocols import CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Rounding
 from tests.attacks.weakened import Stage, Vector
 
 WEIGHTS = {"small": 1, "large": 499, "larger": 500}
@@ -57,7 +57,7 @@ def test_a_prescaled_update_is_mostly_lost(bits: int, update: Vector) -> None:
     assert rms(prescaled(update, bits=bits) - update) > 250 * step
 
 
-@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum])
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum, LatticeSum])
 def test_ours_loses_nothing_to_its_weight(build: Any, update: Vector) -> None:
     extra = {"key_bits": 2048} if build is PaillierSum else {}
     protocol = build(

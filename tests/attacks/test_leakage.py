@@ -13,6 +13,7 @@ repeats. Not covered, because no such test can see it: a good generator with a s
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,12 +21,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, PlainSum, Requirements
+from protocols import Adversary, CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Requirements
 from protocols.client_machine import ClientMachine
+from protocols.lattice import messages as lattice
 from protocols.masked import dealing
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.messages import MaskedInput
-from secagg import masking
+from secagg import masking, rlwe
 from secagg.kem import encapsulate
 from secagg.masking import expand
 from secagg.ring import Ring
@@ -124,6 +126,58 @@ def test_two_clients_vectors_are_independent(bits: int, rounds: int) -> None:
     for one, other in pairwise([*parts, parts[0]]):
         for mixed in (one + other, one - other):
             assert is_uniform(fields(stage, mixed), bits)
+
+
+def hidden(protocol: Any, stage: Stage, length: int = 60_000) -> list[Integers]:
+    """The coefficients of LatticeSum's vectors in a round."""
+    vectors, surface = protocol.suite.client._vectors, protocol.suite.surface
+    count = vectors.coefficients(surface.elements(length))
+    said = stage.answers(protocol.suite.collecting, lattice.Contribution).values()
+    return [vectors.ring.unpack(each.vector, count) for each in said]
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+def test_vectors_under_a_lattice_mask_are_uniform(bits: int, value: float) -> None:
+    protocol = LatticeSum(max_clients=3, bits=bits)
+    stage, width = Stage(protocol, NAMES), protocol.suite.client._vectors.modulus_bits
+    for _ in range(2):
+        stage.play(dict.fromkeys(NAMES, np.full(60_000, value)))
+        parts = hidden(protocol, stage)
+        assert len(parts) == 3
+        mask = np.uint64((1 << width) - 1)
+        for one, other in pairwise([*parts, parts[0]]):
+            assert is_uniform(one, width)
+            assert is_uniform(one + other & mask, width)
+            assert is_uniform(one - other & mask, width)
+
+
+def test_a_lattice_mask_without_a_key_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weakened copy: the noise alone, which hides a few low bits."""
+    nothing = np.full(4096, rlwe.KEY_SUMMAND_MAX // 2, dtype=np.uint64)
+    monkeypatch.setattr(rlwe, "draw_key", lambda entropy, *, degree: nothing)
+    protocol = LatticeSum(max_clients=3)
+    stage, width = Stage(protocol, NAMES), protocol.suite.client._vectors.modulus_bits
+    stage.play(dict.fromkeys(NAMES, np.linspace(-1, 1, 60_000)))
+    assert not any(is_uniform(each, width) for each in hidden(protocol, stage))
+
+
+def test_one_lattice_key_for_two_clients_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weakened copy: each vector alone is uniform, and their difference is that of the updates."""
+    draw, keys = rlwe.draw_key, list[Any]()
+
+    def first_again(entropy: Any, *, degree: int) -> Any:
+        keys.append(draw(entropy, degree=degree))
+        return keys[0]
+
+    monkeypatch.setattr(rlwe, "draw_key", first_again)
+    protocol = LatticeSum(max_clients=3)
+    stage, width = Stage(protocol, NAMES), protocol.suite.client._vectors.modulus_bits
+    # Stopped before the end: the sum of three equal keys is too large for one of three keys, and is refused.
+    stage.open(dict.fromkeys(NAMES, np.zeros(60_000)), until=protocol.suite.collecting + 1)
+    one, other, _ = hidden(protocol, stage)
+    assert is_uniform(one, width)
+    assert not is_uniform(one - other & np.uint64((1 << width) - 1), width)
 
 
 # The test can fail
@@ -243,6 +297,11 @@ def test_the_search_finds_plain_vectors() -> None:
         pytest.param(MaskedSum(max_clients=3, clip=32767.0), id="masked"),
         pytest.param(CkksSum(max_clients=3, clip=32767.0), id="ckks"),
         pytest.param(PaillierSum(max_clients=3, clip=32767.0, key_bits=2048), id="paillier"),
+        pytest.param(LatticeSum(max_clients=3, clip=32767.0), id="lattice"),
+        pytest.param(
+            LatticeSum(max_clients=3, clip=32767.0, keys=partial(PaillierSum, key_bits=2048)),
+            id="lattice over paillier",
+        ),
     ],
 )
 def test_no_transcript_contains_an_input(protocol: Any) -> None:
@@ -278,7 +337,7 @@ class Dribbles(ClientMachine):
 
 
 def two_runs(
-    monkeypatch: pytest.MonkeyPatch, machine: type[ClientMachine], **named: Any
+    monkeypatch: pytest.MonkeyPatch, machine: type[ClientMachine], build: Any = MaskedSum, **named: Any
 ) -> tuple[list[Wire], list[Wire], Stage]:
     """All messages of two rounds, twice, with the same randomness and other inputs and weights."""
     made: dict[tuple[int, bytes], Any] = {}
@@ -293,7 +352,7 @@ def two_runs(
     for run in (1, 2):
         count: dict[bytes, int] = {}
         stage = Stage(
-            MaskedSum(max_clients=8, max_weight=9, **named),
+            build(max_clients=8, max_weight=9, **named),
             SEVEN,
             machine=dict.fromkeys(SEVEN, machine),
         )
@@ -333,7 +392,33 @@ def test_runs_with_other_inputs_differ_in_the_vectors_alone(
     assert differ == sum(not each.down and each.exchange == 2 for each in one)
 
 
-def test_a_client_whose_randomness_depends_on_its_input_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other, _ = two_runs(monkeypatch, Dribbles)
+def test_runs_of_lattice_sum_differ_in_the_vectors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the keys nor anything else of the key layer says a thing about the inputs."""
+    one, other, stage = two_runs(monkeypatch, ClientMachine, LatticeSum)
+    suite: Any = stage.protocol.suite
+    vectors = suite.client._vectors
+    count, differ = vectors.coefficients(suite.surface.elements(24)), 0
+    for first, second in zip(one, other, strict=True):
+        assert (first.down, first.exchange, first.client) == (second.down, second.exchange, second.client)
+        assert len(first.message) == len(second.message)
+        if first.message == second.message:
+            continue
+        differ += 1
+        assert not first.down
+        assert first.exchange == suite.collecting
+        here, there = (body_of(lattice.Contribution, each.message) for each in (first, second))
+        assert here.keys == there.keys
+        # Under the same key and noise the difference is a multiple of Δ: that of the inputs.
+        change = vectors.ring.unpack(here.vector, count) - vectors.ring.unpack(there.vector, count)
+        assert not (change & np.uint64((1 << vectors.scale_bits) - 1)).any()
+        assert change.any()
+    assert differ == sum(not each.down and each.exchange == suite.collecting for each in one)
+
+
+@pytest.mark.parametrize("build", [MaskedSum, LatticeSum])
+def test_a_client_whose_randomness_depends_on_its_input_is_caught(
+    monkeypatch: pytest.MonkeyPatch, build: Any
+) -> None:
+    one, other, _ = two_runs(monkeypatch, Dribbles, build)
     both = zip(one, other, strict=True)
     assert any(first.message != second.message and first.exchange != 2 for first, second in both)

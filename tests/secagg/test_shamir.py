@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from itertools import combinations, product
 from math import prod
+from operator import mul
 
 import gmpy2
 import numpy as np
@@ -17,7 +18,7 @@ from secagg import shamir
 from secagg.entropy import Entropy, SeededEntropy, uniform_below
 from secagg.errors import DecodeError, ParameterError, VerificationError
 from secagg.secret import Secret
-from secagg.shamir import PRIME, SHARE_BYTES, Share, combine, lagrange_at_zero, split
+from secagg.shamir import PRIME, SHARE_BYTES, Share, combine, combine_encoded, lagrange_at_zero, split
 
 SECRET = Secret(bytes(range(1, 33)))
 
@@ -89,6 +90,58 @@ def test_lagrange_weights_against_the_rational_formula(indices: list[int]) -> No
         weight = prod((Fraction(y, y - x) for y in indices if y != x), start=Fraction(1))
         expected.append(weight.numerator * pow(weight.denominator, -1, PRIME) % PRIME)
     assert lagrange_at_zero(tuple(indices)) == tuple(expected)
+
+
+@given(indices=st.one_of(cohorts, st.lists(st.integers(1, 90), min_size=1, max_size=60, unique=True)))
+def test_weights_by_gaps_are_those_of_any_indices(indices: list[int]) -> None:
+    """Two formulas, one for dense indices; which one answers is decided by the indices alone."""
+    ours = shamir._lagrange_at_zero.__wrapped__(tuple(indices))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shamir, "_DENSE_INDEX", 0)
+        assert shamir._lagrange_at_zero.__wrapped__(tuple(indices)) == ours
+
+
+@pytest.mark.parametrize("highest", [16, 17])
+def test_weights_where_one_formula_takes_over_from_the_other(highest: int) -> None:
+    """With eight indices up to 16 half of the numbers are gaps; with 17, more."""
+    indices = (*range(2, 9), highest)
+    for x, weight in zip(indices, lagrange_at_zero(indices), strict=True):
+        expected = prod((Fraction(y, y - x) for y in indices if y != x), start=Fraction(1))
+        assert weight * expected.denominator % PRIME == expected.numerator % PRIME
+
+
+def test_weights_of_the_highest_dense_index() -> None:
+    """The longest factors and binomials that the dense formula meets."""
+    indices = tuple(range(shamir._DENSE_INDEX // 2 + 1, shamir._DENSE_INDEX + 1))
+    weights = shamir._dense_weights(indices, shamir._DENSE_INDEX)
+    points = (lambda x: 1, lambda x: x, lambda x: x * x)
+    for value, expected in zip(points, (1, 0, 0), strict=True):  # f(0) of three polynomials
+        assert sum(map(mul, weights, map(value, indices))) % PRIME == expected
+
+
+@given(secret=secrets, indices=cohorts.map(sorted), seed=st.binary(max_size=8), data=st.data())
+def test_encodings_combine_as_shares_do(
+    secret: Secret, indices: list[int], seed: bytes, data: st.DataObject
+) -> None:
+    threshold = data.draw(st.integers(1, len(indices)))
+    shares = split(secret, threshold=threshold, indices=indices, entropy=SeededEntropy(seed))
+    encodings = [each.encode() for each in shares]
+    assert combine_encoded(indices, encodings, threshold=threshold) == secret
+
+
+@pytest.mark.parametrize("indices", [(2, 1, 3), (1, 3, 2), (1, 2), (1, 2, 3, 4), (1, 2, 2), (0, 1, 2)])
+def test_encodings_want_indices_that_ascend(indices: tuple[int, ...]) -> None:
+    with pytest.raises(ParameterError):
+        combine_encoded(indices, [bytes(SHARE_BYTES)] * 3, threshold=2)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("wrong", [b"", bytes(32), bytes(34), PRIME.to_bytes(33, "big"), b"\xff" * 33])
+def test_encodings_that_no_share_has(position: int, wrong: bytes) -> None:
+    encodings = [bytes(SHARE_BYTES)] * 3
+    encodings[position] = wrong
+    with pytest.raises(DecodeError, match="33 bytes"):
+        combine_encoded((1, 2, 3), encodings, threshold=2)
 
 
 @given(secret=secrets, indices=cohorts, data=st.data())
