@@ -210,6 +210,14 @@ def test_the_table_says_when_the_server_sees_all() -> None:
     assert "threshold" not in rows(sealed)
 
 
+def test_the_table_says_to_whom_one_update_opens_and_what_a_quantum_computer_opens() -> None:
+    assert not {"one update", "quantum computer"} & rows(PLAN).keys()
+    said = rows(replace(PLAN, one_update="opens to any client", post_quantum=False))
+    assert said["one update"] == "opens to any client"
+    assert said["quantum computer"] == "traffic recorded today opens to it"
+    assert "stays closed" in rows(replace(PLAN, post_quantum=True))["quantum computer"]
+
+
 def test_the_table_says_who_is_exposed() -> None:
     said = rows(replace(PLAN, exposure=2.0**-16, sure_contributors=3))["exposure"]
     assert said.startswith("at most 2^-16.0: ")
