@@ -93,8 +93,8 @@ class Doctored(Summand):
     def __init__(self, summand: Summand, change: Callable[[Vector], None]) -> None:
         self.elements, self._summand, self._change = summand.elements, summand, change
 
-    def blocks(self, padding: int = 0) -> Iterator[Any]:
-        for block in self._summand.blocks(padding=padding):
+    def blocks(self, padding: int = 0, **size: int) -> Iterator[Any]:
+        for block in self._summand.blocks(padding, **size):
             self._change(block)
             yield block
 

@@ -139,7 +139,7 @@ def hidden(protocol: Any, stage: Stage, length: int = 60_000) -> list[Integers]:
 @pytest.mark.parametrize("bits", [8, 16, 24, 32])
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
 def test_vectors_under_a_lattice_mask_are_uniform(bits: int, value: float) -> None:
-    protocol = LatticeSum(max_clients=3, bits=bits)
+    protocol: Any = LatticeSum(max_clients=3, bits=bits)
     stage, width = Stage(protocol, NAMES), protocol.suite.client._vectors.modulus_bits
     for _ in range(2):
         stage.play(dict.fromkeys(NAMES, np.full(60_000, value)))
@@ -156,7 +156,7 @@ def test_a_lattice_mask_without_a_key_is_caught(monkeypatch: pytest.MonkeyPatch)
     """The weakened copy: the noise alone, which hides a few low bits."""
     nothing = np.full(4096, rlwe.KEY_SUMMAND_MAX // 2, dtype=np.uint64)
     monkeypatch.setattr(rlwe, "draw_key", lambda entropy, *, degree: nothing)
-    protocol = LatticeSum(max_clients=3)
+    protocol: Any = LatticeSum(max_clients=3)
     stage, width = Stage(protocol, NAMES), protocol.suite.client._vectors.modulus_bits
     stage.play(dict.fromkeys(NAMES, np.linspace(-1, 1, 60_000)))
     assert not any(is_uniform(each, width) for each in hidden(protocol, stage))
@@ -171,7 +171,7 @@ def test_one_lattice_key_for_two_clients_is_caught(monkeypatch: pytest.MonkeyPat
         return keys[0]
 
     monkeypatch.setattr(rlwe, "draw_key", first_again)
-    protocol = LatticeSum(max_clients=3)
+    protocol: Any = LatticeSum(max_clients=3)
     stage, width = Stage(protocol, NAMES), protocol.suite.client._vectors.modulus_bits
     # Stopped before the end: the sum of three equal keys is too large for one of three keys, and is refused.
     stage.open(dict.fromkeys(NAMES, np.zeros(60_000)), until=protocol.suite.collecting + 1)

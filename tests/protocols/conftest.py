@@ -21,6 +21,7 @@ from protocols import (
     CkksSum,
     Client,
     Identity,
+    LatticeSum,
     Learner,
     MaskedSum,
     NeedUpdate,
@@ -64,6 +65,8 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "masked malicious": masked_against(Adversary.MALICIOUS),
     "ckks": CkksSum,
     "paillier": partial(PaillierSum, key_bits=2048),
+    "lattice": LatticeSum,
+    "lattice over paillier": partial(LatticeSum, keys=partial(PaillierSum, key_bits=2048)),
 }
 MASKED = tuple(name for name in FAMILIES if name.startswith("masked"))
 TWO = Requirements(min_contributors=2, corrupt_fraction=0.0)
@@ -94,12 +97,22 @@ class Family:
         return self.name.split()[0]
 
     @property
+    def layer(self) -> str:
+        """The protocol whose exchanges and openers these are: for LatticeSum that of its key layer."""
+        return {"lattice": "masked", "lattice over paillier": "paillier"}.get(self.name, self.kind)
+
+    @property
     def masked(self) -> bool:
-        return self.kind == "masked"
+        return self.layer == "masked"
 
     @property
     def opened_by_clients(self) -> bool:
-        return self.name in ("ckks", "paillier")
+        return self.layer in ("ckks", "paillier")
+
+    @property
+    def heavy(self) -> bool:
+        """Whether one round takes as long as many of the others; where machines are shared, few will do."""
+        return self.name == "lattice over paillier"
 
     @property
     def collecting(self) -> int:
@@ -120,13 +133,13 @@ def masked(request: pytest.FixtureRequest) -> Family:
     return Family(request.param, FAMILIES[request.param])
 
 
-@pytest.fixture(params=["ckks", "paillier"])
+@pytest.fixture(params=["ckks", "paillier", "lattice over paillier"])
 def consortium(request: pytest.FixtureRequest) -> Family:
     """Each protocol whose clients learn the sum, in turn."""
     return Family(request.param, FAMILIES[request.param])
 
 
-@pytest.fixture(params=["plain", "masked"])
+@pytest.fixture(params=["plain", "masked", "lattice"])
 def to_server(request: pytest.FixtureRequest) -> Family:
     """Each protocol whose server learns the sum, in turn."""
     return Family(request.param, FAMILIES[request.param])

@@ -12,13 +12,16 @@ import pytest
 
 from protocols import RoundAborted
 from protocols.client_machine import Request
+from protocols.consortium.messages import Result as ConsortiumResult
 from protocols.envelope import Envelope
+from protocols.lattice.client import LatticeClientSteps
+from protocols.lattice.messages import Collect, Contribution, Result
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import AdvertiseKeys, MaskedInput, ShareKeys
 from protocols.masked.states import Advertised, Dealt
 from protocols.masked.transcript import SignedDealing, SignedInput, SignedKeys, cohort_digest, dealing_digest
 from protocols.schema import decode, encode
-from protocols.suite import Asked, ClientContext, Replied
+from protocols.suite import Asked, ClientContext, Replied, Suite
 from protocols.summand import Summand
 from secagg import labels
 from secagg.agreement import PrivateKey
@@ -211,3 +214,37 @@ def first_request(world: World, message: bytes) -> type:
     suite = world.protocol.suite  # type: ignore[attr-defined]
     found: type = suite.requests[exchange_of(message)]
     return found
+
+
+def retold(world: World, message: bytes, **changes: Any) -> bytes:
+    """A request with other fields; of LatticeSum's, those of its key layer's message inside it."""
+    suite: Suite = world.protocol.suite  # type: ignore[attr-defined]
+    return rewritten(
+        first_request(world, message),
+        message,
+        lambda told: inside(suite, told, lambda of_layer: replace(of_layer, **changes)),
+    )
+
+
+def inside(suite: Suite, message: Any, change: Callable[[Any], Any]) -> Any:
+    """A message with `change` made to what the key layer says in it; to all of it without a key layer."""
+    kinds: dict[type, type] = {}
+    if isinstance(suite.client, LatticeClientSteps):
+        keys = suite.client._keys
+        kinds = {
+            Collect: keys.requests[keys.collecting],
+            Contribution: keys.replies[keys.collecting],
+            Result: ConsortiumResult,
+        }
+    if type(message) not in kinds:
+        return change(message)
+    of_layer: Any = decode(kinds[type(message)], message.keys)
+    return replace(message, keys=memoryview(encode(change(of_layer))))
+
+
+def lying(world: World, result: bytes | None, **changes: Any) -> bytes:
+    """A result with other fields; of LatticeSum's, those of its key layer's result."""
+    suite: Suite = world.protocol.suite  # type: ignore[attr-defined]
+    kind = Result if isinstance(suite.client, LatticeClientSteps) else ConsortiumResult
+    assert result is not None
+    return encode(inside(suite, decode(kind, result), lambda of_layer: replace(of_layer, **changes)))

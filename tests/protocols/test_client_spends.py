@@ -14,6 +14,7 @@ import pytest
 from protocols import (
     CkksSum,
     Identity,
+    LatticeSum,
     MaskedSum,
     MemoryReleaseLog,
     NeedUpdate,
@@ -269,7 +270,7 @@ def test_without_a_log_nothing_but_the_steps_hold() -> None:
     assert not refused(rewound.receive(ask(6, prepared=3)))
 
 
-@pytest.mark.parametrize("protocol", [PlainSum, MaskedSum, CkksSum, PaillierSum])
+@pytest.mark.parametrize("protocol", [PlainSum, MaskedSum, CkksSum, PaillierSum, LatticeSum])
 def test_no_step_has_the_place_of_material(protocol: Any) -> None:
     exchanges = len(protocol(max_clients=3).suite.exchanges)
     assert request_stage(exchanges - 1) < STAGES

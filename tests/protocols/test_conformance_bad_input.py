@@ -8,6 +8,7 @@ import pytest
 from protocols import (
     Adversary,
     CkksSum,
+    LatticeSum,
     MaskedSum,
     PaillierSum,
     ParameterError,
@@ -369,7 +370,7 @@ def test_paillier_keys_of_a_length_that_is_refused(bits: Any) -> None:
         PaillierSum(max_clients=3, key_bits=bits)
 
 
-@pytest.mark.parametrize("protocol", [PlainSum, MaskedSum, CkksSum, PaillierSum])
+@pytest.mark.parametrize("protocol", [PlainSum, MaskedSum, CkksSum, PaillierSum, LatticeSum])
 def test_parameters_are_keywords_and_frozen(protocol: Any) -> None:
     with pytest.raises(TypeError):
         protocol(1.0)

@@ -36,8 +36,9 @@ def numpy_sum(updates: dict[str, Vector]) -> Vector:
 
 
 def limit(family: Family) -> int:
-    """The largest summand of six clients: 63 bits of sum, or what CKKS rounds exactly."""
-    return 2**40 if family.name == "ckks" else (2**63 - 1) // 6
+    """The largest summand of six clients: 63 bits of sum, 55 beside noise, or what CKKS rounds exactly."""
+    bits = 55 if family.kind == "lattice" else 63
+    return 2**40 if family.name == "ckks" else (2**bits - 1) // 6
 
 
 # exact()

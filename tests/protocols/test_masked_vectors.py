@@ -141,6 +141,8 @@ def pinned(value: Any) -> Any:
         return {each.name: pinned(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple):
         return [pinned(each) for each in value]
+    if isinstance(value, dict):
+        return {name: pinned(each) for name, each in value.items()}
     if isinstance(value, bytes | memoryview):
         if len(value) <= SHORT:
             return bytes(value).hex()

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols import CkksSum, MaskedSum, PaillierSum, PlainSum
+from protocols import CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum
 from protocols.client_machine import Request
 from protocols.consortium.messages import ConsortiumSecret, Result
 from protocols.envelope import Refusal
@@ -78,7 +78,7 @@ class Everything:
 def protocol_types() -> list[type]:
     found: list[type] = [Everything, Request, Refusal, Result, ConsortiumSecret, RoundRecord, SignedRecord]
     found += [EpochTranscript, SignedDealing, SignedKeys, SignedSurvivors]
-    for protocol in (PlainSum, MaskedSum, CkksSum, PaillierSum):
+    for protocol in (PlainSum, MaskedSum, CkksSum, PaillierSum, LatticeSum):
         suite = protocol(max_clients=3).suite
         found += [*suite.requests, *suite.replies, *suite.client.states]
         found += [kind for kind in suite.server.states if is_dataclass(kind)]
