@@ -18,6 +18,7 @@ from protocols import (
     CkksSum,
     LatticeSum,
     MaskedSum,
+    NeedUpdate,
     PaillierSum,
     ParameterError,
     PeerViolation,
