@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.pictures import draw_bytes, draw_clients, draw_dropouts, draw_time
+from bench.pictures import (
+    draw_bytes,
+    draw_clients,
+    draw_crossing,
+    draw_dropouts,
+    draw_lattice,
+    draw_time,
+)
 from bench.report import print_report
 from bench.run import Run
 
@@ -35,6 +42,8 @@ def main() -> int:
     draw_bytes(run, options.out / "bytes.png")
     draw_dropouts(run, options.out / "dropouts.png")
     draw_clients(run, options.out / "clients.png")
+    draw_lattice(run, options.out / "lattice.png")
+    draw_crossing(run, options.out / "crossing.png")
     return 0
 
 

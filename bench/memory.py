@@ -25,14 +25,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from protocols import Client, Identity, MaskedSum, NeedUpdate, PlainSum, Roster, Round, Server
+from protocols import Client, Identity, LatticeSum, MaskedSum, NeedUpdate, PlainSum, Roster, Round, Server
+from protocols.lattice.vector import vectors_of
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.parameters import Parameters
 from secagg.entropy import SeededEntropy
 
 __all__ = ["Step", "main", "measure"]
 
-PROTOCOLS: dict[str, type[Parameters]] = {"PlainSum": PlainSum, "MaskedSum": MaskedSum}
+PROTOCOLS: dict[str, type[Parameters]] = {
+    "PlainSum": PlainSum,
+    "MaskedSum": MaskedSum,
+    "LatticeSum": LatticeSum,
+}
 NAMES = ("cleveland", "budapest", "long beach")
 SESSION = bytes(range(16))
 MEGABYTE = 10**6
@@ -129,13 +134,21 @@ def start(length: int) -> tuple[dict[str, bytes], Step]:
     """The server's process: opens the round."""
     server: Server = _party["server"]
     outbox, peak = watched(lambda: server.start(Round(0, NAMES, length)))
-    surface = _party["parameters"].surface
-    elements, ring = surface.elements(length), surface.ring
-    _party["accumulator"] = elements * ring.dtype.itemsize
-    if isinstance(_party["parameters"], MaskedSum):  # values share words
-        lanes = lanes_of(surface)
-        _party["accumulator"] = lanes.words(elements + check_words(ring.bits)) * lanes.wide.dtype.itemsize
+    _party["accumulator"] = accumulator_bytes(_party["parameters"], length)
     return outbox, Step(party="server", what="start", added=peak - _party["before"])
+
+
+def accumulator_bytes(parameters: Parameters, length: int) -> int:
+    """What the server's running sum takes."""
+    surface = parameters.surface
+    elements, ring = surface.elements(length), surface.ring
+    if isinstance(parameters, LatticeSum):  # several values share a coefficient
+        vectors = vectors_of(surface, max_clients=len(NAMES))
+        return vectors.coefficients(elements) * vectors.ring.dtype.itemsize
+    if isinstance(parameters, MaskedSum):  # values share words
+        lanes = lanes_of(surface)
+        return lanes.words(elements + check_words(ring.bits)) * lanes.wide.dtype.itemsize
+    return elements * ring.dtype.itemsize
 
 
 def take(name: str, path: Path) -> Step:

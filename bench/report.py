@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.published import EXPANSIONS, NAIVE
+from bench.report_lattice import crossing_table, lattice_table, new_table
 from bench.run import NotMeasured, Run, least, ratio
 from bench.targets import TARGETS, expansion, graph_of
 
 __all__ = ["print_report"]
 
-PROTOCOLS = ("PlainSum", "MaskedSum", "CkksSum", "PaillierSum")
+PROTOCOLS = ("PlainSum", "MaskedSum", "LatticeSum", "CkksSum", "PaillierSum")
 FLOAT32_BYTES = 4
 PERCENTS = (0, 5, 10, 30)
 
@@ -26,7 +27,7 @@ ROUNDS_CAPTION = (
 TARGETS_CAPTION = (
     "Ratios: processor time by the value, contenders in turn in one process, minima. Floor: for each of the "
     "client's ten masks, AES-128-CTR of the same bytes into a reused buffer and one addition of uint32. "
-    "k, t: degree and threshold. MaskedSum with many clients: grinding_bits=0 unless it says so."
+    "k, t: degree and threshold. Many clients: grinding_bits=0 unless it says so."
 )
 PEERS_CAPTION = (
     "Processor time of a value. TenSEAL: CKKS 8192, primes 60/40/40, scale 2^40, encrypt + serialise and "
@@ -34,11 +35,11 @@ PEERS_CAPTION = (
     "whole step is everything that a client does between its update and its message (or the mean)."
 )
 SCALE_CAPTION = (
-    "Seconds of processor time, least of the rounds; 10^5 values of 16 bits, γ = 0.2. δ: the dropouts that "
-    "the plan bears; g: grinding_bits; k, t: degree and threshold. First: the server's time in a round with "
-    "new keys and a new graph. Then steady rounds in which so many clients had answered everything before "
-    "and send no vector. Client: mean over those who stayed; alone: clients that find every cache empty, as "
-    "in a process of their own. Published: by others, on another machine, a whole round."
+    "Seconds of processor time, least of the rounds; 16 bits, 10^5 values unless it says so, γ = 0.2. δ: the "
+    "dropouts that the plan bears; g: grinding_bits; k, t: degree and threshold. First: the server's time in "
+    "a round with new keys and a new graph. Then steady rounds in which so many clients had answered "
+    "everything before and send no vector. Client: mean over those who stayed; alone: clients that find "
+    "every cache empty, as in a process of their own. Published: by others, on another machine, a round."
 )
 EXPANSION_CAPTION = (
     "Bytes that one client sends and receives in a steady round without the model, over 2 bytes a value. "
@@ -58,6 +59,8 @@ def print_report(run: Run, console: Console) -> None:
     console.print(f"{cpu.get('brand_raw', 'unknown processor')}, {cpu.get('count', '?')} cores; {packages}")
     tables = (
         rounds_table,
+        lattice_table,
+        crossing_table,
         scale_table,
         expansion_table,
         flower_table,
@@ -70,16 +73,9 @@ def print_report(run: Run, console: Console) -> None:
         console.print(table)
 
 
-def _table(title: str, caption: str, *columns: str) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
-    return table
-
-
 def rounds_table(run: Run) -> Table:
     """One row for each protocol, number of clients and model size."""
-    table = _table(
+    table = new_table(
         "Whole rounds, all parties in one process (set-up excluded)",
         ROUNDS_CAPTION,
         "protocol",
@@ -120,9 +116,9 @@ def rounds_table(run: Run) -> Table:
 
 
 def scale_table(run: Run) -> Table:
-    """The server and a client of MaskedSum, by adversary and number of clients."""
-    table = _table(
-        "MaskedSum with many clients",
+    """The server and a client, by protocol, adversary and number of clients."""
+    table = new_table(
+        "Many clients",
         SCALE_CAPTION,
         "who",
         "δ",
@@ -134,13 +130,18 @@ def scale_table(run: Run) -> Table:
         "client first",
         "client steady",
     )
-    entries = sorted(run.all("scale"), key=lambda e: (e["adversary"], e["grinding_bits"], e["clients"]))
-    for _, rows in groupby(entries, key=lambda e: (e["adversary"], e["grinding_bits"])):
+    entries = sorted(run.all("scale"), key=lambda e: (_scale_group(e), e["clients"]))
+    for _, rows in groupby(entries, key=_scale_group):
         for each in rows:
-            _scale_row(table, each, each["adversary"])
+            _scale_row(table, each, f"{each['protocol']}, {each['adversary']}")
         table.add_section()
+    for each in run.all("long vectors"):
+        for protocol in each["server_seconds"]:
+            times = {field: each[field][protocol] for field in ("server_seconds", "client_seconds")}
+            _scale_row(table, {**each, **times}, f"{protocol}, {each['parameters']:,} values")
+    table.add_section()
     for each in run.all("client alone"):
-        _scale_row(table, each, f"{each['adversary']}, client alone")
+        _scale_row(table, each, f"{each['protocol']}, {each['adversary']}, client alone")
     table.add_section()
     table.add_row(
         f"published: {NAIVE.who}",
@@ -156,6 +157,10 @@ def scale_table(run: Run) -> Table:
     return table
 
 
+def _scale_group(entry: dict[str, Any]) -> tuple[str, str, int]:
+    return entry["protocol"], entry["adversary"], entry["grinding_bits"]
+
+
 def _scale_row(table: Table, entry: dict[str, Any], who: str) -> None:
     server, client = entry.get("server_seconds", {}), entry["client_seconds"]
     kinds = ["first", *(str(percent) for percent in PERCENTS)]
@@ -167,7 +172,7 @@ def _scale_row(table: Table, entry: dict[str, Any], who: str) -> None:
         graph_of(entry),
         *(_seconds(min(server[kind]) if kind in server else None) for kind in kinds),
         _seconds(min(client["first"])),
-        _seconds(min(client["0"])),
+        _seconds(min(client.get("0", client.get("30", ())))),
     )
 
 
@@ -179,7 +184,7 @@ def _seconds(value: float | None) -> str:
 
 def expansion_table(run: Run) -> Table:
     """What a client's control bytes add to its vector."""
-    table = _table(
+    table = new_table(
         "Expansion",
         EXPANSION_CAPTION,
         "who",
@@ -221,7 +226,7 @@ def expansion_table(run: Run) -> Table:
 
 def flower_table(run: Run) -> Table:
     """Flower's SecAgg+ and MaskedSum on the same updates."""
-    table = _table(
+    table = new_table(
         "MaskedSum and Flower's SecAgg+",
         FLOWER_CAPTION,
         "who",
@@ -261,7 +266,7 @@ def flower_table(run: Run) -> Table:
 
 def targets_table(run: Run) -> Table:
     """Each target with what this run measured."""
-    table = _table(
+    table = new_table(
         "Targets",
         TARGETS_CAPTION,
         "what, 16-bit values",
@@ -289,7 +294,7 @@ def targets_table(run: Run) -> Table:
 
 def peers_table(run: Run) -> Table:
     """Processor time and bytes of a value, ours and theirs."""
-    table = _table(
+    table = new_table(
         "Peers, in the same run",
         PEERS_CAPTION,
         "who",
@@ -311,6 +316,10 @@ def peers_table(run: Run) -> Table:
             )
             for key in ("symmetric", "public")
         ),
+    ]
+    rows += [
+        ("LatticeSum, whole step, 10^6 values", "tenseal lattice", {}, "contribute", "open"),
+        ("TenSEAL, symmetric key, 10^6 values", "tenseal lattice", {}, "TenSEAL encrypt", "TenSEAL decrypt"),
     ]
     for bits in (2048, 3072):
         fields = {"key_bits": bits}
@@ -338,7 +347,7 @@ def peers_table(run: Run) -> Table:
 
 def primitives_table(run: Run) -> Table:
     """Each primitive alone."""
-    table = _table(
+    table = new_table(
         "Primitives", "Processor time, least of the rounds.", "what", "values", "µs a call", "ns a value"
     )
     masking = [

@@ -12,7 +12,13 @@ from typing import Any, Final
 
 __all__ = ["NotMeasured", "Run", "least", "ratio"]
 
-NEEDS: Final = {"CkksSum": "tenseal", "tenseal": "tenseal", "phe": "phe", "flower": "flwr"}
+NEEDS: Final = {
+    "CkksSum": "tenseal",
+    "tenseal": "tenseal",
+    "tenseal lattice": "tenseal",
+    "phe": "phe",
+    "flower": "flwr",
+}
 """The package without which a protocol, or a kind of benchmark, is not in a run."""
 
 

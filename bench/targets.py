@@ -49,6 +49,57 @@ def _heavy_client(run: Run) -> float:
     return float(min(seconds["500"]) / min(seconds["1"]))
 
 
+def _lattice(bits: int, max_weight: int) -> Callable[[Run], dict[str, Any]]:
+    return lambda run: run.one("lattice vector", bits=bits, max_weight=max_weight)
+
+
+def _lattice_targets(
+    bits: int, max_weight: int, *, upload: float | None, nanoseconds: Mapping[str, float] | None = None
+) -> tuple[Target, ...]:
+    """The upload of ten clients, and the time of a value in each step, with their limits."""
+    entry = _lattice(bits, max_weight)
+    name = f"LatticeSum, {bits} bits, 10 × 10^6:"
+    if max_weight > 1:
+        name = f"LatticeSum, {bits} bits, max_weight={max_weight}, 10 × 10^6:"
+
+    def step(contender: str) -> Callable[[Run], float]:
+        return lambda run: 1e9 * least(entry(run), contender)
+
+    limits = nanoseconds or {}
+    return (
+        Target(
+            f"{name} upload", "B/parameter", lambda run: entry(run)["up"] / entry(run)["parameters"], upload
+        ),
+        *(
+            Target(f"{name} {what}", "ns/value", step(contender), limits.get(contender))
+            for contender, what in (
+                ("contribute", "a client's whole contribute"),
+                ("add", "adding a vector, unpacked already"),
+                ("open", "opening, the server's whole last step"),
+            )
+        ),
+    )
+
+
+def _lattice_peer(contender: str, theirs: str) -> Callable[[Run], float]:
+    return lambda run: ratio(run.one("tenseal lattice"), theirs, contender)
+
+
+def _lattice_peer_bytes(run: Run) -> float:
+    sizes = run.one("tenseal lattice")["bytes"]
+    return float(sizes["TenSEAL encrypt"] / sizes["contribute"])
+
+
+def _long_server(run: Run) -> float:
+    seconds = run.one("long vectors")["server_seconds"]
+    return float(min(seconds["LatticeSum"]["30"]) / min(seconds["MaskedSum"]["30"]))
+
+
+def _long_vector(run: Run) -> float:
+    seconds = run.one("long vectors")["vector_seconds"]["LatticeSum"]
+    return float(min(seconds["30"]) / min(seconds["0"]))
+
+
 def _phe(contender: str, key_bits: int) -> Callable[[Run], float]:
     return lambda run: ratio(run.one("phe", key_bits=key_bits), "phe encrypt", contender)
 
@@ -81,14 +132,16 @@ def expansion(entry: Mapping[str, Any]) -> float:
     return float((entry["sent"] + entry["received"]) / clear)
 
 
-def _server(adversary: str, clients: int, lost: str, limit: float | None) -> Target:
+def _server(
+    adversary: str, clients: int, lost: str, limit: float | None, *, protocol: str = "MaskedSum"
+) -> Target:
     """The server's time in a steady round that loses so many percent, on the published graph."""
 
     def entry(run: Run) -> dict[str, Any]:
-        return run.one("scale", adversary=adversary, clients=clients, grinding_bits=0)
+        return run.one("scale", protocol=protocol, adversary=adversary, clients=clients, grinding_bits=0)
 
     return Target(
-        f"MaskedSum, {adversary}, {clients} × 10^5: server, {lost} % dropped",
+        f"{protocol}, {adversary}, {clients} × 10^5: server, {lost} % dropped",
         "s",
         lambda run: min(entry(run)["server_seconds"][lost]),
         limit,
@@ -130,6 +183,8 @@ def _flower(clients: int, parameters: int) -> Target:
 
 MASKED = "MaskedSum, 10 clients × 10^6:"
 CKKS = "CkksSum / TenSEAL as NVFlare sets it,"
+NVFLARE = "TenSEAL as NVFlare sets it, symmetric key / LatticeSum:"
+LONG = "LatticeSum, malicious, 500 × 10^6, 30 % dropped: server"
 TARGETS = (
     Target(f"{MASKED} masks alone (apply_masks) / floor", "×", _masked("apply_masks"), 2.0),
     Target(f"{MASKED} a client's whole contribute / floor", "×", _masked("contribute"), 2.0),
@@ -142,6 +197,13 @@ TARGETS = (
         "×",
         lambda run: ratio(run.one("masked weights"), "max_weight=500", "max_weight=1", "wall"),
     ),
+    *_lattice_targets(16, 1, upload=3.1, nanoseconds={"contribute": 45, "add": 0.6, "open": 45}),
+    *_lattice_targets(24, 1, upload=4.1),
+    *_lattice_targets(8, 1, upload=1.8),
+    *_lattice_targets(16, 500, upload=None),
+    Target(f"{NVFLARE} encrypt", "×", _lattice_peer("contribute", "TenSEAL encrypt"), 18, True),
+    Target(f"{NVFLARE} open", "×", _lattice_peer("open", "TenSEAL decrypt"), 9, True),
+    Target(f"{NVFLARE} upload", "×", _lattice_peer_bytes, 14, True),
     *(
         target
         for bits in (2048, 3072)
@@ -186,6 +248,14 @@ TARGETS = (
         )
         for lost, limit in limits.items()
     ),
+    *(
+        _server("malicious", 1000, str(lost), limit, protocol="LatticeSum")
+        for lost, limit in {0: 2.0, 10: 4.0, 30: 8.0}.items()
+    ),
+    Target(
+        f"{LONG} / MaskedSum's", "×", _long_server, 0.25, graph=lambda run: graph_of(run.one("long vectors"))
+    ),
+    Target(f"{LONG}'s work on each vector / at 0 %", "×", _long_vector, 1.05),
     _client_alone("first", "first round"),
     _client_alone("0", "steady round"),
     _expansion(0, 1.65),

@@ -12,7 +12,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.sampling import Float32Vector, Laps, MaskFloor, draw_updates, drive, repeat
-from protocols import CkksSum, Client, MaskedSum, PaillierSum, PlainSum, Session, Simulation
+from protocols import CkksSum, Client, LatticeSum, MaskedSum, PaillierSum, PlainSum, Session, Simulation
 from protocols.parameters import Parameters
 from secagg.masking import apply_masks
 from secagg.ring import Ring
@@ -21,6 +21,7 @@ from secagg.secret import Secret
 PROTOCOLS: dict[str, Parameters] = {
     "PlainSum": PlainSum(max_clients=10),
     "MaskedSum": MaskedSum(max_clients=10),
+    "LatticeSum": LatticeSum(max_clients=10),
     "PaillierSum": PaillierSum(max_clients=10, key_bits=3072),
 }
 WARM_UP_VALUES = 5000
@@ -35,11 +36,10 @@ def case(protocol: str, clients: int, length: int, *, rounds: int, lengthy: bool
 CASES = [
     *(
         case(name, n, d, rounds=5)
-        for name in ("PlainSum", "MaskedSum")
+        for name in ("PlainSum", "MaskedSum", "LatticeSum")
         for n in (3, 10)
-        for d in (10**4, 10**5)
+        for d in (10**4, 10**5, MILLION)
     ),
-    *(case(name, n, MILLION, rounds=5) for name in ("PlainSum", "MaskedSum") for n in (3, 10)),
     *(case("CkksSum", n, d, rounds=3) for n in (3, 10) for d in (10**4, 10**5)),
     *(case("CkksSum", n, MILLION, rounds=2, lengthy=True) for n in (3, 10)),
     *(case("PaillierSum", n, 10**4, rounds=2) for n in (3, 10)),
