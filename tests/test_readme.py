@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from protocols import Adversary, MaskedSum, Requirements
+from protocols import Adversary, MaskedSum, Requirements, advise
 
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -36,3 +37,46 @@ def test_example_runs(index: int, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_plans_in_the_readme_are_the_planners(clients: int, requirements: Requirements) -> None:
     plan = MaskedSum(max_clients=clients, requirements=requirements).plan(clients)
     assert f"```\n{plan}\n```" in README.read_text(encoding="utf-8")
+
+
+HIDDEN_SUM = {"clients_may_collude": False, "server_may_learn": False}
+CASES: dict[str, dict[str, Any]] = {
+    "3 hospitals, 10⁶ values": {"n": 3, "length": 10**6},
+    "10 hospitals, 10⁶ values, a link of 1 Gb/s": {"n": 10, "length": 10**6, "megabits": 1000},
+    "100 clients, 10⁴ values": {"n": 100, "length": 10**4},
+    "100 clients, 10⁶ values": {"n": 100, "length": 10**6},
+    "500 clients, 10⁶ values, 30 % vanish": {"n": 500, "length": 10**6, "dropout_fraction": 0.3},
+    "1,000 clients, 10⁵ values, 30 % vanish": {"n": 1000, "length": 10**5, "dropout_fraction": 0.3},
+    "10 hospitals, 10⁶ values, none colludes, the server must not know the sum": {
+        "n": 10,
+        "length": 10**6,
+        **HIDDEN_SUM,
+    },
+    "the same, and one of them runs the server": {
+        "n": 10,
+        "length": 10**6,
+        "server_is_client": True,
+        **HIDDEN_SUM,
+    },
+}
+
+
+def advised() -> str:
+    """The table of the README, as `advise` would write it."""
+    lines = ["| | recommended | a round | next | a round |", "|---|---|---|---|---|"]
+    for case, conditions in CASES.items():
+        best, second, *_ = advise(**conditions).candidates
+        cells = ["none here", "", "", ""]
+        if not best.refused:
+            cells = [
+                f"**{best.name}**",
+                f"{best.round_seconds:.2g} s",
+                second.name,
+                f"{second.round_seconds:.2g} s",
+            ]
+        lines.append("| " + " | ".join([case, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def test_the_table_in_the_readme_is_what_is_advised() -> None:
+    assert advised() in README.read_text(encoding="utf-8")

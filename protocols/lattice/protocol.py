@@ -1,9 +1,10 @@
 """LatticeSum's parameters: a surface, a key layer and the lattice that both imply."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 from protocols.interface import Learner
@@ -15,6 +16,7 @@ from protocols.parameters import Parameters
 from protocols.requirements import Adversary, Plan
 from protocols.suite import Suite
 from protocols.summand import IntegerSurface, Surface
+from secagg import labels
 from secagg.errors import ParameterError
 from secagg.rlwe import KEY_SUMMAND_MAX
 from secagg.rlwe_parameters import MAXIMUM_SUMMANDS
@@ -47,6 +49,10 @@ class LatticeParameters(Parameters):
                 "keys is a protocol class or a partial of one, for example "
                 "functools.partial(PaillierSum, key_bits=2048), and not a protocol that was made already"
             )
+        if isinstance(self.keys, partial) and {"max_clients", "requirements"} & self.keys.keywords.keys():
+            raise ParameterError(
+                "keys has max_clients or requirements of its own; LatticeSum passes its own ones on"
+            )
         try:
             layer = self.keys(max_clients=self.max_clients, requirements=self.requirements)
         except TypeError as error:
@@ -78,11 +84,7 @@ class LatticeParameters(Parameters):
         return self.key_layer.exchanges(first=first)
 
     def _public_values(self) -> dict[str, object]:
-        return {
-            **super()._public_values(),
-            "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX),
-            "vectors": vectors_of(self.surface, max_clients=self.max_clients),  # releases may choose others
-        }
+        return {**super()._public_values(), "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX)}
 
     def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
         if self.max_clients > MAXIMUM_SUMMANDS:
@@ -90,6 +92,8 @@ class LatticeParameters(Parameters):
                 f"max_clients is {self.max_clients}; LatticeSum sums vectors of up to {MAXIMUM_SUMMANDS:,}"
             )
         vectors = vectors_of(surface, max_clients=self.max_clients)
+        # Another release may choose other lattice parameters for the same numbers; it must notice.
+        digest = hashlib.sha256(labels.PARAMETERS + digest + repr(vectors).encode()).digest()
         counts = IntegerSurface(max_clients=self.max_clients, max_summand=KEY_SUMMAND_MAX)
         keys = self.key_layer.suite_on(counts, digest=digest)
         key_bytes = keys.server.body_bytes(vectors.degree, packed=counts.ring.packed_size(vectors.degree))
