@@ -5,9 +5,10 @@ that colludes with the server, and one that tells the server the sum is none whe
 it. Of what is left the one with the shortest round is recommended: processor time of one client and of the
 server, and the time that the client's bytes take on its link.
 
-Times are estimates from unit costs that were measured once, on a small machine (`UnitCosts`). They are good
-for an order, and for finding where one protocol becomes cheaper than another; a schedule needs a benchmark.
-Bytes are those of the plan and of the packed vector.
+Times are estimates from unit costs that were measured once, on a small machine (`protocols.costs`). They are
+good for an order, and for finding where one protocol becomes cheaper than another; a schedule needs a
+benchmark. They leave out training, the server's own link and what each exchange costs a transport. Bytes are
+those of the plan and of the packed vector.
 
 >>> advise(500, 1_000_000).best.name, advise(3, 500).best.name
 ('LatticeSum', 'MaskedSum')
@@ -22,57 +23,30 @@ from typing import Final
 
 from protocols.ckks import CkksSum
 from protocols.composition import LatticeSum
+from protocols.costs import (
+    KEY_LENGTH,
+    Load,
+    Question,
+    ckks,
+    lattice_over_masked,
+    lattice_over_paillier,
+    masked,
+    paillier,
+)
 from protocols.interface import Learner
-from protocols.lattice.vector import vectors_of
 from protocols.masked import MaskedSum
 from protocols.paillier import PaillierSum
 from protocols.parameters import Parameters
+from protocols.plain import PlainSum
 from protocols.requirements import Adversary, Plan, Requirements, ceil_fraction
-from protocols.summand import IntegerSurface, Surface
 from secagg.errors import ParameterError
-from secagg.lanes import Lanes
-from secagg.rlwe import KEY_SUMMAND_MAX
 
-__all__ = ["Advice", "Candidate", "UnitCosts", "advise"]
+__all__ = ["Advice", "Candidate", "advise"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitCosts:
-    """Processor seconds of the parts of a steady round, single thread, on a 2.5 GHz x86-64 core.
-
-    Attributes:
-        encode, decode: fixed point, there and back, a value.
-        receive: unpacking and adding, a machine word.
-        mask, mask_word: setting up one mask; one mask over one machine word.
-        client_edge, server_edge: keys, shares and hashes of one neighbour.
-        client, server_client: messages and signatures of one client.
-        hide, open: the lattice's product, noise and packing, a coefficient.
-        ckks_client, ckks_server: a value, opening included.
-        paillier_client, paillier_server: a ciphertext of 3072 bits, opening included.
-    """
-
-    encode: float = 3e-9
-    decode: float = 2e-9
-    receive: float = 2.5e-9
-    mask: float = 14e-6
-    mask_word: float = 1.2e-9
-    client_edge: float = 0.35e-3
-    server_edge: float = 2e-6
-    client: float = 1.5e-3
-    server_client: float = 0.9e-3
-    hide: float = 30e-9
-    open: float = 22e-9
-    ckks_client: float = 330e-9
-    ckks_server: float = 8e-9
-    paillier_client: float = 10e-3
-    paillier_server: float = 9e-6
-
-
-COSTS: Final = UnitCosts()
-KEY_LENGTH: Final = 4096
-"""Numbers of a lattice key."""
-KEY_BITS: Final = 3072
-"""Of PaillierSum, by default."""
+SHARE_STEPS: Final = 10**9
+LARGE_COHORT: Final = 20
+"""From here on plans take random graphs, and round a share of the clients down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +72,11 @@ class Candidate:
     sent: int = 0
     round_seconds: float = 0.0
 
+    @property
+    def fragile(self) -> bool:
+        """Whether a round that loses the expected share of its clients cannot end."""
+        return self.plan is not None and self.plan.liveness_failure >= 1
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
@@ -120,7 +99,8 @@ class Advice:
         """
         if self.candidates[0].refused:
             raise ParameterError(
-                "no protocol of this package fits: " + "; ".join(each.refused for each in self.candidates)
+                "no protocol of this package fits: "
+                + "; ".join(f"{each.name}: {each.refused}" for each in self.candidates)
             )
         return self.candidates[0]
 
@@ -136,27 +116,6 @@ class Advice:
             aligned = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
             lines.append("  ".join([row[0].ljust(widths[0]), *aligned]))
         return "\n".join([*lines, "", *(f"- {reason}" for reason in self.reasons)])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Load:
-    """What one client and the server compute, in seconds."""
-
-    client: float
-    server: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """The conditions, and what follows from them for every candidate."""
-
-    clients: int
-    length: int
-    lost: int
-
-    @property
-    def present(self) -> int:
-        return self.clients - self.lost
 
 
 def advise(
@@ -191,22 +150,29 @@ def advise(
         ParameterError: an argument is anything else.
     """
     _check(n, length, dropout_fraction, corrupt_fraction, megabits)
+    _check_flags(
+        clients_may_collude=clients_may_collude,
+        server_is_client=server_is_client,
+        server_may_learn=server_may_learn,
+        server_may_lie=server_may_lie,
+    )
+    PlainSum(bits=bits, max_weight=max_weight, max_clients=n).surface.check_length(length)
     colluding = clients_may_collude or server_is_client
-    least = 1 / n if colluding else 0.0
+    corrupt = ceil_fraction(corrupt_fraction, n) if clients_may_collude else 0
     shared = Requirements(
         adversary=Adversary.MALICIOUS if server_may_lie else Adversary.SEMI_HONEST,
-        corrupt_fraction=max(corrupt_fraction if clients_may_collude else 0.0, least),
+        corrupt_fraction=_share(max(corrupt, int(colluding)), n),
         dropout_fraction=dropout_fraction,
     )
     keyed = Requirements(corrupt_fraction=0.0, dropout_fraction=dropout_fraction)
-    question = _Question(clients=n, length=length, lost=ceil_fraction(dropout_fraction, n))
+    question = Question(clients=n, length=length, lost=ceil_fraction(dropout_fraction, n))
 
-    def considered(name: str, build: Callable[..., Parameters], cost: Callable[..., _Load]) -> Candidate:
-        by_server = cost in (_masked, _lattice_over_masked)
+    def considered(name: str, build: Callable[..., Parameters], cost: Callable[..., Load]) -> Candidate:
+        by_server = cost in (masked, lattice_over_masked)
         if by_server and not server_may_learn:
-            return Candidate(name=name, refused=f"{name} tells the server the sum")
+            return Candidate(name=name, refused="it tells the server the sum")
         if not by_server and colluding:
-            return Candidate(name=name, refused=f"{name} falls to one client that colludes with the server")
+            return Candidate(name=name, refused="it falls to one client that colludes with the server")
         try:
             protocol = build(
                 bits=bits,
@@ -219,8 +185,17 @@ def advise(
             return Candidate(name=name, refused=str(error))
 
     candidates = [considered(*each) for each in _CANDIDATES]
-    candidates.sort(key=lambda each: (bool(each.refused), each.round_seconds))
-    return Advice(tuple(candidates), _reasons(candidates, question, colluding=colluding, megabits=megabits))
+    candidates.sort(key=lambda each: (bool(each.refused), each.fragile, each.round_seconds))
+    return Advice(tuple(candidates), _reasons(candidates, question, lying=server_may_lie, megabits=megabits))
+
+
+def _share(count: int, n: int) -> float:
+    """A fraction of n for which plans count at least so many clients, and just so many where they are few.
+
+    Plans round a share of a small cohort up and of a large one down, in exact decimals.
+    """
+    scaled = count * SHARE_STEPS
+    return (scaled // n if n < LARGE_COHORT else -(-scaled // n)) / SHARE_STEPS
 
 
 def _check(n: int, length: int, dropout: float, corrupt: float, megabits: float) -> None:
@@ -232,11 +207,17 @@ def _check(n: int, length: int, dropout: float, corrupt: float, megabits: float)
         raise ParameterError(f"megabits is {megabits!r}; it must be a number above 0")
 
 
+def _check_flags(**flags: bool) -> None:
+    for name, value in flags.items():
+        if type(value) is not bool:
+            raise ParameterError(f"{name} is {value!r}; it must be True or False")
+
+
 def _priced(
     name: str,
     protocol: Parameters,
-    question: _Question,
-    cost: Callable[..., _Load],
+    question: Question,
+    cost: Callable[..., Load],
     megabits: float,
 ) -> Candidate:
     suite, plan = protocol.suite, protocol.plan(question.clients)
@@ -255,89 +236,12 @@ def _priced(
     )
 
 
-# What each protocol computes
-
-
-def _masking(surface: Surface, elements: int, plan: Plan, question: _Question) -> _Load:
-    """MaskedSum on a vector of so many elements, without what turns floats into them."""
-    lanes = Lanes(ring=surface.ring, signed=surface.signed)
-    words = lanes.words(elements) * (1 if lanes.wide.dtype.itemsize == 8 else 0.5)
-    mask = COSTS.mask + words * COSTS.mask_word
-    degree = plan.degree
-    return _Load(
-        client=COSTS.client + degree * COSTS.client_edge + (degree + 1) * mask,
-        server=question.clients * (COSTS.server_client + degree * COSTS.server_edge)
-        + question.present * (words * COSTS.receive + mask)
-        + question.lost * degree * mask,
-    )
-
-
-def _masked(protocol: Parameters, plan: Plan, question: _Question) -> _Load:
-    surface = protocol.suite.surface
-    masks = _masking(surface, surface.elements(question.length), plan, question)
-    return _Load(
-        client=masks.client + question.length * COSTS.encode,
-        server=masks.server + question.length * COSTS.decode,
-    )
-
-
-def _vector(protocol: Parameters, question: _Question) -> tuple[float, float, float]:
-    """Seconds to hide a vector, to receive all, and to open the sum."""
-    surface = protocol.suite.surface
-    count = vectors_of(surface, max_clients=protocol.max_clients).coefficients(
-        surface.elements(question.length)
-    )
-    return (
-        question.length * COSTS.encode + count * COSTS.hide,
-        question.present * count * COSTS.receive,
-        question.length * COSTS.decode + count * COSTS.open,
-    )
-
-
-def _counts(protocol: Parameters) -> IntegerSurface:
-    """What the key layer sums."""
-    return IntegerSurface(max_clients=protocol.max_clients, max_summand=KEY_SUMMAND_MAX)
-
-
-def _lattice_over_masked(protocol: Parameters, plan: Plan, question: _Question) -> _Load:
-    keys = _masking(_counts(protocol), KEY_LENGTH, plan, question)
-    hiding, receiving, opening = _vector(protocol, question)
-    return _Load(client=keys.client + hiding, server=keys.server + receiving + opening)
-
-
-def _ckks(protocol: Parameters, plan: Plan, question: _Question) -> _Load:
-    return _Load(
-        client=COSTS.client + question.length * COSTS.ckks_client,
-        server=question.present * (COSTS.server_client + question.length * COSTS.ckks_server),
-    )
-
-
-def _packed_paillier(surface: Surface, elements: int, question: _Question) -> _Load:
-    """PaillierSum on a vector of so many elements, under its default key of 3072 bits."""
-    ciphertexts = -(-elements // (KEY_BITS // surface.ring.bits))
-    return _Load(
-        client=COSTS.client + ciphertexts * COSTS.paillier_client,
-        server=question.present * (COSTS.server_client + ciphertexts * COSTS.paillier_server),
-    )
-
-
-def _paillier(protocol: Parameters, plan: Plan, question: _Question) -> _Load:
-    surface = protocol.suite.surface
-    return _packed_paillier(surface, surface.elements(question.length), question)
-
-
-def _lattice_over_paillier(protocol: Parameters, plan: Plan, question: _Question) -> _Load:
-    keys = _packed_paillier(_counts(protocol), KEY_LENGTH, question)
-    hiding, receiving, opening = _vector(protocol, question)
-    return _Load(client=keys.client + hiding + opening, server=keys.server + receiving)
-
-
-_CANDIDATES: Final[tuple[tuple[str, Callable[..., Parameters], Callable[..., _Load]], ...]] = (
-    ("MaskedSum", MaskedSum, _masked),
-    ("LatticeSum", LatticeSum, _lattice_over_masked),
-    ("LatticeSum over PaillierSum", partial(LatticeSum, keys=PaillierSum), _lattice_over_paillier),
-    ("CkksSum", CkksSum, _ckks),
-    ("PaillierSum", PaillierSum, _paillier),
+_CANDIDATES: Final[tuple[tuple[str, Callable[..., Parameters], Callable[..., Load]], ...]] = (
+    ("MaskedSum", MaskedSum, masked),
+    ("LatticeSum", LatticeSum, lattice_over_masked),
+    ("LatticeSum over PaillierSum", partial(LatticeSum, keys=PaillierSum), lattice_over_paillier),
+    ("CkksSum", CkksSum, ckks),
+    ("PaillierSum", PaillierSum, paillier),
 )
 
 
@@ -345,11 +249,11 @@ _CANDIDATES: Final[tuple[tuple[str, Callable[..., Parameters], Callable[..., _Lo
 
 
 def _reasons(
-    candidates: list[Candidate], question: _Question, *, colluding: bool, megabits: float
+    candidates: list[Candidate], question: Question, *, lying: bool, megabits: float
 ) -> tuple[str, ...]:
     best, *others = candidates
     if best.plan is None or best.protocol is None:
-        return tuple(each.refused for each in candidates)
+        return tuple(f"{each.name}: {each.refused}." for each in candidates)
     found = [
         f"{best.name} is the fastest here: a round of {question.clients:,} clients with {question.length:,} "
         f"values takes about {best.round_seconds:.2g} s of processors and of a link of {megabits:g} Mb/s."
@@ -359,13 +263,18 @@ def _reasons(
     found.append(f"{learn} the sum. One update {best.plan.one_update}.")
     if not best.plan.post_quantum:
         found.append("Traffic that is recorded today opens to a quantum computer.")
-    if question.present < best.plan.min_survivors:
+    if lying and best.protocol.learns is Learner.CLIENTS:
+        found.append(
+            "A server that lies can show two clients true sums of different contributors; clients that "
+            "compare notes then see the difference."
+        )
+    if best.fragile:
+        fewer = ", or plan for fewer corrupt ones" if best.plan.corrupt else ""
         found.append(
             f"A round that loses {question.lost} clients is aborted: {best.plan.min_survivors} of "
-            f"{question.clients} must stay. Ask more clients, or plan for fewer corrupt ones."
+            f"{question.clients} must stay. Ask more clients{fewer}."
         )
-    if colluding:
-        found.append("A client may collude with the server: one key for all clients will not do.")
+    found += [f"{each.name}: {each.refused}." for each in others if each.refused]
     return tuple(found)
 
 
@@ -379,6 +288,6 @@ def _comparison(best: Candidate, others: list[Candidate]) -> list[str]:
     ratio = masked.round_seconds / lattice.round_seconds
     return [
         f"LatticeSum masks a key of {KEY_LENGTH:,} numbers where MaskedSum masks the vector, and sends "
-        f"{lattice.sent / masked.sent:.2f} times the bytes. {loser} would take {max(ratio, 1 / ratio):.2g} "
+        f"{lattice.sent / masked.sent:.2f} times the bytes. {loser} would take {max(ratio, 1 / ratio):.2f} "
         "times as long."
     ]

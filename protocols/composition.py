@@ -1,4 +1,4 @@
-"""LatticeSum: homomorphic aggregation at the cost of a memory copy.
+"""LatticeSum: homomorphic aggregation whose keys another protocol sums.
 
 An RLWE mask hides a client's whole vector under a fresh key of 4,096 small numbers. Sums of such vectors open
 with the sum of the keys, and with nothing less; so all that is left to sum securely is the keys, which any
@@ -12,8 +12,8 @@ derives security, noise bound and rounding bound.
 What it inherits from its key layer: the adversary that it withstands, who opens the sum, and whether recorded
 traffic stays closed to a quantum computer (the vectors alone do).
 
-* Over MaskedSum, the default, nobody ever holds a key that opens one client's vector, and the whole is
-  post-quantum as MaskedSum is.
+* Over MaskedSum, the default, nobody ever holds a key that opens one client's vector, as far as its plan
+  goes, and the whole is post-quantum as MaskedSum is.
 * Over PaillierSum or CkksSum, ANY CLIENT THAT COLLUDES WITH THE SERVER READS EVERY UPDATE, and traffic
   recorded today opens to a quantum computer.
 * Over PlainSum nothing is protected.

@@ -261,6 +261,7 @@ def plan_unshared(
         ParameterError: fewer than `min_contributors` clients.
     """
     least = check_size(n, requirements)
+    lost = ceil_fraction(requirements.dropout_fraction, n)
     return Plan(
         clients=n,
         adversary=requirements.adversary,
@@ -272,7 +273,7 @@ def plan_unshared(
         quorum=0,
         ring_bits=ring_bits,
         security_failure=security_failure,
-        liveness_failure=0.0,
+        liveness_failure=float(lost > n - least),
         sure_contributors=least,
         exposure=0.0,
         one_update=one_update,

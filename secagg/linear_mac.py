@@ -111,6 +111,8 @@ class Tagging:
         """
         if not isinstance(part, np.ndarray) or part.dtype != np.int64 or part.ndim != 1 or not len(part):
             raise ParameterError("a MAC is taken of a 1-D array of int64 with at least one element")
+        if type(start) is not int or not 0 <= start < 1 << 63:
+            raise ParameterError(f"a part that starts at {start!r}; elements are counted from 0")
         first = modes.CTR(start.to_bytes(16, "big"))
         stream = Cipher(algorithms.AES(self._form_key.reveal()), first).encryptor()
         for at in range(0, len(part), _CHUNK):

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("secagg", "protocols", "fl_integration")
 SIBLINGS = ("plain", "masked", "lattice", "ckks", "paillier")
-MEETING_PLACES = {"composition", "advice"}
+MEETING_PLACES = {"composition", "advice", "costs"}
 """Where protocols are put together, and compared: above them all."""
 HEAVY = (
     "tenseal",

@@ -43,7 +43,7 @@ HIDDEN_SUM = {"clients_may_collude": False, "server_may_learn": False}
 CASES: dict[str, dict[str, Any]] = {
     "3 hospitals, 10⁶ values": {"n": 3, "length": 10**6},
     "10 hospitals, 10⁶ values, a link of 1 Gb/s": {"n": 10, "length": 10**6, "megabits": 1000},
-    "100 clients, 10⁴ values": {"n": 100, "length": 10**4},
+    "100 clients, 10³ values": {"n": 100, "length": 10**3},
     "100 clients, 10⁶ values": {"n": 100, "length": 10**6},
     "500 clients, 10⁶ values, 30 % vanish": {"n": 500, "length": 10**6, "dropout_fraction": 0.3},
     "1,000 clients, 10⁵ values, 30 % vanish": {"n": 1000, "length": 10**5, "dropout_fraction": 0.3},

@@ -12,7 +12,7 @@ Against a server that reads everything. It falls, whole, to a client that collud
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 from protocols.consortium.messages import (
@@ -50,6 +50,8 @@ from secagg.wire import Buffer, Writer
 __all__ = ["ConsortiumClientSteps"]
 
 FROM_SERVER: Final = "server"
+KEPT_ROUNDS: Final = 8
+"""Rounds whose models a client remembers; a server keeps results of half as many for those who are away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,15 @@ class Advertised:
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """Holds the consortium's key, and the channel key under which it would take another one."""
+    """Holds the consortium's key, and the channel key under which it would take another one.
+
+    `answered`: the model's digest by round, of the latest rounds to which this client contributed.
+    """
 
     key_id: Key32
     secret: Secret
     channel: Secret
+    answered: dict[U64, Key32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,7 @@ class Collecting:
     key_id: Key32
     secret: Secret
     channel: Secret
+    answered: dict[U64, Key32]
     length: U64
     model: Key32
 
@@ -167,7 +174,8 @@ class ConsortiumClientSteps(ClientSteps):
         mac_key = Secret(draw(context.entropy, KEY_BYTES))
         encoded = encode(ConsortiumSecret(mac_key, key.encode()))
         self._opened = (key.encode(), key)
-        return Keyed(key_id_of(session=context.session, encoded_secret=encoded), Secret(encoded), channel)
+        key_id = key_id_of(session=context.session, encoded_secret=encoded)
+        return Keyed(key_id, Secret(encoded), channel, {})
 
     def _accept(
         self, context: ClientContext, state: Advertised | Keyed, key_id: bytes, delivery: Delivery
@@ -193,7 +201,7 @@ class ConsortiumClientSteps(ClientSteps):
             raise VerificationError(f"a MAC key of {len(secret.mac_key)} bytes, not {KEY_BYTES}")
         if self._key(secret.private_key).public() != delivery.public:
             raise VerificationError("the key that was sealed does not belong to the server's public part")
-        return Keyed(key_id, encoded, state.channel)
+        return Keyed(key_id, encoded, state.channel, {})
 
     def _key(self, private: Secret) -> Key:
         if self._opened is None or self._opened[0] != private:
@@ -212,7 +220,9 @@ class ConsortiumClientSteps(ClientSteps):
         if keyed.key_id != request.key_id:
             raise PeerViolation("the server works with another key than this client", culprit=FROM_SERVER)
         model = hashlib.sha256(request.model).digest()
-        following = Collecting(keyed.key_id, keyed.secret, keyed.channel, request.length, model)
+        following = Collecting(
+            keyed.key_id, keyed.secret, keyed.channel, keyed.answered, request.length, model
+        )
         return Asked(following, request.length, request.model)
 
     def fold(self, context: ClientContext, state: Collecting, summand: Summand) -> Replied:
@@ -231,7 +241,9 @@ class ConsortiumClientSteps(ClientSteps):
             tag.to_bytes(TAG_BYTES, "big"),
             memoryview(body),
         )
-        return Replied(_keyed(state), message)
+        answered = {**state.answered, context.round: state.model}
+        latest = {round: answered[round] for round in sorted(answered)[-KEPT_ROUNDS:]}
+        return Replied(replace(_keyed(state), answered=latest), message)
 
     def common_secret(self, state: Any) -> Secret | None:
         if not isinstance(state, Keyed | Collecting):
@@ -268,6 +280,8 @@ def _check_result(context: ClientContext, state: Keyed | Collecting, given: Resu
     """What can be said without the key. The tag will bind the list, so it is checked before opening."""
     if given.key_id != state.key_id:
         raise DecodeError("a sum under another key than this client holds")
+    if state.answered.get(given.round, given.model) != given.model:
+        raise DecodeError("a sum that answers another model than this client did in that round")
     if not given.contributors.keys() <= set(context.roster.members):
         raise DecodeError("a contributor that is not in the roster")
     least = max(context.min_contributors, *given.contributors.values()) if given.contributors else 1
@@ -282,7 +296,7 @@ def _check_result(context: ClientContext, state: Keyed | Collecting, given: Resu
 
 
 def _keyed(state: Collecting) -> Keyed:
-    return Keyed(state.key_id, state.secret, state.channel)
+    return Keyed(state.key_id, state.secret, state.channel, state.answered)
 
 
 def _context(context: ClientContext, round: int, length: int, model: bytes) -> bytes:

@@ -87,7 +87,8 @@ class MaskedSum(Parameters):
                 numbers,
                 client_sends=sent,
                 client_receives=received,
-                one_update="opens to nobody; no key for it exists",
+                one_update="opens to nobody, "
+                + ("but see below" if numbers.exposure else "no key for it exists"),
                 post_quantum=True,
             )
 

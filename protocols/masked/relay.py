@@ -90,8 +90,10 @@ class Pairs:
     @classmethod
     def of(cls, table: Places, chosen: NDArray[np.bool_]) -> "Pairs":
         """From a table with a row of holders for each dealer, and which of them there is a piece for."""
-        bounds = np.cumsum([0, *np.count_nonzero(chosen, axis=1)]).tolist()
-        return cls(np.nonzero(chosen)[0], table[chosen], bounds)
+        counts = np.count_nonzero(chosen, axis=1)
+        dealers, holders = np.repeat(np.arange(len(table)), counts), table[chosen]
+        dealers.flags.writeable = holders.flags.writeable = False  # layouts are remembered, and shared
+        return cls(dealers, holders, np.cumsum([0, *counts]).tolist())
 
     def holders_of(self, dealer: int) -> Places:
         """Whom one dealer's pieces are for, ascending: the same who have pieces for it, if they dealt."""
@@ -115,7 +117,7 @@ class Layout:
     behind: Pairs
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)  # a server uses two in an exchange; a process may hold several servers
 def layout_of(epoch: Epoch, present: frozenset[int]) -> Layout:
     """The layout of dealings to those who are present."""
     there, table = flags(epoch, present), holder_table(epoch)
@@ -134,7 +136,7 @@ def one_object(places: frozenset[int]) -> frozenset[int]:
     return places
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def holder_table(epoch: Epoch) -> Places:
     """Who holds shares of each member, as `Graph.holder_table`; read-only."""
     table = epoch.graph.holder_table()

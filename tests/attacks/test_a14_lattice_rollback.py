@@ -7,7 +7,8 @@ are the public polynomials.
   b - b' = Δ·(X - X'), without any noise at all. Ours draws both afresh, and nothing of them is ever saved.
 * Over MaskedSum **fresh keys are not enough**. The masks on the keys are in the saved state, so the key layer
   gives s - s' away (that is A14 against MaskedSum), and b - b' opens under it. Only a durable release log
-  stops that. Over PaillierSum nothing is reused but the pads of the tags, which open nothing.
+  stops that. Over PaillierSum nothing is reused but the pads of the tags, which open nothing; but
+  the server can then forge sums along the difference of the two updates, as `THREAT_MODEL` says.
 * Either way, a client with a log that lasts refuses.
 
 Not covered: a release log or an entropy source that is itself rolled back.

@@ -27,7 +27,8 @@ def test_by_default_a_client_may_collude_and_nobody_shares_a_key() -> None:
     advice = advise(50, 100_000)
     assert set(names(advice)) == {"MaskedSum", "LatticeSum"}
     assert set(refusals(advice)) == ALL - set(names(advice))
-    assert all("collude" in reason for reason in refusals(advice).values())
+    assert all("colludes" in reason for reason in refusals(advice).values())
+    assert "CkksSum: it falls to one client that colludes with the server." in str(advice)
     assert all(each.protocol is None and each.plan is None for each in advice.candidates if each.refused)
 
 
@@ -149,6 +150,11 @@ def test_the_table_has_a_row_for_each_and_reasons_below() -> None:
         ({"megabits": 0}, "megabits is 0"),
         ({"megabits": float("nan")}, "megabits is nan"),
         ({"megabits": True}, "megabits is True"),
+        ({"bits": 99}, "99"),
+        ({"max_weight": 0}, "max_weight is 0"),
+        ({"bits": 32, "max_weight": 1 << 40}, "bits"),
+        ({"server_may_learn": None}, "server_may_learn is None"),
+        ({"clients_may_collude": "no"}, "clients_may_collude is 'no'"),
     ],
 )
 def test_conditions_that_mean_nothing(arguments: dict[str, Any], said: str) -> None:
@@ -157,9 +163,45 @@ def test_conditions_that_mean_nothing(arguments: dict[str, Any], said: str) -> N
 
 
 def test_what_a_protocol_refuses_by_itself_is_passed_on() -> None:
-    advice = advise(50, 100_000, bits=32, max_weight=1 << 40)
-    assert names(advice) == []
-    assert "bits" in refusals(advice)["MaskedSum"]
+    advice = advise(70_000, 1000)
+    assert names(advice) == ["MaskedSum"]
+    assert "65,536" in refusals(advice)["LatticeSum"]
+    assert "LatticeSum: max_clients is 70000" in str(advice)
+
+
+@pytest.mark.parametrize("n", [*range(3, 61), 77, 99, 119, 150, 211, 300])
+@pytest.mark.parametrize("lying", [False, True])
+def test_a_client_that_colludes_is_planned_for_whatever_the_cohort(n: int, lying: bool) -> None:
+    for conditions in (
+        {"clients_may_collude": False, "server_is_client": True},
+        {"corrupt_fraction": 0.0},
+    ):
+        advice = advise(n, 1000, dropout_fraction=0.0, server_may_lie=lying, **conditions)
+        plans = [each.plan for each in advice.candidates if each.plan is not None]
+        assert len(plans) == 2
+        assert {plan.corrupt for plan in plans} == {1}
+
+
+@pytest.mark.parametrize("n", [10, 21, 35, 50, 91])
+def test_a_plan_that_bears_the_losses_is_not_called_fragile(n: int) -> None:
+    advice = advise(n, 1000)
+    assert not advice.best.fragile
+    assert "is aborted" not in str(advice)
+
+
+def test_what_cannot_bear_the_losses_stands_behind_what_can() -> None:
+    advice = advise(8, 1000, dropout_fraction=0.5, clients_may_collude=False)
+    fragile = [each.fragile for each in advice.candidates if not each.refused]
+    assert fragile == sorted(fragile)
+    assert {False, True} == set(fragile)
+    assert advice.best.protocol is not None
+    assert advice.best.protocol.learns is Learner.CLIENTS
+
+
+def test_a_server_that_lies_to_clients_who_learn_the_sum_is_named() -> None:
+    hidden = {"clients_may_collude": False, "server_may_learn": False}
+    assert "compare notes" in str(advise(20, 10**6, **hidden))
+    assert "compare notes" not in str(advise(20, 10**6, server_may_lie=False, **hidden))
 
 
 def test_candidates_are_values() -> None:

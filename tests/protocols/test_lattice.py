@@ -255,9 +255,10 @@ def test_who_sends_a_vector_of_another_size_is_named_and_its_key_is_not_summed(k
 
 @both
 def test_bits_behind_the_last_coefficient_are_refused(keys: Any) -> None:
-    # 16 bits, 7 clients: coefficients of 47 bits or so, whose packing leaves bits over for some length.
+    # 17 bits, 7 clients: coefficients of 49 bits, whose packing leaves bits over for some length.
+    protocol = LatticeSum(max_clients=7, bits=17, requirements=TWO, keys=keys)
     for length in range(1, 9):
-        world, updates = world_over(keys), updates_of("abcdefg", length)
+        world, updates = World(protocol, "abcdefg"), updates_of("abcdefg", length)
         vectors = lattice_of(world.protocol)
         spare = -vectors.coefficients(length + 1) * vectors.modulus_bits % 8
         if spare:

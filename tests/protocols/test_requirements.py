@@ -124,7 +124,9 @@ def test_equal_requirements_are_equal_whatever_type_the_number_had(number: Any) 
 
 @pytest.mark.parametrize("adversary", Adversary)
 @given(n=st.integers(1, 50), least=st.integers(2, 50))
-def test_a_plan_that_shares_nothing_survives_any_dropout(adversary: Adversary, n: int, least: int) -> None:
+def test_a_plan_that_shares_nothing_needs_enough_contributors(
+    adversary: Adversary, n: int, least: int
+) -> None:
     requirements = Requirements(adversary=adversary, min_contributors=least)
     if n < least:
         with pytest.raises(ParameterError, match=f"a cohort of {n}, min_contributors is {least}"):
@@ -138,7 +140,10 @@ def test_a_plan_that_shares_nothing_survives_any_dropout(adversary: Adversary, n
         plan.threshold == plan.min_survivors == plan.sure_contributors == least == check_size(n, requirements)
     )
     assert (plan.degree, plan.min_neighbours, plan.corrupt, plan.quorum) == (0, 0, 0, 0)
-    assert (plan.security_failure, plan.liveness_failure, plan.exposure) == (0.5, 0.0, 0.0)
+    # Any dropout is survived that leaves enough contributors; the planned one may not.
+    lost = ceil_fraction(requirements.dropout_fraction, n)
+    assert plan.liveness_failure == (1.0 if n - lost < least else 0.0)
+    assert (plan.security_failure, plan.exposure) == (0.5, 0.0)
     assert (plan.client_sends, plan.client_receives) == (0, 0)
 
 

@@ -245,6 +245,13 @@ def test_a_part_counts_from_where_it_starts() -> None:
     assert moved.tag(b"a") == KEY.tag(vector([0, 1, 2, 3]), signer=b"a", context=b"round 1")
 
 
+@pytest.mark.parametrize("start", [-1, 1 << 63, 1.0, True, None])
+def test_where_no_part_starts(start: Any) -> None:
+    tagging = Tagging(KEY, context=b"c")
+    with pytest.raises(ParameterError, match="starts at"):
+        tagging.add(vector([1]), start)
+
+
 def test_parts_of_many_chunks() -> None:
     # Around the chunk of 2^14 elements that one pass takes.
     values = np.arange(-50_000, 50_000, dtype=np.int64) * 77_777_777
