@@ -48,6 +48,8 @@ BLOCK_VALUES: Final = 1 << 15
 """Values in each block but the last of `Ring.pack_blocks`. A multiple of 64, so blocks are whole bytes."""
 
 _MAX_BITS: Final = 64
+_WHOLE_WORDS: Final = (8, 16, 32, 64)
+"""Widths whose packing is an array of machine words as it is."""
 _ODD_BYTES: Final = (40, 48, 56)
 
 
@@ -172,6 +174,9 @@ class Ring:
         if not accumulator.flags.writeable:
             raise ParameterError("the accumulator is read-only; pass a writeable array")
         body = self._checked_body(buffer, len(accumulator))
+        if self.bits in _WHOLE_WORDS:
+            np.add(accumulator, body.view(f"<u{self.bits // 8}"), out=accumulator)
+            return
         for start, values in self._unpacked(body, len(accumulator)):
             part = accumulator[start : start + len(values)]
             np.add(part, values, out=part)
@@ -335,7 +340,7 @@ class _Packer:
     def pack(self, values: Words) -> memoryview:
         """The packed bytes of a block, valid until the next call."""
         size = (len(values) * self._bits + 7) // 8
-        if self._bits in (8, 16, 32, 64):
+        if self._bits in _WHOLE_WORDS:
             whole = self._stream[:size].view(f"<u{self._bits // 8}")
             np.copyto(whole, values, casting="unsafe")
             return self._stream.data[:size]
@@ -356,7 +361,7 @@ class _Packer:
 
     def unpack(self, body: npt.NDArray[np.uint8], count: int) -> Words:
         """The `count` values of a packed block, valid until the next call."""
-        if self._bits in (8, 16, 32, 64):
+        if self._bits in _WHOLE_WORDS:
             np.copyto(self._values[:count], body.view(f"<u{self._bits // 8}"))
             return self._values[:count]
         if self._bits in _ODD_BYTES:
