@@ -261,19 +261,6 @@ class OpenedVector:
             at += size
         return values
 
-    def packed_blocks(self) -> Iterator[npt.NDArray[np.int64]]:
-        """All packed plaintexts in blocks of `BLOCK_VALUES`, checks included; read nothing else meanwhile.
-
-        Each block is in the memory of the one before.
-
-        Raises:
-            VerificationError: a block does not open under this key.
-        """
-        for batch in range(-(-len(self._total) // BLOCK_VALUES)):
-            raised = self._check(batch)
-            np.subtract(raised, np.uint64(self._parameters.plaintext_half), out=raised)
-            yield raised.view(np.int64)
-
     def check_all(self) -> None:
         """Opens every block that was not opened yet.
 

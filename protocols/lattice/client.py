@@ -41,6 +41,7 @@ class LatticeClientSteps(ClientSteps):
         self._keys = keys
         self._vectors = vectors
         self._collecting = _collecting(keys.client.states)
+        # The table's states are those of the key layer at hand, not of the class.
         self.states = (*keys.client.states, self._collecting)  # type: ignore[misc]
 
     def _layer(self, context: ClientContext) -> ClientContext:

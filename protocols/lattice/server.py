@@ -47,6 +47,7 @@ class LatticeServerSteps(ServerSteps):
         self._keys = keys
         self._vectors = vectors
         self._summing = _summing(keys.server.states)
+        # The table's states are those of the key layer at hand, not of the class.
         self.states = (*keys.server.states, self._summing)  # type: ignore[misc]
 
     def _layer(self, context: ServerContext, task: bytes) -> ServerContext:

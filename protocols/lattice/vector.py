@@ -1,7 +1,7 @@
 """The long vector of LatticeSum: a client hides it, whoever learns the sum of the keys opens the sum.
 
-ACORN's RLWE secure aggregation (Bell et al., USENIX Security 2023, section 4): b_i = a·s_i + e_i + Δ·x_i. The
-arithmetic is `secagg.rlwe`'s; here it meets a protocol's surface, its contributors and its tag.
+ACORN's RLWE secure aggregation (Bell et al., USENIX Security 2023): b_i = a·s_i + e_i + Δ·x_i. The arithmetic
+is `secagg.rlwe`'s; here it meets a protocol's surface, its contributors and its tag.
 """
 
 from collections.abc import Iterator

@@ -274,7 +274,8 @@ class Opened:
             self.hidden.append(np.concatenate([block.astype(np.uint64) for block in masked]))
         self.key: Coefficients = np.add.reduce(keys)
         total: Coefficients = np.add.reduce(self.hidden)
-        vector = rlwe.OpenedVector(
+        blocks: list[NDArray[np.int64]] = []
+        rlwe.OpenedVector(
             PARAMETERS,
             seed=SEED,
             key=self.key,
@@ -282,8 +283,9 @@ class Opened:
             total=total.astype(PARAMETERS.ring.dtype),
             count=COUNT,
             ring=Ring(bits=PARAMETERS.modulus_bits),
-        )
-        packed = np.concatenate([block.copy() for block in vector.packed_blocks()])
+            packed=lambda block, start: blocks.append(block.copy()),
+        ).check_all()
+        packed = np.concatenate(blocks)
         self.centred: NDArray[np.int64] = self.key.astype(np.int64) - CENTRE * CLIENTS
         product = np.empty(-(-len(total) // PARAMETERS.degree) * PARAMETERS.degree, dtype=np.uint64)
         PublicProduct(PARAMETERS, seed=SEED, key=self.centred).write(0, product, offset=0)

@@ -9,7 +9,6 @@ from protocols import (
 )
 from protocols.envelope import RESULT, Envelope
 from tests.protocols.conftest import (
-    STATE_KEY,
     TWO,
     Family,
     World,
@@ -138,23 +137,3 @@ def test_results_of_another_session_do_not_open(consortium: Family) -> None:
     with pytest.raises(PeerViolation) as violation:
         world.clients["a"].open(stranger)
     assert violation.value.culprit == "server"
-
-
-def test_a_sum_that_answers_another_model_than_the_clients_own_is_refused(consortium: Family) -> None:
-    # Two copies of the server run one round with two models. Both sums are true, and a client takes only that
-    # of the model which it answered; one that did not contribute has nothing to compare.
-    world = World(consortium(requirements=TWO, max_clients=7), "abcdefg")
-    updates = updates_of("abcdefg")
-    world.play(updates, model=b"first")
-    fork = world.server.export(key=STATE_KEY)
-    mine = world.play({name: updates[name] for name in "abc"}, model=b"mine", cohort="abc")
-    world.server = world.protocol.restore_server(fork, key=STATE_KEY)
-    world.number -= 1
-    theirs = world.play({name: updates[name] for name in "def"}, model=b"theirs", cohort="def")
-    assert mine.result is not None
-    assert theirs.result is not None
-    for name in "abc":
-        with pytest.raises(PeerViolation, match="another model than this client"):
-            world.clients[name].open(theirs.result)
-        assert world.clients[name].open(mine.result).contributors == frozenset("abc")
-    assert world.clients["g"].open(theirs.result).contributors == frozenset("def")

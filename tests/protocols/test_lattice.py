@@ -36,20 +36,10 @@ from protocols.schema import decode, encode
 from secagg import rlwe
 from secagg.linear_mac import PRIME, TAG_BYTES
 from tests.protocols.conftest import TWO, World, assert_right, is_refusal, updates_of
+from tests.protocols.layers import PAILLIER, both, lattice_of
 from tests.protocols.liars import lying, retold, rewritten
 
 pytestmark = pytest.mark.usefixtures("one_paillier_key")
-
-PAILLIER = partial(PaillierSum, key_bits=2048)
-LAYERS = {"masked": MaskedSum, "paillier": PAILLIER}
-both = pytest.mark.parametrize("keys", LAYERS.values(), ids=LAYERS)
-
-
-def lattice_of(protocol: Any) -> rlwe.Parameters:
-    """The parameters of a protocol's long vectors."""
-    steps = protocol.suite.client
-    assert isinstance(steps, LatticeClientSteps)
-    return steps._vectors
 
 
 # The key layer

@@ -1,38 +1,21 @@
 """LatticeSum's numbers: weights and metrics, extremes, the borders of blocks, cohorts, many rounds."""
 
-from functools import partial
-from typing import Any
-
 import numpy as np
 import pytest
 
 from protocols import (
     IntegerSum,
     LatticeSum,
-    MaskedSum,
-    PaillierSum,
     ParameterError,
     RoundAborted,
     Rounding,
     Segment,
     simulate,
 )
-from protocols.lattice.client import LatticeClientSteps
-from secagg import rlwe
 from tests.protocols.conftest import TWO, World, assert_right, updates_of
+from tests.protocols.layers import PAILLIER, lattice_of
 
 pytestmark = pytest.mark.usefixtures("one_paillier_key")
-
-PAILLIER = partial(PaillierSum, key_bits=2048)
-LAYERS = {"masked": MaskedSum, "paillier": PAILLIER}
-both = pytest.mark.parametrize("keys", LAYERS.values(), ids=LAYERS)
-
-
-def lattice_of(protocol: Any) -> rlwe.Parameters:
-    """The parameters of a protocol's long vectors."""
-    steps = protocol.suite.client
-    assert isinstance(steps, LatticeClientSteps)
-    return steps._vectors
 
 
 @pytest.mark.parametrize("bits", [8, 16, 24, 32])

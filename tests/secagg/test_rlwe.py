@@ -307,5 +307,3 @@ def test_the_packed_plaintexts_are_seen_on_both_sides() -> None:
         assert np.concatenate([block for _, block in seen[index]]).tolist() == slow_packed(SMALL, vector)
     both = np.concatenate([block for _, block in sorted(seen[2], key=lambda pair: pair[0])])
     assert both.tolist() == slow_packed(SMALL, vectors[0] + vectors[1])
-    again = np.concatenate([block.copy() for block in opened.packed_blocks()])
-    assert np.array_equal(both, again)
