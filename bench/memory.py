@@ -27,8 +27,8 @@ from rich.table import Table
 
 from protocols import Client, Identity, LatticeSum, MaskedSum, NeedUpdate, PlainSum, Roster, Round, Server
 from protocols.lattice.vector import vectors_of
+from protocols.machine.parameters import Parameters
 from protocols.masked.collecting import check_words, lanes_of
-from protocols.parameters import Parameters
 from secagg.entropy import SeededEntropy
 
 __all__ = ["Step", "main", "measure"]

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.sampling import Float32Vector, Laps, draw_updates, drive, repeat, time_server
 from protocols import Client, LatticeSum, MaskedSum, Session
 from protocols.lattice.vector import vectors_of
-from protocols.parameters import Parameters
+from protocols.machine.parameters import Parameters
 
 MILLION = 10**6
 CLIENTS = 10

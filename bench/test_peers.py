@@ -14,7 +14,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.sampling import Laps, draw_updates, drive, repeat, time_server
 from protocols import CkksSum, Client, LatticeSum, PaillierSum, Session
-from secagg import ckks, paillier, paillier_packing
+from secagg.ckks import scheme as ckks
+from secagg.paillier import packing as paillier_packing
+from secagg.paillier import scheme as paillier
 
 LARGEST = 32767
 FULL_TURN = 10  # clients whose sum must fit
@@ -27,7 +29,7 @@ NVFLARE_SCALE = 2.0**40
 @pytest.mark.parametrize("key_bits", [2048, 3072])
 def test_phe(benchmark: BenchmarkFixture, key_bits: int) -> None:
     phe = pytest.importorskip("phe")
-    interop = pytest.importorskip("secagg.paillier_phe")
+    interop = pytest.importorskip("secagg.paillier.phe")
     count, few = 10_000, 4
     updates = draw_updates(3, count)
     (values, *_) = updates.values()

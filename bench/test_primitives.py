@@ -11,18 +11,21 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.sampling import Laps, MaskFloor, draw_updates, repeat
 from protocols import Adversary, Requirements
-from protocols.planner import plan_masked
-from secagg import ckks, labels, paillier, paillier_packing
-from secagg.agreement import agree, generate, public_key
+from protocols.planning.planner import plan_masked
+from secagg import labels
+from secagg.ckks import scheme as ckks
 from secagg.entropy import SeededEntropy, system_entropy
-from secagg.fixedpoint import FixedPoint, Rounding
-from secagg.kdf import stretch
-from secagg.kem import SEED_BYTES, DecapsulationKey, encapsulate
-from secagg.linear_mac import MacKey
-from secagg.masking import apply_masks
-from secagg.ring import Ring, Words
+from secagg.paillier import packing as paillier_packing
+from secagg.paillier import scheme as paillier
 from secagg.secret import Secret
 from secagg.shamir import combine, split
+from secagg.standard.agreement import agree, generate, public_key
+from secagg.standard.kdf import stretch
+from secagg.standard.kem import SEED_BYTES, DecapsulationKey, encapsulate
+from secagg.vectors.fixedpoint import FixedPoint, Rounding
+from secagg.vectors.linear_mac import MacKey
+from secagg.vectors.masking import apply_masks
+from secagg.vectors.ring import Ring, Words
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time)
 

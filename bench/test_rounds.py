@@ -13,10 +13,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.sampling import Float32Vector, Laps, MaskFloor, draw_updates, drive, repeat
 from protocols import CkksSum, Client, LatticeSum, MaskedSum, PaillierSum, PlainSum, Session, Simulation
-from protocols.parameters import Parameters
-from secagg.masking import apply_masks
-from secagg.ring import Ring
+from protocols.machine.parameters import Parameters
 from secagg.secret import Secret
+from secagg.vectors.masking import apply_masks
+from secagg.vectors.ring import Ring
 
 PROTOCOLS: dict[str, Parameters] = {
     "PlainSum": PlainSum(max_clients=10),

@@ -40,7 +40,7 @@ from protocols import (
     Simulation,
 )
 from protocols.identity import SERVER
-from protocols.parameters import Parameters
+from protocols.machine.parameters import Parameters
 
 LENGTH = 10**5
 CORRUPT = 0.2

@@ -1,8 +1,9 @@
 """Secure sums: protocols as sans-I/O machines behind one interface. The README in this folder is the map."""
 
-from protocols.advice import Advice, advise
-from protocols.ckks import CkksSum
+from protocols.advice.advice import Advice, advise
 from protocols.composition import LatticeSum
+from protocols.consortium.ckks import CkksSum
+from protocols.consortium.paillier import PaillierSum
 from protocols.identity import Identity, Roster
 from protocols.interface import (
     Client,
@@ -19,13 +20,12 @@ from protocols.interface import (
     SumProtocol,
 )
 from protocols.masked import MaskedSum
-from protocols.paillier import PaillierSum
 from protocols.plain import PlainSum
-from protocols.requirements import Adversary, Plan, Requirements
+from protocols.planning.requirements import Adversary, Plan, Requirements
 from protocols.run import run_round
 from protocols.simulation import Message, Session, Simulation, Traffic, simulate
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, SecAggError
-from secagg.fixedpoint import Rounding, Segment, suggest_clip
+from secagg.vectors.fixedpoint import Rounding, Segment, suggest_clip
 
 __all__ = [
     "Adversary",

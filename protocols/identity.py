@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 from secagg import labels
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, VerificationError
-from secagg.signing import SigningKey, verify
+from secagg.standard.signing import SigningKey, verify
 from secagg.wire import Writer
 
 __all__ = ["SERVER", "ClientId", "Identity", "Roster", "check_client_id"]

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId, Identity, Roster
-from protocols.record import SignedRecord
-from protocols.requirements import Plan
+from protocols.messages.record import SignedRecord
+from protocols.planning.requirements import Plan
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError
 from secagg.secret import Secret

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from protocols.identity import ClientId
 from protocols.interface import Learner
-from protocols.parameters import Parameters
-from protocols.requirements import Adversary, plan_unshared
-from protocols.schema import U64, Body, Key32, Name, Stream
-from protocols.suite import (
+from protocols.machine.parameters import Parameters
+from protocols.machine.suite import (
     Asked,
     ClientContext,
     ClientSteps,
@@ -33,7 +31,9 @@ from protocols.suite import (
     Suite,
     check_request,
 )
-from protocols.summand import Summand, Surface
+from protocols.machine.summand import Summand, Surface
+from protocols.messages.schema import U64, Body, Key32, Name, Stream
+from protocols.planning.requirements import Adversary, plan_unshared
 from secagg.errors import PeerViolation
 
 __all__ = ["PlainSum"]

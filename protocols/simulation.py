@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.envelope import RESULT, Envelope
 from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import Client, NeedUpdate, Outcome, Round, Server, Sum
-from protocols.parameters import MachineProtocol
-from protocols.record import SignedRecord
+from protocols.machine.parameters import MachineProtocol
+from protocols.messages.envelope import RESULT, Envelope
+from protocols.messages.record import SignedRecord
 from protocols.run import run_round
 from secagg.entropy import Entropy, SeededEntropy, draw
 from secagg.errors import ParameterError, RoundAborted

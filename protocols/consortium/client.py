@@ -34,17 +34,17 @@ from protocols.consortium.messages import (
 from protocols.consortium.scheme import Key, Scheme
 from protocols.identity import ClientId
 from protocols.interface import Sum
-from protocols.schema import U64, Key32, decode, encode
-from protocols.suite import Asked, ClientContext, ClientSteps, Replied, check_request
-from protocols.summand import Summand
+from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied, check_request
+from protocols.machine.summand import Summand
+from protocols.messages.schema import U64, Key32, decode, encode
 from secagg import labels
-from secagg.aead import open_sealed, seal
-from secagg.agreement import agree, public_key
 from secagg.entropy import draw
 from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
-from secagg.kdf import hkdf
-from secagg.linear_mac import KEY_BYTES, TAG_BYTES, MacKey
 from secagg.secret import Secret
+from secagg.standard.aead import open_sealed, seal
+from secagg.standard.agreement import agree, public_key
+from secagg.standard.kdf import hkdf
+from secagg.vectors.linear_mac import KEY_BYTES, TAG_BYTES, MacKey
 from secagg.wire import Buffer, Writer
 
 __all__ = ["ConsortiumClientSteps"]

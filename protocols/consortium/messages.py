@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from protocols.identity import ClientId
-from protocols.schema import U32, U64, Body, Key32, Name, Signature, Size, UpTo
+from protocols.messages.schema import U32, U64, Body, Key32, Name, Signature, Size, UpTo
 from secagg import labels
-from secagg.linear_mac import TAG_BYTES
 from secagg.secret import Secret
+from secagg.vectors.linear_mac import TAG_BYTES
 from secagg.wire import Writer
 
 __all__ = [

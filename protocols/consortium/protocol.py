@@ -16,10 +16,10 @@ from protocols.consortium.messages import (
 from protocols.consortium.scheme import Scheme
 from protocols.consortium.server import ConsortiumServerSteps
 from protocols.interface import Learner
-from protocols.parameters import Parameters
-from protocols.requirements import Adversary, plan_unshared
-from protocols.suite import Suite
-from protocols.summand import Surface
+from protocols.machine.parameters import Parameters
+from protocols.machine.suite import Suite
+from protocols.machine.summand import Surface
+from protocols.planning.requirements import Adversary, plan_unshared
 
 __all__ = ["ConsortiumParameters"]
 

@@ -22,13 +22,13 @@ from protocols.consortium.messages import (
 )
 from protocols.consortium.scheme import Scheme, Total
 from protocols.identity import ClientId
-from protocols.schema import U32, U64, Key32, Name, encode
-from protocols.suite import Finished, Opened, ServerContext, ServerSteps
+from protocols.machine.suite import Finished, Opened, ServerContext, ServerSteps
+from protocols.messages.schema import U32, U64, Key32, Name, encode
 from secagg import labels
-from secagg.agreement import agree
 from secagg.errors import ParameterError, PeerViolation, RoundAborted
-from secagg.linear_mac import PRIME, TAG_BYTES
 from secagg.secret import Secret
+from secagg.standard.agreement import agree
+from secagg.vectors.linear_mac import PRIME, TAG_BYTES
 
 __all__ = ["ConsortiumServerSteps"]
 

@@ -16,11 +16,11 @@ from typing import Any, Final, Union
 from protocols.interface import IntegerSum, Learner, Sum
 from protocols.lattice.messages import Collect, Contribution, Result, Task, public_seed, tag_of
 from protocols.lattice.vector import hidden, open_sum, tagging_of
-from protocols.schema import Stream, decode, encode, parts
-from protocols.suite import Asked, ClientContext, ClientSteps, Replied, Suite, check_length
-from protocols.summand import Summand
-from secagg import rlwe
+from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied, Suite, check_length
+from protocols.machine.summand import Summand
+from protocols.messages.schema import Stream, decode, encode, parts
 from secagg.errors import DecodeError, ParameterError, PeerViolation
+from secagg.rlwe import scheme as rlwe
 from secagg.secret import Secret
 from secagg.wire import Buffer
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from protocols.identity import Roster
-from protocols.schema import U64, Body, Key32, UpTo, encode
+from protocols.messages.schema import U64, Body, Key32, UpTo, encode
 from secagg import labels
 from secagg.errors import DecodeError
-from secagg.linear_mac import PRIME, TAG_BYTES
+from secagg.vectors.linear_mac import PRIME, TAG_BYTES
 from secagg.wire import Buffer, Writer
 
 __all__ = ["Collect", "Contribution", "Result", "Tag", "Task", "public_seed", "tag_of", "task_of"]

@@ -12,14 +12,14 @@ from protocols.lattice.client import LatticeClientSteps
 from protocols.lattice.messages import Collect, Contribution
 from protocols.lattice.server import LatticeServerSteps
 from protocols.lattice.vector import vectors_of
-from protocols.parameters import Parameters
-from protocols.requirements import Adversary, Plan
-from protocols.suite import Suite
-from protocols.summand import IntegerSurface, Surface
+from protocols.machine.parameters import Parameters
+from protocols.machine.suite import Suite
+from protocols.machine.summand import IntegerSurface, Surface
+from protocols.planning.requirements import Adversary, Plan
 from secagg import labels
 from secagg.errors import ParameterError
-from secagg.rlwe import KEY_SUMMAND_MAX
-from secagg.rlwe_parameters import MAXIMUM_SUMMANDS
+from secagg.rlwe.parameters import MAXIMUM_SUMMANDS
+from secagg.rlwe.scheme import KEY_SUMMAND_MAX
 
 __all__ = ["KeyLayer", "LatticeParameters"]
 

@@ -25,12 +25,12 @@ from protocols.lattice.messages import (
     task_of,
 )
 from protocols.lattice.vector import open_sum
-from protocols.requirements import Plan
-from protocols.schema import Size, Stream, decode, encode, parts
-from protocols.suite import Finished, Opened, ServerContext, ServerSteps, Suite
-from secagg import rlwe
+from protocols.machine.suite import Finished, Opened, ServerContext, ServerSteps, Suite
+from protocols.messages.schema import Size, Stream, decode, encode, parts
+from protocols.planning.requirements import Plan
 from secagg.errors import RoundAborted, VerificationError
-from secagg.linear_mac import PRIME, TAG_BYTES
+from secagg.rlwe import scheme as rlwe
+from secagg.vectors.linear_mac import PRIME, TAG_BYTES
 
 __all__ = ["LatticeServerSteps"]
 

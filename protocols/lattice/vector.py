@@ -1,7 +1,7 @@
 """The long vector of LatticeSum: a client hides it, whoever learns the sum of the keys opens the sum.
 
 ACORN's RLWE secure aggregation (Bell et al., USENIX Security 2023): b_i = a·s_i + e_i + Δ·x_i. The arithmetic
-is `secagg.rlwe`'s; here it meets a protocol's surface, its contributors and its tag.
+is `secagg.rlwe.scheme`'s; here it meets a protocol's surface, its contributors and its tag.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from protocols.identity import ClientId
 from protocols.interface import IntegerSum, Sum
-from protocols.schema import Stream
-from protocols.summand import Summand, Surface
-from secagg import labels, rlwe
+from protocols.machine.summand import Summand, Surface
+from protocols.messages.schema import Stream
+from secagg import labels
 from secagg.entropy import Entropy
 from secagg.errors import RoundAborted
-from secagg.kdf import hkdf
-from secagg.linear_mac import TAG_BYTES, MacKey, Tagging
+from secagg.rlwe import scheme as rlwe
 from secagg.secret import Secret
+from secagg.standard.kdf import hkdf
+from secagg.vectors.linear_mac import TAG_BYTES, MacKey, Tagging
 
 __all__ = ["hidden", "open_sum", "tagging_of", "vectors_of"]
 

@@ -3,6 +3,7 @@
 import hashlib
 
 from protocols.identity import ClientId
+from protocols.machine.suite import Opened, ServerContext
 from protocols.masked.epoch import Epoch, members_of
 from protocols.masked.graph import graph_seed
 from protocols.masked.messages import (
@@ -16,14 +17,13 @@ from protocols.masked.transcript import (
     SignedKeys,
     cohort_digest,
 )
-from protocols.schema import encode
-from protocols.suite import Opened, ServerContext
+from protocols.messages.schema import encode
 from secagg import labels
-from secagg.agreement import PrivateKey, check_canonical
 from secagg.errors import PeerViolation, RoundAborted
-from secagg.kem import encapsulate
-from secagg.merkle import Tree
 from secagg.secret import Secret
+from secagg.standard.agreement import PrivateKey, check_canonical
+from secagg.standard.kem import encapsulate
+from secagg.standard.merkle import Tree
 
 __all__ = ["open_sharing", "require_enough", "take_keys"]
 

@@ -13,6 +13,8 @@ fewer survivors than its plan, its own policy and its neighbours' policies allow
 
 from typing import Any, ClassVar
 
+from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied
+from protocols.machine.summand import Summand
 from protocols.masked.collecting import mask_input, prepare_first, prepare_next
 from protocols.masked.joining import advertise_keys, share_keys
 from protocols.masked.messages import (
@@ -24,9 +26,7 @@ from protocols.masked.messages import (
 )
 from protocols.masked.revealing import check_consistency, check_quorum, unmask
 from protocols.masked.states import FROM_SERVER, Advertised, Collecting, Confirmed, Dealt, Idle, Masked, Ready
-from protocols.requirements import Adversary
-from protocols.suite import Asked, ClientContext, ClientSteps, Replied
-from protocols.summand import Summand
+from protocols.planning.requirements import Adversary
 from secagg.errors import PeerViolation
 
 __all__ = ["MaskedClientSteps"]

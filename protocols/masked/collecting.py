@@ -7,17 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.machine.channels import chain_key, first_seal_key, pair_bytes
+from protocols.machine.suite import Asked, ClientContext, Replied, check_length
+from protocols.machine.summand import Summand, Surface, Words
 from protocols.masked.dealing import sealed_context, share_hashes
 from protocols.masked.epoch import Edge
-from protocols.masked.keys import (
-    MaskKeys,
-    chain_key,
-    first_pair_secret,
-    first_seal_key,
-    pair_bytes,
-    pair_mask_seed,
-    self_mask_seed,
-)
+from protocols.masked.keys import MaskKeys, first_pair_secret, pair_mask_seed, self_mask_seed
 from protocols.masked.messages import (
     COMMITMENT_BYTES,
     HASHES_BYTES,
@@ -37,18 +32,16 @@ from protocols.masked.states import (
     require_enough,
 )
 from protocols.masked.transcript import SignedInput, edge_hash, mask_transcript
-from protocols.schema import Stream, encode
-from protocols.suite import Asked, ClientContext, Replied, check_length
-from protocols.summand import Summand, Surface, Words
+from protocols.messages.schema import Stream, encode
 from secagg import labels
-from secagg.aead import open_sealed
-from secagg.agreement import PrivateKey
 from secagg.errors import DecodeError, PeerViolation, VerificationError
-from secagg.kem import CIPHERTEXT_BYTES, DecapsulationKey
-from secagg.lanes import Lanes
-from secagg.masking import MaskStream
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES, Share
+from secagg.standard.aead import open_sealed
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kem import CIPHERTEXT_BYTES, DecapsulationKey
+from secagg.vectors.lanes import Lanes
+from secagg.vectors.masking import MaskStream
 
 __all__ = ["check_words", "lanes_of", "mask_input", "prepare_first", "prepare_next", "received_values"]
 

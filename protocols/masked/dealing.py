@@ -7,27 +7,20 @@ Unmask message of the round before, takes them from the ratcheted channels. See 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from protocols.machine.channels import first_seal_key, pair_bytes, ratchet
+from protocols.machine.suite import ClientContext
 from protocols.masked.epoch import Edge, Epoch, Prepared
-from protocols.masked.keys import (
-    EpochKeys,
-    MaskKeys,
-    first_pair_secret,
-    first_seal_key,
-    pair_bytes,
-    pairs_key,
-    ratchet,
-)
+from protocols.masked.keys import EpochKeys, MaskKeys, first_pair_secret, pairs_key
 from protocols.masked.messages import SHARE_PAIR_BYTES, AdvertiseKeys, ShareKeys
 from protocols.masked.transcript import SignedDealing, commitment, dealing_digest, edge_hash, share_hash
-from protocols.schema import U32, encode
-from protocols.suite import ClientContext
+from protocols.messages.schema import U32, encode
 from secagg import labels
-from secagg.aead import seal
-from secagg.agreement import PrivateKey
 from secagg.entropy import draw
-from secagg.kem import encapsulate
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES, split
+from secagg.standard.aead import seal
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kem import encapsulate
 
 __all__ = ["PAIR_KEY", "SELF_MASK", "FirstDealing", "deal_first", "deal_next", "sealed_context"]
 

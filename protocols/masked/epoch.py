@@ -13,8 +13,8 @@ from protocols.identity import ClientId
 from protocols.masked.graph import Graph
 from protocols.masked.members import Members
 from protocols.masked.transcript import share_context
-from protocols.requirements import Adversary, Plan
-from protocols.schema import U32, U64, Key32, Name
+from protocols.messages.schema import U32, U64, Key32, Name
+from protocols.planning.requirements import Adversary, Plan
 from secagg.secret import Secret
 
 __all__ = ["Edge", "Epoch", "Prepared", "members_of"]

@@ -12,7 +12,7 @@ comes from a seed that all clients compute alike: the Merkle root of the signed 
 afresh for this graph, and its context. One honest key among them makes the seed new. But a server that
 decides who is in the cohort, with corrupt clients that choose their keys last, sees the graph of each choice
 and can make another: it *grinds*. Two things answer that. Every try costs one evaluation of scrypt
-(`secagg.kdf.stretch`; 30 to 40 ms of a core of 2.5 GHz, and 16 MiB), and the plan has paid for
+(`secagg.standard.kdf.stretch`; 30 to 40 ms of a core of 2.5 GHz, and 16 MiB), and the plan has paid for
 2**grinding_bits tries beforehand: one graph fails with probability at most 2**-(σ + grinding_bits), so any of
 that many with at most 2**-σ. 2**40 tries are some 1,200 core-years; dedicated hardware is cheaper, and
 whoever expects it raises the bits. A public beacon would need neither, but it is a source outside the server
@@ -37,9 +37,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from secagg import kdf, labels
+from secagg import labels
 from secagg.errors import ParameterError
-from secagg.merkle import HASH_BYTES
+from secagg.standard import kdf
+from secagg.standard.merkle import HASH_BYTES
 from secagg.wire import Writer
 
 __all__ = ["MAXIMUM_CLIENTS", "SEED_BYTES", "Graph", "graph_seed"]

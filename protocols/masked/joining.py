@@ -1,13 +1,11 @@
 """A client enters an epoch: rounds 0 and 1 of Bonawitz et al., CCS'17, Figure 4, on the long path."""
 
 from protocols.identity import ClientId
+from protocols.machine.suite import ClientContext, Replied, check_request
 from protocols.masked.dealing import deal_first
 from protocols.masked.epoch import Epoch
 from protocols.masked.graph import graph_seed
-from protocols.masked.keys import (
-    EpochKeys,
-    MaskKeys,
-)
+from protocols.masked.keys import EpochKeys, MaskKeys
 from protocols.masked.messages import (
     AdvertiseKeys,
     Announcement,
@@ -19,15 +17,14 @@ from protocols.masked.transcript import (
     SignedKeys,
     cohort_digest,
 )
-from protocols.requirements import Plan
-from protocols.schema import encode
-from protocols.suite import ClientContext, Replied, check_request
+from protocols.messages.schema import encode
+from protocols.planning.requirements import Plan
 from secagg import labels
-from secagg.agreement import PrivateKey, check_canonical
 from secagg.errors import ParameterError, PeerViolation, VerificationError
-from secagg.kem import DecapsulationKey
-from secagg.merkle import verify_path
-from secagg.signing import SIGNATURE_BYTES
+from secagg.standard.agreement import PrivateKey, check_canonical
+from secagg.standard.kem import DecapsulationKey
+from secagg.standard.merkle import verify_path
+from secagg.standard.signing import SIGNATURE_BYTES
 
 __all__ = ["advertise_keys", "share_keys"]
 

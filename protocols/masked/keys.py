@@ -7,10 +7,8 @@ round and nothing else: not one sealed share, and no other round.
 
 Both are hybrids of X25519 and ML-KEM-768: a key holds while either assumption does.
 
-* A *channel* is made once in an epoch, on the long path. Each end encapsulates to the other, so that each
-  can seal its first shares at once; from both secrets and the Diffie-Hellman value comes a chain key. The
-  chain is ratcheted once for each later dealing, and old links are erased: what a client's state holds today
-  opens no earlier round.
+* A *channel* (`protocols.machine.channels`) is made once in an epoch, on the long path, and ratcheted once
+  for each later dealing.
 * The *pair secret* of an edge is what its two ends make their masks from. In an epoch's first round neither
   end could know a channel in time to put it under its K_u, so there the pair secret is agreed between mask
   keys that follow from K: the end that stands first in the cohort encapsulates to the other. Whoever rebuilds
@@ -20,36 +18,26 @@ Both are hybrids of X25519 and ML-KEM-768: a key holds while either assumption d
 
 import hashlib
 import os
-import struct
 from dataclasses import dataclass
-from typing import Final
 
+from protocols.machine.channels import SECRET_BYTES, hybrid
 from secagg import labels
-from secagg.agreement import PrivateKey
 from secagg.entropy import Entropy, draw
-from secagg.kdf import hkdf
-from secagg.kem import SEED_BYTES, DecapsulationKey
-from secagg.masking import MASK_KEY_BYTES
 from secagg.secret import Secret
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kdf import hkdf
+from secagg.standard.kem import SEED_BYTES, DecapsulationKey
+from secagg.vectors.masking import MASK_KEY_BYTES
 from secagg.wire import Writer
 
 __all__ = [
-    "SECRET_BYTES",
     "EpochKeys",
-    "Link",
     "MaskKeys",
-    "chain_key",
     "first_pair_secret",
-    "first_seal_key",
-    "pair_bytes",
     "pair_mask_seed",
     "pairs_key",
-    "ratchet",
     "self_mask_seed",
 ]
-
-SECRET_BYTES = 32
-_PAIR: Final = struct.Struct(">II")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,68 +84,17 @@ class MaskKeys:
         return self.agreement.public_key, hashlib.sha256(self.encapsulation.encapsulation_key).digest()
 
 
-def _hybrid(
-    classical: Secret, *quantum_safe: Secret, label: bytes, context: bytes, size: int = SECRET_BYTES
-) -> Secret:
-    """A key from a Diffie-Hellman value and encapsulated secrets; each has a fixed size, none can shift."""
-    joined = Secret(b"".join(each.reveal() for each in (classical, *quantum_safe)))
-    return hkdf(joined, label=label, context=context, size=size)
-
-
-def first_seal_key(
-    shared: Secret, encapsulated: Secret, ciphertext: bytes, *, epoch: bytes, dealer: int, holder: int
-) -> Secret:
-    """Seals the first shares that `dealer` sends `holder`, under the dealer's own encapsulation."""
-    digest = hashlib.sha256(ciphertext).digest()
-    context = Writer().fixed(epoch).uint(dealer, 4).uint(holder, 4).fixed(digest).finish()
-    return _hybrid(shared, encapsulated, label=labels.FIRST_SEAL, context=context)
-
-
-def chain_key(shared: Secret, from_low: Secret, from_high: Secret, *, epoch: bytes, pair: bytes) -> Secret:
-    """The first link of a channel: from the X25519 value and what each end encapsulated to the other."""
-    return _hybrid(shared, from_low, from_high, label=labels.CHANNEL, context=epoch + pair)
-
-
 def first_pair_secret(
     shared: Secret, encapsulated: Secret, ciphertext: bytes, *, epoch: bytes, pair: bytes
 ) -> Secret:
     """The pair secret of an epoch's first round: agreed between mask keys, the low end encapsulating."""
     context = Writer().fixed(epoch).fixed(pair).fixed(hashlib.sha256(ciphertext).digest()).finish()
-    return _hybrid(shared, encapsulated, label=labels.PAIR_SECRET, context=context)
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One step of a channel's chain: the keys of one dealing, and the next link.
-
-    Attributes:
-        pair_secret: what the edge's two masks are made from (pq_uv).
-        seals: the keys for what the low end seals to the high one, and the other way round.
-        following: the next link; with it the current one is forgotten.
-    """
-
-    pair_secret: Secret
-    seals: tuple[Secret, Secret]
-    following: Secret
-
-
-def ratchet(chain: Secret, *, epoch: bytes, origin: int) -> Link:
-    """The keys of the dealing for round `origin`."""
-    keys = hkdf(
-        chain, label=labels.RATCHET, context=epoch + origin.to_bytes(8, "big"), size=4 * SECRET_BYTES
-    ).reveal()
-    parts = [Secret(keys[start : start + SECRET_BYTES]) for start in range(0, len(keys), SECRET_BYTES)]
-    return Link(parts[0], (parts[1], parts[2]), parts[3])
+    return hybrid(shared, encapsulated, label=labels.PAIR_SECRET, context=context)
 
 
 def pairs_key(round_secret: Secret, *, context: bytes) -> Secret:
     """The key under which a client leaves its pair secrets with the server, for whoever rebuilds K_u."""
     return hkdf(round_secret, label=labels.PAIR_SEAL, context=context)
-
-
-def pair_bytes(first: int, second: int) -> bytes:
-    """Two places in the cohort, the lower one first."""
-    return _PAIR.pack(first, second) if first < second else _PAIR.pack(second, first)
 
 
 def pair_mask_seed(pair_secret: Secret, *, transcript: bytes, pair: bytes) -> Secret:

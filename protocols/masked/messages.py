@@ -13,11 +13,11 @@ from typing import Annotated, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.schema import U32, U64, Body, Key32, Name, Signature, Size, UpTo
-from secagg.aead import OVERHEAD
+from protocols.messages.schema import U32, U64, Body, Key32, Name, Signature, Size, UpTo
 from secagg.errors import DecodeError
-from secagg.kem import ENCAPSULATION_KEY_BYTES
 from secagg.shamir import SHARE_BYTES
+from secagg.standard.aead import OVERHEAD
+from secagg.standard.kem import ENCAPSULATION_KEY_BYTES
 
 __all__ = [
     "COMMITMENT_BYTES",

@@ -26,6 +26,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from protocols.interface import Learner
+from protocols.machine.parameters import Parameters
+from protocols.machine.suite import Suite
+from protocols.machine.summand import Surface
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import (
     AdvertiseKeys,
@@ -41,11 +44,8 @@ from protocols.masked.messages import (
 )
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.traffic import control_bytes
-from protocols.parameters import Parameters
-from protocols.planner import plan_masked
-from protocols.requirements import Adversary, Plan
-from protocols.suite import Suite
-from protocols.summand import Surface
+from protocols.planning.planner import plan_masked
+from protocols.planning.requirements import Adversary, Plan
 
 __all__ = ["MaskedSum"]
 

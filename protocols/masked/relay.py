@@ -14,16 +14,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.machine.suite import ServerContext
 from protocols.masked.epoch import Epoch
 from protocols.masked.messages import COMMITMENT_BYTES, HASHES_BYTES, SEALED_BYTES, ShareKeys
 from protocols.masked.messages import columns as columns_of
 from protocols.masked.transcript import SignedDealing, dealing_digest
-from protocols.schema import U32, U64, Key32, encode
-from protocols.suite import ServerContext
+from protocols.messages.schema import U32, U64, Key32, encode
 from secagg import labels
-from secagg.aead import OVERHEAD
 from secagg.errors import PeerViolation
-from secagg.kem import CIPHERTEXT_BYTES
+from secagg.standard.aead import OVERHEAD
+from secagg.standard.kem import CIPHERTEXT_BYTES
 
 __all__ = [
     "PAIR_SECRET_BYTES",

@@ -1,5 +1,6 @@
 """A client signs who survived and reveals its shares: rounds 3 and 4 of CCS'17, Figure 4."""
 
+from protocols.machine.suite import ClientContext, Replied
 from protocols.masked.dealing import deal_next
 from protocols.masked.messages import (
     ConsistencyCheck,
@@ -13,13 +14,12 @@ from protocols.masked.messages import (
 )
 from protocols.masked.states import FROM_SERVER, Confirmed, Masked, Ready, require_enough
 from protocols.masked.transcript import SignedInput, SignedSurvivors
-from protocols.requirements import Adversary
-from protocols.schema import encode
-from protocols.suite import ClientContext, Replied
+from protocols.messages.schema import encode
+from protocols.planning.requirements import Adversary
 from secagg import labels
 from secagg.errors import PeerViolation, VerificationError
 from secagg.shamir import SHARE_BYTES
-from secagg.signing import SIGNATURE_BYTES
+from secagg.standard.signing import SIGNATURE_BYTES
 
 __all__ = ["check_consistency", "check_quorum", "unmask"]
 

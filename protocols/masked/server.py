@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId
+from protocols.machine.suite import Finished, Opened, ServerContext, ServerSteps
 from protocols.masked.admission import open_sharing, require_enough, take_keys
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.epoch import Epoch
@@ -59,9 +60,8 @@ from protocols.masked.transcript import (
     mask_transcript,
 )
 from protocols.masked.unmasking import check_reveals, remove_masks
-from protocols.requirements import Adversary, Plan
-from protocols.schema import encode
-from protocols.suite import Finished, Opened, ServerContext, ServerSteps
+from protocols.messages.schema import encode
+from protocols.planning.requirements import Adversary, Plan
 from secagg import labels
 from secagg.errors import ParameterError, PeerViolation, RoundAborted
 

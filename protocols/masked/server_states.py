@@ -10,7 +10,7 @@ from protocols.masked.messages import (
     AdvertiseKeys,
 )
 from protocols.masked.relay import Dealings
-from protocols.schema import U32, Key32, Name, Signature
+from protocols.messages.schema import U32, Key32, Name, Signature
 
 __all__ = ["Advertising", "Confirming", "Idle", "Sharing", "Standing", "Summing", "Unmasking"]
 

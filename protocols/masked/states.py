@@ -5,13 +5,11 @@ from typing import Final
 
 from protocols.masked.dealing import FirstDealing
 from protocols.masked.epoch import Epoch, Prepared
-from protocols.masked.keys import (
-    EpochKeys,
-)
+from protocols.masked.keys import EpochKeys
 from protocols.masked.messages import (
     AdvertiseKeys,
 )
-from protocols.schema import U32, U64, Key32, Name
+from protocols.messages.schema import U32, U64, Key32, Name
 from secagg.errors import PeerViolation
 from secagg.secret import Secret
 

@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 
-from protocols.envelope import Envelope
 from protocols.masked.messages import (
     COMMITMENT_BYTES,
     HASHES_BYTES,
@@ -17,10 +16,11 @@ from protocols.masked.messages import (
     Unmask,
 )
 from protocols.masked.relay import PAIR_SECRET_BYTES
-from protocols.requirements import Adversary, Plan
-from protocols.schema import encode
-from secagg.aead import OVERHEAD
-from secagg.signing import SIGNATURE_BYTES
+from protocols.messages.envelope import Envelope
+from protocols.messages.schema import encode
+from protocols.planning.requirements import Adversary, Plan
+from secagg.standard.aead import OVERHEAD
+from secagg.standard.signing import SIGNATURE_BYTES
 
 __all__ = ["control_bytes"]
 

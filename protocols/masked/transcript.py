@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, AdvertiseKeys, ShareKeys
-from protocols.schema import U32, U64, Key32, Name, encode
+from protocols.messages.schema import U32, U64, Key32, Name, encode
 from secagg import labels
 from secagg.secret import Secret
 from secagg.wire import Writer

@@ -7,26 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId
+from protocols.machine.channels import pair_bytes
 from protocols.masked.dealing import PAIR_KEY, SELF_MASK
 from protocols.masked.epoch import Epoch
-from protocols.masked.keys import (
-    MaskKeys,
-    first_pair_secret,
-    pair_bytes,
-    pair_mask_seed,
-    pairs_key,
-    self_mask_seed,
-)
+from protocols.masked.keys import MaskKeys, first_pair_secret, pair_mask_seed, pairs_key, self_mask_seed
 from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, Unmask, columns
 from protocols.masked.relay import PAIR_SECRET_BYTES, Dealings, Places, holder_table, layout_of
 from protocols.masked.transcript import commitment, edge_hash, share_hash_column
-from secagg.aead import open_sealed
 from secagg.errors import DecodeError, PeerViolation, RoundAborted, VerificationError
-from secagg.kem import CIPHERTEXT_BYTES
-from secagg.masking import apply_masks
-from secagg.ring import Ring, Words
 from secagg.secret import Secret
 from secagg.shamir import combine_encoded
+from secagg.standard.aead import open_sealed
+from secagg.standard.kem import CIPHERTEXT_BYTES
+from secagg.vectors.masking import apply_masks
+from secagg.vectors.ring import Ring, Words
 
 __all__ = ["check_reveals", "remove_masks"]
 

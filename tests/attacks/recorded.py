@@ -12,9 +12,9 @@ from typing import Any
 
 from protocols.masked.dealing import sealed_context
 from protocols.masked.messages import SEALED_BYTES, AdvertiseKeys, MaskedInput, ShareKeys, Unmask, columns
-from secagg.aead import open_sealed
 from secagg.errors import VerificationError
 from secagg.secret import Secret
+from secagg.standard.aead import open_sealed
 from tests.attacks.weakened import Stage, Vector
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from protocols import Requirements
-from protocols.planner import plan_masked
-from protocols.requirements import Plan
+from protocols.planning.planner import plan_masked
+from protocols.planning.requirements import Plan
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

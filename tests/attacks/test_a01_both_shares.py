@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from protocols import Adversary, MaskedSum, MemoryReleaseLog, Policy, Requirements
-from protocols.client_machine import ClientMachine
+from protocols.machine.client import ClientMachine
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import (
     SHARE_BYTES,
@@ -36,7 +36,7 @@ from protocols.masked.messages import (
 )
 from protocols.masked.states import Confirmed, Ready
 from protocols.masked.transcript import SignedSurvivors
-from protocols.schema import encode
+from protocols.messages.schema import encode
 from secagg import labels
 from secagg.errors import DecodeError
 from tests.attacks.unmasked import is_read, rebuild, revealed, strip

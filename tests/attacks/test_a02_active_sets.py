@@ -25,7 +25,7 @@ from protocols.masked import revealing
 from protocols.masked.epoch import Epoch
 from protocols.masked.states import Confirmed, View
 from protocols.masked.transcript import SignedInput, SignedSurvivors
-from protocols.schema import encode
+from protocols.messages.schema import encode
 from secagg import labels
 from tests.attacks.stories import (
     LETTERS,

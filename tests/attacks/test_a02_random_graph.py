@@ -18,8 +18,8 @@ import pytest
 
 from protocols import Adversary, MaskedSum, Requirements
 from protocols.masked.graph import Graph
-from protocols.planner import plan_masked
-from protocols.requirements import Plan
+from protocols.planning.planner import plan_masked
+from protocols.planning.requirements import Plan
 from tests.attacks.stories import Story, rebuilt_from, smallest_opened, stories_against
 from tests.attacks.views import Coalition, tell_stories
 from tests.attacks.weakened import Stage, Vector, believe_all_stories, updates_of

@@ -22,8 +22,8 @@ import pytest
 from protocols import Adversary, MaskedSum, Requirements
 from protocols.masked import client as client_module
 from protocols.masked import protocol as protocol_module
-from protocols.planner import plan_masked
-from protocols.requirements import Plan
+from protocols.planning.planner import plan_masked
+from protocols.planning.requirements import Plan
 from tests.attacks.stories import ASKED, Story, cohort, rebuilt_from, smallest_opened
 from tests.attacks.views import Coalition, malicious, tell_stories
 from tests.attacks.weakened import Stage, refused, updates_of

@@ -36,13 +36,13 @@ from protocols.masked.keys import EpochKeys, MaskKeys
 from protocols.masked.messages import AdvertiseKeys, CohortKeys
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import SignedKeys, cohort_digest
-from protocols.schema import decode, encode
+from protocols.messages.schema import decode, encode
 from secagg import labels
-from secagg.aead import open_sealed
-from secagg.agreement import PrivateKey, generate, public_key
-from secagg.kem import DecapsulationKey
-from secagg.linear_mac import KEY_BYTES
-from secagg.merkle import Tree
+from secagg.standard.aead import open_sealed
+from secagg.standard.agreement import PrivateKey, generate, public_key
+from secagg.standard.kem import DecapsulationKey
+from secagg.standard.merkle import Tree
+from secagg.vectors.linear_mac import KEY_BYTES
 from tests.attacks.stories import Story
 from tests.attacks.unmasked import is_read
 from tests.attacks.views import tell_stories

@@ -26,12 +26,12 @@ from protocols.masked import admission, joining
 from protocols.masked.graph import Graph, graph_seed
 from protocols.masked.keys import EpochKeys
 from protocols.masked.messages import CohortKeys
-from protocols.planner import plan_masked
-from protocols.requirements import Plan
-from protocols.schema import encode
-from secagg import kdf
-from secagg.agreement import PrivateKey
-from secagg.merkle import Tree
+from protocols.messages.schema import encode
+from protocols.planning.planner import plan_masked
+from protocols.planning.requirements import Plan
+from secagg.standard import kdf
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.merkle import Tree
 from tests.attacks.stories import Story
 from tests.attacks.views import Coalition, tell_stories
 from tests.attacks.weakened import Stage, Vector, refused, request_of, updates_of

@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 
 from protocols import MaskedSum
+from protocols.machine.channels import Link, ratchet
 from protocols.masked import collecting, dealing, server
-from protocols.masked.keys import EpochKeys, Link, ratchet
+from protocols.masked.keys import EpochKeys
 from protocols.masked.messages import AdvertiseKeys, MaskedInput, Unmask
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.server_states import Idle
 from protocols.masked.transcript import EpochTranscript
-from secagg.kem import encapsulate
 from secagg.secret import Secret
+from secagg.standard.kem import encapsulate
 from tests.attacks.weakened import LENGTH, Stage, updates_of
 
 NAMES = "abc"

@@ -18,10 +18,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocols import MaskedSum
+from protocols.machine import channels
 from protocols.masked import collecting, keys, unmasking
 from protocols.masked.messages import SelfMaskShare, Unmask
-from secagg.masking import apply_masks
 from secagg.secret import Secret
+from secagg.vectors.masking import apply_masks
 from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip
 from tests.attacks.weakened import Curious, Stage, Vector, updates_of
 
@@ -59,7 +60,7 @@ def what_the_coalition_leaves(stage: Stage, updates: dict[str, Vector], *, cut: 
     seed = rebuild(view, "a", revealed(view, stage.answers(3, Unmask), "a", SelfMaskShare))
     vector = strip(stage, "a", seed=seed)
     secret = pair_secrets(view, CORRUPT, known["round_secret"])["a"]
-    pair = keys.pair_mask_seed(secret, transcript=view.transcript, pair=keys.pair_bytes(0, 2))
+    pair = keys.pair_mask_seed(secret, transcript=view.transcript, pair=channels.pair_bytes(0, 2))
     # a comes first in the roster, so it subtracted the mask.
     apply_masks(vector, ring=stage.ring, add=[short(pair) if cut else pair], subtract=[])
     return vector

@@ -25,8 +25,8 @@ from protocols.masked.collecting import lanes_of
 from protocols.masked.messages import CollectInput, MaskedInput, Quorum
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import mask_transcript
-from protocols.schema import encode
-from secagg.linear_mac import PRIME, TAG_BYTES
+from protocols.messages.schema import encode
+from secagg.vectors.linear_mac import PRIME, TAG_BYTES
 from tests.attacks.weakened import (
     LENGTH,
     Stage,

@@ -31,8 +31,8 @@ from protocols.masked.collecting import lanes_of
 from protocols.masked.messages import MaskedInput, Quorum
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import mask_transcript
-from protocols.schema import decode, encode
-from secagg.linear_mac import PRIME, TAG_BYTES
+from protocols.messages.schema import decode, encode
+from secagg.vectors.linear_mac import PRIME, TAG_BYTES
 from tests.attacks.weakened import (
     LENGTH,
     Vector,

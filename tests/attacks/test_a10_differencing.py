@@ -24,7 +24,7 @@ import pytest
 from protocols import MaskedSum, Policy, RoundAborted
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import CollectInput
-from protocols.record import RoundRecord
+from protocols.messages.record import RoundRecord
 from secagg.errors import VerificationError
 from tests.attacks.weakened import Stage, Vector, request_of, updates_of
 

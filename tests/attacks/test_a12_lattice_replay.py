@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 
 from protocols import LatticeSum, PeerViolation, PlainSum, RoundAborted
-from protocols.client_machine import ClientMachine
 from protocols.consortium.messages import Result as KeyResult
-from protocols.envelope import Envelope
 from protocols.lattice.messages import Contribution, Result
-from protocols.schema import decode, encode
-from protocols.server_machine import ServerMachine
+from protocols.machine.client import ClientMachine
+from protocols.machine.server import ServerMachine
+from protocols.messages.envelope import Envelope
+from protocols.messages.schema import decode, encode
 from secagg.errors import VerificationError
-from secagg.linear_mac import MacKey, Tagging
+from secagg.vectors.linear_mac import MacKey, Tagging
 from tests.attacks.weakened import Vector, body_of, rewrite, updates_of
 from tests.attacks.weakened_lattice import (
     LAYERS,

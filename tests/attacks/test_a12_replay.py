@@ -27,8 +27,8 @@ from protocols import (
     PeerViolation,
     PlainSum,
 )
-from protocols.envelope import Envelope
-from protocols.server_machine import ServerMachine
+from protocols.machine.server import ServerMachine
+from protocols.messages.envelope import Envelope
 from tests.attacks.weakened import (
     Stage,
     refused,

@@ -20,9 +20,9 @@ from protocols import (
     Requirements,
     RoundAborted,
 )
+from protocols.machine.channels import Link, ratchet
 from protocols.masked import dealing, revealing, server
 from protocols.masked.epoch import Epoch
-from protocols.masked.keys import Link, ratchet
 from protocols.masked.messages import (
     HASHES_BYTES,
     SEALED_BYTES,

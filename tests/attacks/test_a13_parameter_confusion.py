@@ -32,7 +32,7 @@ from protocols import (
     RoundAborted,
     plain,
 )
-from protocols.client_machine import ClientMachine
+from protocols.machine.client import ClientMachine
 from protocols.masked import collecting, joining, server
 from protocols.masked.members import Members
 from protocols.masked.messages import SHARE_BYTES, Announcement, CohortKeys, CollectInput

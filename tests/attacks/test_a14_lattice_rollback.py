@@ -23,20 +23,20 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols import LatticeSum, MemoryReleaseLog, NeedUpdate, Policy
-from protocols.client_machine import ClientMachine
-from protocols.envelope import Refusal
 from protocols.lattice.client import LatticeClientSteps
 from protocols.lattice.messages import Contribution
+from protocols.machine.client import ClientMachine
+from protocols.machine.suite import ClientContext, Replied
+from protocols.machine.summand import Summand
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.messages import MaskedInput
-from protocols.schema import decode, encode
-from protocols.suite import ClientContext, Replied
-from protocols.summand import Summand
-from secagg import rlwe
-from secagg.binomial import CENTRE
+from protocols.messages.envelope import Refusal
+from protocols.messages.schema import decode, encode
 from secagg.entropy import SeededEntropy
-from secagg.lanes import Lanes
+from secagg.rlwe import scheme as rlwe
+from secagg.rlwe.binomial import CENTRE
 from secagg.secret import Secret
+from secagg.vectors.lanes import Lanes
 from tests.attacks.weakened import Vector, body_of, refused, updates_of
 from tests.attacks.weakened_lattice import (
     LAYERS,

@@ -34,7 +34,6 @@ from protocols import (
     Requirements,
 )
 from protocols.consortium.messages import DistributeKey
-from protocols.envelope import STAGES, Refusal
 from protocols.masked.messages import (
     CollectInput,
     ConsistencyCheck,
@@ -44,6 +43,7 @@ from protocols.masked.messages import (
     Unmask,
 )
 from protocols.masked.states import Ready
+from protocols.messages.envelope import STAGES, Refusal
 from secagg.secret import Secret
 from tests.attacks.unmasked import is_read, rebuild, revealed, strip
 from tests.attacks.weakened import LENGTH, Curious, Stage, body_of, refused, request_of, updates_of

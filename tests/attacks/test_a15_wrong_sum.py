@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 from protocols import MaskedSum, Outcome, Round, Sum
-from protocols.record import RoundRecord, SignedRecord, Transcript
-from protocols.schema import encode
-from protocols.server_machine import ServerMachine
-from protocols.suite import Finished
+from protocols.machine.server import ServerMachine
+from protocols.machine.suite import Finished
+from protocols.messages.record import RoundRecord, SignedRecord, Transcript
+from protocols.messages.schema import encode
 from secagg.errors import VerificationError
 from tests.attacks.weakened import LENGTH, Stage, Vector, updates_of
 

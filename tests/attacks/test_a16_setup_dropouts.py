@@ -17,9 +17,9 @@ import pytest
 from protocols import Adversary, CkksSum, MaskedSum, PaillierSum, Policy, Requirements, RoundAborted
 from protocols.consortium.client import ConsortiumClientSteps
 from protocols.consortium.messages import DistributeKey
+from protocols.machine.suite import Replied
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.server_states import Sharing
-from protocols.suite import Replied
 from tests.attacks.weakened import Stage, updates_of
 
 NAMES = "abcde"

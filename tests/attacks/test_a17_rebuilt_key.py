@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 
 from protocols import Adversary, MaskedSum, Requirements
-from protocols.masked.keys import EpochKeys, MaskKeys, first_seal_key, ratchet
+from protocols.machine.channels import first_seal_key, ratchet
+from protocols.masked.keys import EpochKeys, MaskKeys
 from protocols.masked.messages import SHARE_BYTES, PairKeyShare, SelfMaskShare, columns
 from secagg import labels
-from secagg.agreement import PrivateKey
-from secagg.kdf import hkdf
-from secagg.kem import CIPHERTEXT_BYTES, SEED_BYTES, DecapsulationKey
 from secagg.secret import Secret
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kdf import hkdf
+from secagg.standard.kem import CIPHERTEXT_BYTES, SEED_BYTES, DecapsulationKey
 from tests.attacks.recorded import Recorded, Recorder
 from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip
 from tests.attacks.weakened import Curious, Stage, Vector, updates_of

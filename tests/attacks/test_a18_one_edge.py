@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from protocols import Adversary, MaskedSum, Requirements
+from protocols.machine.channels import pair_bytes
 from protocols.masked.client import MaskedClientSteps
-from protocols.masked.keys import pair_bytes, pair_mask_seed
+from protocols.masked.keys import pair_mask_seed
 from protocols.masked.messages import CollectInput, PairKeyShare, Quorum, Unmask
 from protocols.masked.states import Dealt, Ready
 from secagg.secret import Secret

@@ -21,8 +21,8 @@ from protocols import (
     RoundAborted,
     simulate,
 )
-from protocols.summand import FloatSurface
-from secagg.ring import Ring
+from protocols.machine.summand import FloatSurface
+from secagg.vectors.ring import Ring
 
 EXTREMES = [1.0, -1.0]
 NAMES = "abcde"

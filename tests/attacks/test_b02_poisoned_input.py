@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 from protocols import Adversary, MaskedSum, ParameterError, Requirements, RoundAborted
+from protocols.machine.summand import Summand
 from protocols.masked import collecting, server
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.keys import pair_mask_seed
-from protocols.summand import Summand
 from secagg.secret import Secret
 from tests.attacks.weakened import LENGTH, Stage, Vector, updates_of
 

@@ -38,10 +38,10 @@ from protocols.masked.messages import (
     columns,
 )
 from protocols.masked.states import View
-from secagg.agreement import public_key
-from secagg.kem import DecapsulationKey
 from secagg.secret import Secret
 from secagg.shamir import split
+from secagg.standard.agreement import public_key
+from secagg.standard.kem import DecapsulationKey
 from tests.attacks.weakened import Advertises, Stage, body_of, updates_of
 
 NAMES = "abcdefm"

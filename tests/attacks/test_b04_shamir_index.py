@@ -20,7 +20,7 @@ from protocols import MaskedSum, Requirements
 from protocols.masked.dealing import SELF_MASK
 from protocols.masked.messages import PairKeyShare, SelfMaskShare, ShareKeys, Unmask
 from protocols.masked.transcript import commitment
-from protocols.schema import U32, U64
+from protocols.messages.schema import U32, U64
 from secagg import shamir
 from secagg.entropy import SeededEntropy
 from secagg.errors import ParameterError

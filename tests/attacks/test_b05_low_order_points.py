@@ -23,25 +23,26 @@ import pytest
 from protocols import CkksSum, MaskedSum, RoundAborted
 from protocols.consortium import messages as consortium
 from protocols.consortium.client import ConsortiumClientSteps
-from protocols.envelope import Envelope
+from protocols.machine.channels import first_seal_key
 from protocols.masked import dealing
 from protocols.masked.dealing import sealed_context
-from protocols.masked.keys import first_seal_key
 from protocols.masked.messages import SEALED_BYTES, AdvertiseKeys, ShareKeys, columns
-from protocols.schema import encode
-from secagg import agreement, labels
-from secagg.aead import open_sealed
-from secagg.agreement import PrivateKey
+from protocols.messages.envelope import Envelope
+from protocols.messages.schema import encode
+from secagg import labels
 from secagg.errors import VerificationError
-from secagg.kem import (
+from secagg.secret import Secret
+from secagg.shamir import SHARE_BYTES
+from secagg.standard import agreement
+from secagg.standard.aead import open_sealed
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kem import (
     CIPHERTEXT_BYTES,
     ENCAPSULATION_KEY_BYTES,
     SEED_BYTES,
     DecapsulationKey,
     encapsulate,
 )
-from secagg.secret import Secret
-from secagg.shamir import SHARE_BYTES
 from tests.attacks.weakened import Advertises, Stage, body_of, refused, updates_of
 
 # u-coordinates of order 1, 2, 4 and 8 on the curve and its twist (RFC 7748 names the check, not the list);

@@ -34,10 +34,10 @@ from protocols import (
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import Unmask, columns
 from protocols.masked.server_states import Unmasking
-from protocols.schema import encode
-from secagg.linear_mac import KEY_BYTES
+from protocols.messages.schema import encode
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES
+from secagg.vectors.linear_mac import KEY_BYTES
 from tests.attacks.weakened import Curious, Stage, Wire, body_of, refused, request_of, updates_of
 
 NAMES = "abcde"

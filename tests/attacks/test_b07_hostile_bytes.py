@@ -32,9 +32,9 @@ from protocols import (
     Requirements,
     RoundAborted,
 )
-from protocols.client_machine import Received, Request
 from protocols.consortium.messages import Result
-from protocols.envelope import Envelope, Refusal
+from protocols.machine.client import Received, Request
+from protocols.machine.suite import Suite
 from protocols.masked.messages import (
     Announcement,
     CohortKeys,
@@ -45,9 +45,9 @@ from protocols.masked.messages import (
     Survivors,
     Unmask,
 )
-from protocols.record import SignedRecord
-from protocols.schema import decode, encode
-from protocols.suite import Suite
+from protocols.messages.envelope import Envelope, Refusal
+from protocols.messages.record import SignedRecord
+from protocols.messages.schema import decode, encode
 from secagg.errors import DecodeError, VerificationError
 from secagg.secret import Secret
 from secagg.wire import Reader, Writer

@@ -17,7 +17,7 @@ import pytest
 from protocols import CkksSum, MaskedSum, PaillierSum
 from protocols.consortium.messages import ConsortiumSecret, Contribution
 from protocols.masked.messages import SelfMaskShare, Unmask
-from protocols.schema import decode
+from protocols.messages.schema import decode
 from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip
 from tests.attacks.weakened import LENGTH, Curious, Stage, updates_of
 

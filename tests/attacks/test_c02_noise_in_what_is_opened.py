@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from protocols import CkksSum
-from secagg import ckks
-from secagg.ckks_encoding import from_slots
+from secagg.ckks import scheme as ckks
+from secagg.ckks.encoding import from_slots
 from secagg.errors import VerificationError
 from secagg.wire import Reader, Writer
 from tests.attacks.weakened import Stage, updates_of

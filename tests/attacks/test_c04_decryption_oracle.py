@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 
 from protocols import CkksSum, PaillierSum, PeerViolation
-from protocols.client_machine import ClientMachine
 from protocols.consortium.messages import Contribution, Result
-from protocols.schema import decode, encode
-from secagg import ckks, paillier
-from secagg.linear_mac import PRIME, TAG_BYTES, MacKey
+from protocols.machine.client import ClientMachine
+from protocols.messages.schema import decode, encode
+from secagg.ckks import scheme as ckks
+from secagg.paillier import scheme as paillier
+from secagg.vectors.linear_mac import PRIME, TAG_BYTES, MacKey
 from secagg.wire import Reader, Writer
 from tests.attacks.weakened import LENGTH, Stage, updates_of
 

@@ -28,10 +28,10 @@ from protocols.consortium.messages import Contribution as KeyContribution
 from protocols.consortium.messages import Result as KeyResult
 from protocols.lattice import vector as lattice_vector
 from protocols.lattice.messages import Result
-from protocols.schema import decode, encode
-from secagg import paillier
-from secagg.binomial import CENTRE
-from secagg.linear_mac import PRIME, TAG_BYTES, MacKey, Tagging
+from protocols.messages.schema import decode, encode
+from secagg.paillier import scheme as paillier
+from secagg.rlwe.binomial import CENTRE
+from secagg.vectors.linear_mac import PRIME, TAG_BYTES, MacKey, Tagging
 from tests.attacks.weakened import updates_of
 from tests.attacks.weakened_lattice import Coefficients, LatticeStage
 

@@ -18,12 +18,12 @@ import pytest
 from protocols import PaillierSum, ParameterError, RoundAborted
 from protocols.consortium.client import ConsortiumClientSteps
 from protocols.consortium.messages import ConsortiumSecret, DistributeKey, key_id_of
-from protocols.schema import decode, encode
-from protocols.suite import Replied
-from secagg import paillier
+from protocols.machine.suite import Replied
+from protocols.messages.schema import decode, encode
 from secagg.entropy import SeededEntropy
 from secagg.errors import DecodeError, VerificationError
-from secagg.paillier_packing import Accumulator, Packing, encrypt_vector
+from secagg.paillier import scheme as paillier
+from secagg.paillier.packing import Accumulator, Packing, encrypt_vector
 from secagg.secret import Secret
 from secagg.wire import Writer
 from tests.attacks.weakened import Stage, updates_of

@@ -18,9 +18,9 @@ import pytest
 
 from protocols import CkksSum, PaillierSum
 from protocols.consortium.messages import Contribution
-from secagg import paillier
 from secagg.entropy import SeededEntropy
-from secagg.paillier_packing import Packing, encrypt_vector
+from secagg.paillier import scheme as paillier
+from secagg.paillier.packing import Packing, encrypt_vector
 from tests.attacks.weakened import LENGTH, Stage
 
 PACKING = Packing(key_bits=2048, bound=32767, max_summands=3)

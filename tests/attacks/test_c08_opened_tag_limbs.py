@@ -14,8 +14,8 @@ Not covered: a client that knows the key can forge any tag; the tag is against t
 import numpy as np
 import pytest
 
-from secagg.linear_mac import PRIME, MacKey
 from secagg.secret import Secret
+from secagg.vectors.linear_mac import PRIME, MacKey
 
 KEY = MacKey(Secret(bytes(range(32))))
 ROUNDS = (b"round 1", b"round 2", b"round 3")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from protocols import CkksSum, PaillierSum
-from protocols.client_machine import Request
 from protocols.consortium.messages import Contribution, DistributeKey
-from secagg import ckks
+from protocols.machine.client import Request
+from secagg.ckks import scheme as ckks
 from tests.attacks.weakened import Stage, body_of, updates_of
 
 CONSORTIA = [

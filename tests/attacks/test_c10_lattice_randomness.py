@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from protocols import LatticeSum, PlainSum, RoundAborted
 from protocols.lattice.messages import Collect, public_seed
+from protocols.messages.schema import decode
 from protocols.plain import PlainUpdate
-from protocols.schema import decode
-from secagg import rlwe
-from secagg.binomial import CENTRE, BinomialStream
 from secagg.entropy import SeededEntropy
-from secagg.ring import Ring
-from secagg.rlwe_public import PublicProduct
+from secagg.rlwe import scheme as rlwe
+from secagg.rlwe.binomial import CENTRE, BinomialStream
+from secagg.rlwe.public import PublicProduct
+from secagg.vectors.ring import Ring
 from tests.attacks.weakened import LENGTH, Vector, updates_of
 from tests.attacks.weakened_lattice import (
     LAYERS,

@@ -30,9 +30,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from secagg import binomial, rlwe
-from secagg.binomial import CENTRE, COINS, VARIANCE, BinomialStream
 from secagg.entropy import SeededEntropy
+from secagg.rlwe import binomial
+from secagg.rlwe import scheme as rlwe
+from secagg.rlwe.binomial import CENTRE, COINS, VARIANCE, BinomialStream
 from secagg.secret import Secret
 from tests.attacks.weakened import updates_of
 from tests.attacks.weakened_lattice import OVER_MASKED, Coefficients, Equations, LatticeStage, opened

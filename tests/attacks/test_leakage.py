@@ -22,16 +22,17 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols import Adversary, CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Requirements
-from protocols.client_machine import ClientMachine
 from protocols.lattice import messages as lattice
+from protocols.machine.client import ClientMachine
 from protocols.masked import dealing
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.messages import MaskedInput
-from secagg import masking, rlwe
-from secagg.kem import encapsulate
-from secagg.masking import expand
-from secagg.ring import Ring
+from secagg.rlwe import scheme as rlwe
 from secagg.secret import Secret
+from secagg.standard.kem import encapsulate
+from secagg.vectors import masking
+from secagg.vectors.masking import expand
+from secagg.vectors.ring import Ring
 from tests.attacks.weakened import Stage, Vector, Wire, body_of, updates_of
 
 NAMES = "abc"

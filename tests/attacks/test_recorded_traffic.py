@@ -22,24 +22,18 @@ from typing import Any
 import pytest
 
 from protocols import MaskedSum
+from protocols.machine.channels import Link, chain_key, first_seal_key, pair_bytes, ratchet
 from protocols.masked import dealing
-from protocols.masked.keys import (
-    Link,
-    chain_key,
-    first_pair_secret,
-    first_seal_key,
-    pair_bytes,
-    ratchet,
-)
+from protocols.masked.keys import first_pair_secret
 from protocols.masked.messages import columns
 from protocols.masked.states import Advertised, Ready
-from protocols.schema import encode
+from protocols.messages.schema import encode
 from secagg import labels
-from secagg.agreement import PrivateKey
-from secagg.kdf import hkdf
-from secagg.kem import CIPHERTEXT_BYTES, DecapsulationKey, encapsulate
 from secagg.secret import Secret
 from secagg.shamir import SHARE_BYTES
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kdf import hkdf
+from secagg.standard.kem import CIPHERTEXT_BYTES, DecapsulationKey, encapsulate
 from tests.attacks.recorded import Recorded, Recorder
 from tests.attacks.unmasked import is_read, rebuild, revealed, strip
 from tests.attacks.weakened import Curious, Stage, updates_of

@@ -10,21 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from protocols.masked.keys import (
-    SECRET_BYTES,
-    MaskKeys,
-    first_pair_secret,
-    pair_bytes,
-    pair_mask_seed,
-    pairs_key,
-    self_mask_seed,
-)
+from protocols.machine.channels import SECRET_BYTES, pair_bytes
+from protocols.masked.keys import MaskKeys, first_pair_secret, pair_mask_seed, pairs_key, self_mask_seed
 from protocols.masked.messages import SHARE_BYTES, MaskedInput, SelfMaskShare, Unmask, columns
-from secagg.aead import open_sealed
-from secagg.kem import CIPHERTEXT_BYTES
-from secagg.masking import apply_masks
 from secagg.secret import Secret
 from secagg.shamir import Share, combine
+from secagg.standard.aead import open_sealed
+from secagg.standard.kem import CIPHERTEXT_BYTES
+from secagg.vectors.masking import apply_masks
 from tests.attacks.weakened import Stage, Vector
 
 

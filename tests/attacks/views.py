@@ -26,10 +26,10 @@ from protocols.masked.messages import (
 )
 from protocols.masked.states import Dealt
 from protocols.masked.transcript import SignedInput, SignedSurvivors
-from protocols.schema import encode
+from protocols.messages.schema import encode
 from secagg import labels
-from secagg.kem import CIPHERTEXT_BYTES
 from secagg.secret import Secret
+from secagg.standard.kem import CIPHERTEXT_BYTES
 from tests.attacks.stories import Cohort, Story
 from tests.attacks.unmasked import pair_secrets, rebuild, strip
 from tests.attacks.weakened import Stage, Vector, Wire, body_of, refused, request_of, updates_of

@@ -21,23 +21,31 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols import Identity, NeedUpdate, Outcome, PeerViolation, Policy, Roster, Round, Sum
-from protocols.client_machine import ClientMachine, Request
-from protocols.envelope import REFUSAL, RESULT, Envelope, request_stage
 from protocols.identity import SERVER
+from protocols.machine.client import ClientMachine, Request
+from protocols.machine.parameters import MachineProtocol
+from protocols.machine.server import ServerMachine
+from protocols.machine.suite import (
+    ClientContext,
+    ClientSteps,
+    Finished,
+    Opened,
+    Replied,
+    ServerContext,
+    ServerSteps,
+)
 from protocols.masked import revealing
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.messages import AdvertiseKeys, MaskedInput, Quorum, Survivors
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import SignedKeys, cohort_digest
-from protocols.parameters import MachineProtocol
-from protocols.schema import decode, encode
-from protocols.server_machine import ServerMachine
-from protocols.suite import ClientContext, ClientSteps, Finished, Opened, Replied, ServerContext, ServerSteps
+from protocols.messages.envelope import REFUSAL, RESULT, Envelope, request_stage
+from protocols.messages.schema import decode, encode
 from secagg import labels
 from secagg.entropy import SeededEntropy
-from secagg.ring import Ring
-from secagg.signing import SIGNATURE_BYTES
+from secagg.standard.signing import SIGNATURE_BYTES
+from secagg.vectors.ring import Ring
 
 T = TypeVar("T")
 Vector = NDArray[Any]

@@ -22,14 +22,14 @@ from protocols.lattice import server as lattice_server
 from protocols.lattice.client import LatticeClientSteps
 from protocols.lattice.messages import Contribution, Task, public_seed
 from protocols.lattice.server import LatticeServerSteps
+from protocols.machine.suite import ServerSteps, Suite
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import MaskedInput
-from protocols.schema import decode, encode
-from protocols.suite import ServerSteps, Suite
-from secagg import rlwe
-from secagg.binomial import CENTRE
+from protocols.messages.schema import decode, encode
 from secagg.errors import VerificationError
-from secagg.rlwe_public import PublicProduct
+from secagg.rlwe import scheme as rlwe
+from secagg.rlwe.binomial import CENTRE
+from secagg.rlwe.public import PublicProduct
 from tests.attacks.weakened import LENGTH, Stage, Vector, body_of, refused
 
 OVER_MASKED = LatticeSum(max_clients=4)

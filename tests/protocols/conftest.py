@@ -38,11 +38,11 @@ from protocols import (
     Sum,
     SumProtocol,
 )
-from protocols.client_machine import ClientMachine
-from protocols.envelope import REFUSAL, Envelope
-from protocols.suite import ClientSteps, Suite
-from secagg import paillier
+from protocols.machine.client import ClientMachine
+from protocols.machine.suite import ClientSteps, Suite
+from protocols.messages.envelope import REFUSAL, Envelope
 from secagg.entropy import Entropy, SeededEntropy
+from secagg.paillier import scheme as paillier
 from secagg.secret import Secret
 
 
@@ -395,7 +395,7 @@ def assert_right(
 
 
 def values_of(kind: Any, names: Sequence[str] = ("a", "b", "c")) -> st.SearchStrategy[Any]:
-    """Values of an annotation of `protocols.schema`, well typed and otherwise arbitrary."""
+    """Values of an annotation of `protocols.messages.schema`, well typed and otherwise arbitrary."""
     bound = None
     if get_origin(kind) is Annotated:
         kind, bound = get_args(kind)[0], get_args(kind)[1]

@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 
 from protocols import RoundAborted
-from protocols.client_machine import Request
 from protocols.consortium.messages import Result as ConsortiumResult
-from protocols.envelope import Envelope
 from protocols.lattice.client import LatticeClientSteps
 from protocols.lattice.messages import Collect, Contribution, Result
+from protocols.machine.client import Request
+from protocols.machine.suite import Asked, ClientContext, Replied, Suite
+from protocols.machine.summand import Summand
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.messages import AdvertiseKeys, MaskedInput, ShareKeys
 from protocols.masked.states import Advertised, Dealt
 from protocols.masked.transcript import SignedDealing, SignedInput, SignedKeys, cohort_digest, dealing_digest
-from protocols.schema import decode, encode
-from protocols.suite import Asked, ClientContext, Replied, Suite
-from protocols.summand import Summand
+from protocols.messages.envelope import Envelope
+from protocols.messages.schema import decode, encode
 from secagg import labels
-from secagg.agreement import PrivateKey
-from secagg.kem import DecapsulationKey
 from secagg.secret import Secret
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kem import DecapsulationKey
 from tests.protocols.conftest import TWO, Family, Sent, World, assert_right, exchange_of, updates_of
 
 NAMES = "abcdefg"

@@ -1,0 +1,1 @@
+"""The federated loop over any protocol, and the parties that it moves."""

@@ -1,0 +1,1 @@
+"""Studies that people can run: data, a model, a loop and a report."""

@@ -1,0 +1,1 @@
+"""A model's state as one flat vector, and back."""

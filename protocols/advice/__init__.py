@@ -1,0 +1,1 @@
+"""Which protocol for whom, and why: `advice`; the estimates behind it: `costs`."""

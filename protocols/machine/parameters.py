@@ -1,0 +1,246 @@
+"""The parameters that every protocol shares, and how they become machines.
+
+`Parameters` is the keyword-only shape of all constructors; a protocol adds only what is its own and says
+what `suite` it runs. `ExactSum` is the same protocol on its integer surface.
+"""
+
+import hashlib
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+from protocols.identity import Identity, Roster
+from protocols.interface import Client, Learner, Policy, ReleaseLog, Server, SumProtocol
+from protocols.machine.client import ClientMachine
+from protocols.machine.server import ServerMachine
+from protocols.machine.suite import Suite
+from protocols.machine.summand import FloatSurface, IntegerSurface, Surface
+from protocols.planning.requirements import Adversary, Plan, Requirements
+from secagg import labels
+from secagg.entropy import Entropy
+from secagg.errors import ParameterError
+from secagg.secret import Secret
+from secagg.vectors.fixedpoint import FixedPoint, Rounding, Segment
+from secagg.wire import Buffer
+
+__all__ = ["ExactSum", "MachineProtocol", "Parameters"]
+
+MAXIMUM_CLIENTS = 1 << 20
+
+
+class MachineProtocol(SumProtocol):
+    """Everything that follows from a suite."""
+
+    @property
+    @abstractmethod
+    def suite(self) -> Suite:
+        """The messages, steps and numbers of this protocol."""
+
+    def server(
+        self,
+        *,
+        roster: Roster,
+        session: bytes,
+        identity: Identity | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Server:
+        return ServerMachine(self.suite, roster=roster, session=session, identity=identity, entropy=entropy)
+
+    def client(
+        self,
+        *,
+        identity: Identity,
+        roster: Roster,
+        session: bytes,
+        policy: Policy | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Client:
+        return ClientMachine(
+            self.suite, identity=identity, roster=roster, session=session, policy=policy, entropy=entropy
+        )
+
+    def restore_server(self, blob: Buffer, *, key: Secret, entropy: Entropy = os.urandom) -> Server:
+        return ServerMachine.restore(self.suite, blob, key=key, entropy=entropy)
+
+    def restore_client(
+        self,
+        blob: Buffer,
+        *,
+        key: Secret,
+        release_log: ReleaseLog | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Client:
+        return ClientMachine.restore(self.suite, blob, key=key, release_log=release_log, entropy=entropy)
+
+    def plan(self, n: int) -> Plan:
+        if type(n) is not int or n < 1:
+            raise ParameterError(f"a plan for {n!r} clients; n is a positive integer")
+        return self.suite.plan(n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(MachineProtocol):
+    """The shared constructor of all protocols.
+
+    Args:
+        clip: values outside [-clip, clip] are clipped and counted; a tuple of `Segment` gives parts of the
+            vector a clip of their own.
+        bits: bits of one value on the signed grid, in [2, 32]; the grid has 2**(bits-1) - 1 steps each way.
+        max_clients: the most clients in a round.
+        max_weight: the largest weight of one client; each client caps its own.
+        max_total_weight: the largest sum of weights in a round, if less than max_clients·max_weight: it saves
+            bits on the wire of PlainSum and MaskedSum. A round whose total weight turns out to be above it
+            is aborted.
+        metrics: (low, high) by name: numbers that ride along with every update, averaged by weight.
+        rounding: stochastic (unbiased) or to nearest.
+        requirements: the adversary and the fractions that parameters are planned for.
+    """
+
+    clip: float | tuple[Segment, ...] = 1.0
+    bits: int = 16
+    max_clients: int = 100
+    max_weight: int = 1
+    max_total_weight: int | None = None
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rounding: Rounding = Rounding.STOCHASTIC
+    requirements: Requirements = field(default_factory=Requirements)
+
+    withstands: ClassVar[frozenset[Adversary]] = frozenset({Adversary.SEMI_HONEST})
+    """The servers that this protocol has an answer to."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("max_clients", 2, MAXIMUM_CLIENTS),
+            ("max_weight", 1, 1 << 48),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ParameterError(f"{name} is {value!r}; it must be an integer in [{least}, {most}]")
+        total = self.max_total_weight
+        if total is not None and (
+            type(total) is not int or not 1 <= total <= self.max_clients * self.max_weight
+        ):
+            raise ParameterError(
+                f"max_total_weight is {total!r}; it must be an integer in [1, max_clients * max_weight]"
+            )
+        if not isinstance(self.requirements, Requirements):
+            raise ParameterError("requirements is a Requirements(...)")
+        if self.requirements.min_contributors > self.max_clients:
+            raise ParameterError(
+                f"min_contributors {self.requirements.min_contributors} is above max_clients "
+                f"{self.max_clients}: no round could ever end; raise max_clients"
+            )
+        if self.requirements.adversary not in self.withstands:
+            withstood = ", ".join(sorted(str(adversary) for adversary in self.withstands))
+            raise ParameterError(
+                f"{type(self).__name__} withstands {withstood}; it has no answer to "
+                f"{self.requirements.adversary} and does not pretend to"
+            )
+        if not isinstance(self.metrics, Mapping):
+            raise ParameterError("metrics maps each name to its (low, high)")
+        for name, limits in self.metrics.items():
+            numbers = isinstance(limits, tuple | list) and len(limits) == 2
+            if not numbers or not all(isinstance(limit, int | float) for limit in limits):
+                raise ParameterError(f"metrics maps each name to its (low, high); {name!r} has another thing")
+            if not isinstance(name, str) or not name:
+                raise ParameterError(f"metrics has the name {name!r}; a name is a str of at least one letter")
+            low, high = limits
+            if not (math.isfinite(low) and math.isfinite(high) and low < high and math.isfinite(high - low)):
+                raise ParameterError(
+                    f"metric {name!r} has the range ({low}, {high}); it needs finite low < high"
+                )
+        _ = self.suite  # what can never work is refused now
+
+    @property
+    def surface(self) -> FloatSurface:
+        """The numbers that are summed."""
+        codec = FixedPoint(bits=self.bits, clip=self.clip, rounding=self.rounding)
+        surface = FloatSurface(
+            codec=codec,
+            max_clients=self.max_clients,
+            max_weight=self.max_weight,
+            max_total_weight=self.max_total_weight or self.max_clients * self.max_weight,
+            ring_weight=self._ring_weight,
+            metrics=tuple(
+                (name, float(low), float(high)) for name, (low, high) in sorted(self.metrics.items())
+            ),
+        )
+        _ = surface.ring
+        return surface
+
+    @property
+    def _ring_weight(self) -> int:
+        """The sum of weights that must fit. A broken cap shows in the sum of weights, which always fits."""
+        return self.max_total_weight or self.max_clients * self.max_weight
+
+    @property
+    def suite(self) -> Suite:
+        return self.suite_on(self.surface, digest=self._digest(None))
+
+    @abstractmethod
+    def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+        """This protocol's suite over the given numbers."""
+
+    def _digest(self, max_summand: int | None) -> bytes:
+        """SHA-256 over the public parameters, so that no two parties run with different ones unnoticed."""
+        values = self._public_values()
+        text = repr((type(self).__name__, max_summand, sorted(values.items(), key=lambda item: item[0])))
+        return hashlib.sha256(labels.PARAMETERS + text.encode()).digest()
+
+    def digest_on(self, *, max_summand: int) -> bytes:
+        """SHA-256 over the public parameters of the integer surface."""
+        return self._digest(max_summand)
+
+    def _public_values(self) -> dict[str, object]:
+        """What the digest covers, by name; equal parameters have equal representations."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["metrics"] = sorted((name, tuple(map(float, self.metrics[name]))) for name in self.metrics)
+        values["max_total_weight"] = self.surface.max_total_weight
+        values["clip"] = float(self.clip) if isinstance(self.clip, int | float) else self.clip
+        return values
+
+    def exchanges(self, *, first: bool) -> tuple[str, ...]:
+        return self.suite.exchanges
+
+    def error_bound(self, n_clients: int) -> float:
+        if type(n_clients) is not int or n_clients < 1:
+            raise ParameterError(f"an error bound for {n_clients!r} clients; pass a positive integer")
+        return self.surface.codec.error_bound()
+
+    def exact(self, *, max_summand: int) -> "ExactSum":
+        return ExactSum(base=self, max_summand=max_summand)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSum(MachineProtocol):
+    """A protocol's integer surface: the same machines, exchanges and guarantees on uint64 vectors.
+
+    Its sums are `IntegerSum`s. It has no weights, no clipping and no error.
+    """
+
+    base: Parameters
+    max_summand: int
+
+    def __post_init__(self) -> None:
+        _ = self.suite
+
+    @property
+    def learns(self) -> Learner:
+        return self.base.learns
+
+    @property
+    def suite(self) -> Suite:
+        surface = IntegerSurface(max_clients=self.base.max_clients, max_summand=self.max_summand)
+        return self.base.suite_on(surface, digest=self.base.digest_on(max_summand=self.max_summand))
+
+    def exchanges(self, *, first: bool) -> tuple[str, ...]:
+        return self.base.exchanges(first=first)
+
+    def error_bound(self, n_clients: int) -> float:
+        return 0.0
+
+    def exact(self, *, max_summand: int) -> "ExactSum":
+        return ExactSum(base=self.base, max_summand=max_summand)

@@ -1,0 +1,414 @@
+"""The server's machine: one for every protocol.
+
+It keeps the books of a round: who was asked, who answered with what, who was lost and why, who contributed,
+and it signs the record at the end. It never trusts a message: decoding, sender, session, round and step are
+checked before a protocol's own `ServerSteps.absorb` sees it, and a message counts whole or not at all.
+"""
+
+import hashlib
+import os
+from typing import Any
+
+from protocols.identity import SERVER, ClientId, Identity, Roster
+from protocols.interface import Outcome, Round, Server
+from protocols.machine.client import Received, Request
+from protocols.machine.mailbox import Mailbox
+from protocols.machine.server_memory import Ending, Memory, SavedSum, Status
+from protocols.machine.suite import Finished, Opened, ServerContext, Suite
+from protocols.messages.envelope import (
+    ACKNOWLEDGEMENT,
+    REFUSAL,
+    RESULT,
+    Envelope,
+    Refusal,
+    check_session,
+    request_stage,
+)
+from protocols.messages.record import RoundRecord, SignedRecord, Transcript
+from protocols.messages.schema import MAXIMUM_BYTES, Parts, Stream, decode, encode, parts
+from protocols.messages.sealing import open_state, seal_state
+from secagg.entropy import Entropy
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
+from secagg.secret import Secret
+from secagg.standard.signing import SigningKey
+from secagg.wire import Buffer
+
+__all__ = ["ServerMachine"]
+
+EMPTY_ROUND = Round(0, (), 1)
+
+
+class ServerMachine(Server):
+    """See `protocols.interface.Server` for what it promises."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        *,
+        roster: Roster,
+        session: bytes,
+        identity: Identity | None,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self._suite = suite
+        self._roster = roster
+        self._session = check_session(session)
+        self._entropy = entropy
+        self._key = identity.key if identity is not None else SigningKey.generate(entropy)
+        self._round = EMPTY_ROUND
+        self._cohort: frozenset[ClientId] = frozenset()
+        self._rounds = 0  # number of the latest round plus one
+        self._status = Status.IDLE
+        self._exchange = 0
+        self._expected: frozenset[ClientId] = frozenset()
+        self._answered: dict[ClientId, bytes] = {}
+        self._seen: set[tuple[ClientId, bytes]] = set()
+        self._seen_before: set[tuple[ClientId, bytes]] = set()
+        self._dropped: dict[ClientId, str] = {}
+        self._lost: frozenset[ClientId] | None = (
+            None  # the keys of `_dropped`, made when a step asks for them
+        )
+        self._contributors: frozenset[ClientId] = frozenset()
+        self._transcript = Transcript()
+        self._mailbox = Mailbox(roster.members)
+        self._carried: dict[ClientId, tuple[int, ...]] = {}
+        self._ending: Ending | None = None
+        self._state: Any = suite.server.states[0]()
+
+    @property
+    def collecting(self) -> bool:
+        return self._status is Status.OPEN and self._exchange == self._suite.collecting
+
+    # A round's life
+
+    def start(self, round: Round) -> dict[ClientId, bytes]:
+        cohort = self._check_round(round)
+        steps = self._suite.server
+        checked = Round(round.number, cohort, round.length, round.model)
+        opened = steps.begin(self._context(checked), steps.idle(self._state), cohort)
+        self._round, self._cohort, self._rounds = checked, frozenset(cohort), round.number + 1
+        self._status, self._ending = Status.OPEN, None
+        self._dropped, self._lost, self._contributors = {}, None, frozenset()
+        self._seen_before, self._seen, self._carried = self._seen, set(), {}
+        self._transcript = Transcript()
+        return self._enter(opened, start=True)
+
+    def _check_round(self, round: Round) -> tuple[ClientId, ...]:
+        """The cohort in the roster's order; everything that can be wrong with a round is said here."""
+        if type(round.number) is not int or not self._rounds <= round.number < 1 << 63:
+            raise ParameterError(
+                f"round {round.number!r}; the next round's number is at least {self._rounds}"
+            )
+        cohort = self._roster.order(round.cohort)
+        if len(cohort) != len(tuple(round.cohort)):
+            raise ParameterError("a client stands in the cohort twice")
+        least = self._suite.requirements.min_contributors
+        if len(cohort) < least:
+            raise ParameterError(
+                f"a cohort of {len(cohort)}, min_contributors is {least}: ask more clients, or pass "
+                f"Requirements(min_contributors={max(2, len(cohort))}) and read what it reveals"
+            )
+        if len(cohort) > self._suite.max_clients:
+            raise ParameterError(
+                f"a cohort of {len(cohort)}, max_clients is {self._suite.max_clients}; "
+                f"pass max_clients={len(cohort)}"
+            )
+        if type(round.length) is not int or round.length < 1:
+            raise ParameterError(f"a length of {round.length!r}; an update has at least one value")
+        surface = self._suite.surface
+        surface.check_length(round.length)
+        elements = surface.elements(round.length)
+        size = self._suite.server.body_bytes(elements, packed=surface.ring.packed_size(elements))
+        if size > MAXIMUM_BYTES:
+            raise ParameterError(f"a vector of {size} bytes; a message carries at most {MAXIMUM_BYTES}")
+        if type(round.model) is not bytes:
+            raise ParameterError(f"a round's model is bytes, not {type(round.model).__name__}")
+        self._suite.plan(len(cohort))
+        return cohort
+
+    def _enter(self, opened: Opened, *, start: bool = False) -> dict[ClientId, bytes]:
+        """Opens an exchange; one encoding serves all who get the same request."""
+        self._state, self._exchange, self._answered = opened.state, opened.exchange, {}
+        self._carried = {}
+        asked = {client: body for client, body in opened.requests.items() if client not in self._dropped}
+        self._expected = frozenset(asked)
+        encoded: dict[tuple[int, tuple[int, ...]], bytes] = {}
+        outbox: dict[ClientId, bytes] = {}
+        for client, request in asked.items():
+            owed = self._mailbox.waiting(client) if start else ()
+            if owed:
+                self._carried[client] = owed
+            kind = (id(request), owed)
+            if kind not in encoded:
+                encoded[kind] = self._request(request_stage(opened.exchange), owed, parts(request))
+            outbox[client] = encoded[kind]
+        if start:
+            outbox.update(self._deliver(except_to=self._expected))
+        return outbox
+
+    def _request(self, stage: int, owed: tuple[int, ...], body: Parts) -> bytes:
+        """A message of these results and this body; both are copied once, into it."""
+        request = Request(self._mailbox.views(owed), Stream.of(body))
+        return Envelope(
+            protocol=self._suite.code,
+            session=self._session,
+            round=self._round.number,
+            stage=stage,
+            sender=SERVER,
+        ).encode(*parts(request))
+
+    def advance(self) -> dict[ClientId, bytes]:
+        if self._status is Status.DONE:
+            return {}
+        if self._status is Status.ABORTED and self._ending is not None:
+            raise RoundAborted(self._ending.reason)
+        if self._status is Status.IDLE:
+            raise ParameterError("no round was started; call start first")
+        name = self._suite.exchanges[self._exchange]
+        for client in sorted(self._expected - set(self._answered) - set(self._dropped)):
+            self._lose(client, f"did not answer in {name}")
+        self._transcript.absorb(self._exchange, self._answered)
+        if self._exchange == self._suite.collecting:
+            self._contributors = present = frozenset(self._answered)
+        else:
+            present = frozenset(self._answered) - set(self._dropped)
+        try:
+            least = self._suite.requirements.min_contributors
+            if self.collecting and len(present) < least:
+                raise RoundAborted(
+                    f"{len(present)} contributors, at least {least} are needed before anything is opened"
+                )
+            step = self._suite.server.close(self._context(self._round), self._state, present)
+        except RoundAborted as error:
+            for culprit in error.culprits:
+                self._lose(culprit, error.reason)
+            self._abort(error.reason)
+            raise
+        if isinstance(step, Opened):
+            if (
+                step.requests.keys() <= self._dropped.keys()
+            ):  # an empty outbox would say that the round is over
+                self._state = step.state
+                self._abort(reason := f"nobody is left to ask in {self._suite.exchanges[step.exchange]}")
+                raise RoundAborted(reason)
+            return self._enter(step)
+        self._finish(step)
+        return {}
+
+    def _finish(self, step: Finished) -> None:
+        record = self._sign("")
+        self._state, self._status = self._suite.server.idle(step.state), Status.DONE
+        total = None if step.total is None else SavedSum.of(step.total)
+        self._ending = Ending(total=total, result=step.result, record=record, reason="")
+        if step.result is not None:
+            self._mailbox.put(self._round.number, step.result)
+
+    def _abort(self, reason: str) -> None:
+        self._contributors = frozenset()
+        record = self._sign(reason)
+        self._state, self._status = self._suite.server.idle(self._state), Status.ABORTED
+        self._ending = Ending(total=None, result=None, record=record, reason=reason[:2048])
+
+    def _sign(self, aborted: str) -> SignedRecord:
+        plan = self._suite.server.plan(self._context(self._round), self._state)
+        return SignedRecord.sign(
+            RoundRecord(
+                protocol=self._suite.code,
+                parameters=self._suite.digest,
+                session=self._session,
+                round=self._round.number,
+                length=self._round.length,
+                model=hashlib.sha256(self._round.model).digest(),
+                cohort=self._round.cohort,
+                contributors=self._contributors,
+                dropped=self._dropped,
+                degree=plan.degree,
+                threshold=plan.threshold,
+                ring_bits=plan.ring_bits,
+                transcript=self._transcript.digest(),
+                aborted=aborted[:2048],
+            ),
+            self._key,
+        )
+
+    def outcome(self) -> Outcome:
+        if self._ending is None:
+            raise ParameterError("no round has ended; run one to its empty outbox first")
+        if self._status is Status.ABORTED:
+            raise RoundAborted(self._ending.reason)
+        total = None if self._ending.total is None else self._ending.total.restore()
+        return Outcome(
+            round=self._round.number,
+            contributors=self._contributors,
+            dropped=dict(self._dropped),
+            total=total,
+            result=self._ending.result,
+            record=self._ending.record,
+        )
+
+    def record(self) -> SignedRecord:
+        if self._ending is None:
+            raise ParameterError("no round has ended; run one to its empty outbox first")
+        return self._ending.record
+
+    def _lose(self, client: ClientId, reason: str) -> None:
+        """Puts a client out of the open round; the first reason stands."""
+        self._dropped.setdefault(client, reason[:2048])
+        self._lost = None
+
+    # Results that only clients open
+
+    def deliver(self) -> dict[ClientId, bytes]:
+        return self._deliver(except_to=frozenset())
+
+    def _deliver(self, *, except_to: frozenset[ClientId]) -> dict[ClientId, bytes]:
+        owed = {
+            client: waiting
+            for client in self._roster.members
+            if (waiting := self._mailbox.waiting(client)) and client not in except_to
+        }
+        encoded = {waiting: self._request(RESULT, waiting, ()) for waiting in set(owed.values())}
+        return {client: encoded[waiting] for client, waiting in owed.items()}
+
+    # Messages
+
+    def receive(self, sender: ClientId, message: Buffer) -> None:
+        if sender not in self._roster:
+            raise PeerViolation(
+                "a message of a stranger; the roster does not hold this id", culprit=str(sender)
+            )
+        try:
+            digest = hashlib.sha256(message).digest()
+        except (TypeError, ValueError, BufferError):
+            raise self._expel(sender, "a message that is no contiguous buffer of bytes") from None
+        if (sender, digest) in self._seen or (sender, digest) in self._seen_before:
+            return
+        try:
+            envelope = Envelope.decode(message)
+        except DecodeError as error:
+            raise self._expel(sender, str(error)) from error
+        if self._is_late(sender, envelope):
+            # An honest straggler of an earlier round must not lose this one for it.
+            raise PeerViolation(
+                f"a message of an earlier round; this is round {self._round.number}", culprit=sender
+            )
+        try:
+            self._take(sender, envelope, digest)
+        except (DecodeError, VerificationError) as error:
+            raise self._expel(sender, str(error)) from error
+        except PeerViolation as error:
+            raise self._expel(sender, error.reason) from error
+
+    def _is_late(self, sender: ClientId, envelope: Envelope) -> bool:
+        ours = envelope.protocol == self._suite.code and envelope.session == self._session
+        named = envelope.sender == sender and envelope.stage != ACKNOWLEDGEMENT
+        return ours and named and envelope.round < self._round.number
+
+    def _take(self, sender: ClientId, envelope: Envelope, digest: bytes) -> None:
+        if envelope.sender != sender:
+            raise DecodeError("a message in another party's name")
+        if envelope.protocol != self._suite.code:
+            raise DecodeError("a message of another protocol")
+        if envelope.session != self._session:
+            raise DecodeError("a message of another session")
+        if envelope.round != self._round.number and envelope.stage != ACKNOWLEDGEMENT:
+            raise DecodeError(f"a message for round {envelope.round}; this is round {self._round.number}")
+        if envelope.stage == ACKNOWLEDGEMENT:
+            self._mailbox.acknowledged(sender, decode(Received, envelope.body).results)
+            return
+        if self._status is not Status.OPEN:
+            raise DecodeError("a message after the round's end")
+        if sender not in self._cohort:
+            raise DecodeError("a message of a client that this round did not ask")
+        if envelope.stage == REFUSAL:
+            reason = decode(Refusal, envelope.body).reason
+            if sender not in self._dropped:
+                self._state = self._suite.server.refused(self._state, sender)
+                self._lose(sender, f"refused: {reason}")
+            return
+        if envelope.stage != request_stage(self._exchange) + 1:
+            raise DecodeError(f"a message of another step than {self._suite.exchanges[self._exchange]}")
+        if sender in self._answered:
+            raise DecodeError("a different message for a step that was answered already")
+        if sender not in self._expected or sender in self._dropped:
+            raise DecodeError("a message of a client that is not asked in this exchange")
+        reply: Any = decode(self._suite.replies[self._exchange], envelope.body)
+        self._state = self._suite.server.absorb(self._context(self._round), self._state, sender, reply)
+        self._answered[sender] = digest
+        self._seen.add((sender, digest))
+        self._mailbox.arrived(sender, self._carried.pop(sender, ()))
+
+    def _expel(self, sender: ClientId, reason: str) -> PeerViolation:
+        """Puts a culprit out of the open round."""
+        if self._status is Status.OPEN and sender in self._cohort:
+            self._lose(sender, reason)
+        return PeerViolation(reason, culprit=sender)
+
+    def _context(self, round: Round) -> ServerContext:
+        if self._lost is None:
+            self._lost = frozenset(self._dropped)
+        return ServerContext(
+            suite=self._suite,
+            roster=self._roster,
+            session=self._session,
+            round=round,
+            dropped=self._lost if round is self._round else frozenset(),
+            entropy=self._entropy,
+        )
+
+    # Saved states
+
+    def export(self, *, key: Secret) -> bytes:
+        state = self._suite.server.freeze(self._context(self._round), self._state)
+        memory = Memory(
+            signing_key=self._key.secret,
+            roster=self._roster.keys,
+            session=self._session,
+            rounds=self._rounds,
+            cohort=self._round.cohort,
+            length=self._round.length,
+            model=self._round.model,
+            status=self._status.value,
+            exchange=self._exchange,
+            expected=self._expected,
+            answered=self._answered,
+            seen=frozenset(self._seen),
+            seen_before=frozenset(self._seen_before),
+            dropped=self._dropped,
+            contributors=self._contributors,
+            transcript=self._transcript.digest(),
+            results=self._mailbox.results,
+            owed=self._mailbox.owed,
+            carried=self._carried,
+            ending=self._ending,
+            state_kind=self._suite.server.states.index(type(state)),
+            state=Secret(encode(state)),
+        )
+        return seal_state(
+            encode(memory), key=key, role="server", parameters=self._suite.digest, entropy=self._entropy
+        )
+
+    @classmethod
+    def restore(cls, suite: Suite, blob: Buffer, *, key: Secret, entropy: Entropy) -> "ServerMachine":
+        """The machine that `export` saved."""
+        saved = decode(Memory, open_state(blob, key=key, role="server", parameters=suite.digest))
+        identity = Identity("record", SigningKey.from_secret(saved.signing_key))
+        machine = cls(
+            suite, roster=Roster(saved.roster), session=saved.session, identity=identity, entropy=entropy
+        )
+        machine._rounds = saved.rounds
+        machine._round = Round(max(saved.rounds - 1, 0), saved.cohort, saved.length, saved.model)
+        machine._cohort = frozenset(saved.cohort)
+        machine._status = Status(saved.status)
+        machine._exchange = saved.exchange
+        machine._expected, machine._answered = saved.expected, saved.answered
+        machine._seen, machine._seen_before = set(saved.seen), set(saved.seen_before)
+        machine._dropped, machine._contributors = saved.dropped, saved.contributors
+        machine._transcript = Transcript(saved.transcript)
+        machine._mailbox = Mailbox(machine._roster.members, results=saved.results, owed=saved.owed)
+        machine._carried = saved.carried
+        machine._ending = saved.ending
+        machine._state = suite.server.thaw(
+            decode(suite.server.states[saved.state_kind], saved.state.reveal())
+        )
+        return machine

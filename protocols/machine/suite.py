@@ -1,0 +1,262 @@
+"""What one protocol brings to the shared machines: its messages and its pure steps.
+
+A protocol is two tables of pure steps over frozen states:
+
+* `ClientSteps.react(context, state, request)` is the table of legal (state, request) pairs. It returns
+  `Replied` or `Asked`, or raises what makes the client refuse.
+* `ServerSteps.begin`, `absorb` and `close` open a round, take one answer, and close an exchange with
+  whoever answered; `close` returns `Opened` or `Finished`, or raises `RoundAborted`.
+
+The machines (`client`, `server`) do everything that does not depend on the protocol.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from protocols.identity import ClientId, Identity, Roster
+from protocols.interface import Learner, Round, Sum
+from protocols.machine.summand import Summand, Surface
+from protocols.planning.requirements import Plan, Requirements
+from secagg.entropy import Entropy
+from secagg.errors import ParameterError, PeerViolation
+from secagg.secret import Secret
+from secagg.wire import Buffer
+
+__all__ = [
+    "Asked",
+    "ClientContext",
+    "ClientSteps",
+    "Finished",
+    "Opened",
+    "Replied",
+    "ServerContext",
+    "ServerSteps",
+    "Suite",
+    "check_length",
+    "check_request",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """A client's step that answers with a message.
+
+    Attributes:
+        state: the state behind this step. A `Stream` in the message has not run yet when it is made.
+        message: the answer.
+        spends: the number of the round in which the material that this release uses up was prepared: it is
+            released once, whatever round asks. None where a release uses up nothing but its own round's.
+    """
+
+    state: Any
+    message: Any
+    spends: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A client's step that needs an update of `length` values first; `fold` will finish it."""
+
+    state: Any
+    length: int
+    model: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A server's step: the exchange that is open now, and each party's request in it."""
+
+    state: Any
+    exchange: int
+    requests: Mapping[ClientId, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A server's last step of a round. Exactly one of `total` and `result` is there."""
+
+    state: Any
+    total: Sum | None = None
+    result: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """One protocol with its parameters, as the machines see it.
+
+    Attributes:
+        code: the protocol's number on the wire.
+        name: the protocol's public name.
+        learns: who learns the sum.
+        surface: the numbers that are summed.
+        max_clients: the largest cohort.
+        digest: SHA-256 of the public parameters; every request carries it (ATTACKS A13).
+        exchanges: the names of all exchanges, by their number on the wire.
+        collecting: the number of the one that asks for updates.
+        requests, replies: the message type of each exchange, down and up.
+    """
+
+    code: int
+    name: str
+    learns: Learner
+    surface: Surface
+    requirements: Requirements
+    max_clients: int
+    digest: bytes
+    exchanges: tuple[str, ...]
+    collecting: int
+    requests: tuple[type, ...]
+    replies: tuple[type, ...]
+    client: "ClientSteps"
+    server: "ServerSteps"
+    plan: Callable[[int], Plan]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientContext:
+    """What a client's step may look at beside its state and the request."""
+
+    suite: Suite
+    identity: Identity
+    roster: Roster
+    session: bytes
+    min_contributors: int
+    max_length: int
+    round: int
+    entropy: Entropy
+
+    @property
+    def me(self) -> ClientId:
+        """This client's id."""
+        return self.identity.client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext:
+    """What a server's step may look at beside its state. `dropped`: the clients lost in this round so far."""
+
+    suite: Suite
+    roster: Roster
+    session: bytes
+    round: Round
+    dropped: frozenset[ClientId]
+    entropy: Entropy
+
+
+class ClientSteps(ABC):
+    """The client's half of a protocol. `states[0]` is the type of the state before the first message."""
+
+    states: ClassVar[tuple[type, ...]]
+
+    @abstractmethod
+    def idle(self, state: Any) -> Any:
+        """The state between rounds: what outlives a round, without the round's secrets."""
+
+    @abstractmethod
+    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
+        """One row of the table. Raises what makes the client refuse."""
+
+    @abstractmethod
+    def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
+        """Finishes an `Asked` step with the encoded update; goes through it once."""
+
+    def common_secret(self, state: Any) -> Secret | None:
+        """What all clients hold and the server does not; None where there is no such thing."""
+        return None
+
+    def round_of(self, context: ClientContext, result: Buffer) -> int:
+        """The round that a result says it belongs to; only where the clients learn the sum."""
+        raise ParameterError(
+            f"{context.suite.name} tells the sum to the server; clients have nothing to open"
+        )
+
+    def open(self, context: ClientContext, state: Any, result: Buffer) -> Sum:
+        """The sum inside a result, checked. `VerificationError` only for what the key was needed to see."""
+        raise ParameterError(
+            f"{context.suite.name} tells the sum to the server; clients have nothing to open"
+        )
+
+
+class ServerSteps(ABC):
+    """The server's half of a protocol. `states[0]` is the type of the state before the first round."""
+
+    states: ClassVar[tuple[type, ...]]
+
+    @abstractmethod
+    def idle(self, state: Any) -> Any:
+        """The state between rounds."""
+
+    @abstractmethod
+    def begin(self, context: ServerContext, state: Any, cohort: tuple[ClientId, ...]) -> Opened:
+        """Opens a round for a checked cohort, in the roster's order."""
+
+    @abstractmethod
+    def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
+        """Takes one decoded answer whole or raises; the next state. Bulk buffers may be updated in place."""
+
+    @abstractmethod
+    def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
+        """Ends the open exchange with those who answered it well. May raise `RoundAborted`."""
+
+    def plan(self, context: ServerContext, state: Any) -> Plan:
+        """The plan that the round runs under, for its record."""
+        return context.suite.plan(len(context.round.cohort))
+
+    def body_bytes(self, count: int, *, packed: int) -> int:
+        """Upper bound of a vector of `count` ring elements in a message; `packed` is its size bit-packed."""
+        return packed
+
+    def refused(self, state: Any, client: ClientId) -> Any:
+        """The state after `client` refused a request."""
+        return state
+
+    def freeze(self, context: ServerContext, state: Any) -> Any:
+        """`state` as one of `states`, all fields encodable; most states are so already."""
+        return state
+
+    def thaw(self, state: Any) -> Any:
+        """The inverse of `freeze`."""
+        return state
+
+
+def check_request(
+    context: ClientContext, *, parameters: bytes, cohort: tuple[ClientId, ...], length: int
+) -> None:
+    """What every protocol's client checks when a round is announced to it.
+
+    Raises:
+        PeerViolation: other parameters, a cohort that is not canonical, too small, too large or without this
+            client, or a length that it does not contribute.
+    """
+    suite = context.suite
+    if parameters != suite.digest:
+        raise PeerViolation("the server runs other protocol parameters than this client", culprit="server")
+    try:
+        canonical = context.roster.order(cohort) == cohort
+    except ParameterError as error:
+        raise PeerViolation(str(error), culprit="server") from None
+    if not canonical:
+        raise PeerViolation("a cohort that is not in the roster's order", culprit="server")
+    if context.me not in cohort:
+        raise PeerViolation("a cohort without this client", culprit="server")
+    if not context.min_contributors <= len(cohort) <= suite.max_clients:
+        raise PeerViolation(
+            f"a cohort of {len(cohort)}; this client takes part among {context.min_contributors} to "
+            f"{suite.max_clients}",
+            culprit="server",
+        )
+    check_length(context, length)
+
+
+def check_length(context: ClientContext, length: int) -> None:
+    """Raises `PeerViolation` for a number of values that this client does not contribute."""
+    if not 1 <= length <= context.max_length:
+        raise PeerViolation(
+            f"{length} values were asked for, 1 to {context.max_length} are given", culprit="server"
+        )
+    try:
+        context.suite.surface.check_length(length)
+    except ParameterError as error:
+        raise PeerViolation(str(error), culprit="server") from None

@@ -1,0 +1,1 @@
+"""What is said: messages as dataclasses, their envelope, sealed states, and the signed record of a round."""

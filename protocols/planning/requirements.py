@@ -1,0 +1,281 @@
+"""What a deployment asks for, and the plan that a protocol makes of it.
+
+Nobody types a bare threshold. `Requirements` states the adversary, which share of the clients may be corrupt
+and which may drop out, and how many contributors a sum needs before anybody may read it. `Plan` is what
+follows for a cohort of one size: the graph, the thresholds, what can fail with which probability, and who
+learns what. `planner` derives it for protocols in which clients share secrets with each other,
+`plan_unshared` for those in which they do not. Both refuse what cannot be had and say which number to change.
+
+A plan is made for numbers that are assumed. It says nothing about a cohort in which more clients are corrupt
+than `corrupt_fraction` allows.
+
+>>> print(plan_unshared(5, Requirements(), ring_bits=20, security_failure=0.0))
+clients           5
+adversary         semi-malicious
+graph             none, clients share nothing
+survivors needed  3
+ring              20 bits a value
+security fails    never
+liveness fails    never
+revealed          who took part, to the server
+                  the sum of at least 3 contributors, to those whom the protocol lets open it
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from enum import Enum
+from math import log2
+
+from secagg.errors import ParameterError
+
+__all__ = [
+    "Adversary",
+    "Plan",
+    "Requirements",
+    "ceil_fraction",
+    "check_size",
+    "floor_fraction",
+    "plan_unshared",
+]
+
+
+class Adversary(Enum):
+    """What the server, together with the corrupt clients, may do."""
+
+    SEMI_HONEST = "semi-honest"
+    """Follows the protocol and reads everything."""
+    SEMI_MALICIOUS = "semi-malicious"
+    """May also tell different clients different stories."""
+    MALICIOUS = "malicious"
+    """The same, answered by a survivor set that a quorum signs before any share is released."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What the parties ask of a round.
+
+    Args:
+        adversary: what the server may do; each protocol says which it withstands and raises on the others.
+        corrupt_fraction: γ in [0, 1): the share of the cohort that may pool its secrets with the server.
+        dropout_fraction: δ in [0, 1): the share that may vanish in a round that must still end.
+        min_contributors: the fewest contributors whose sum may be opened. Two contributors are never private
+            from each other, each subtracts its own update, so 2 must be typed, and 1 is refused.
+        security_bits: σ in [1, 256]: a plan's security may fail with probability up to 2**-σ.
+        liveness_bits: η in [1, 256]: a round may fail for want of shares with probability up to 2**-η.
+        grinding_bits: g in [0, 128]: log2 of the graphs that an adversary can try between the last key that
+            is advertised and the cohort that is announced. The graph's seed is a stretched hash (scrypt,
+            about 35 ms a try) of the root of the cohort's keys, so 2**40 tries are about 1,200 core-years;
+            raise it where that is too little, and set 0 where the seed comes from a public beacon. It adds to
+            security_bits on a random graph, except against a server that follows the protocol.
+    """
+
+    adversary: Adversary = Adversary.SEMI_MALICIOUS
+    corrupt_fraction: float = 0.2
+    dropout_fraction: float = 0.3
+    min_contributors: int = 3
+    security_bits: int = 40
+    liveness_bits: int = 20
+    grinding_bits: int = 40
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.adversary, Adversary):
+            raise ParameterError("adversary is a member of Adversary, for example Adversary.SEMI_HONEST")
+        for name in ("corrupt_fraction", "dropout_fraction"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ParameterError(f"{name} is {value!r}; it must be a number in [0, 1)")
+            object.__setattr__(self, name, float(value))  # equal requirements have equal digests
+        if type(self.min_contributors) is not int or self.min_contributors < 2:
+            raise ParameterError(
+                f"min_contributors is {self.min_contributors!r}; a sum of fewer than 2 is somebody's update"
+            )
+        for name, least, most in (
+            ("security_bits", 1, 256),
+            ("liveness_bits", 1, 256),
+            ("grinding_bits", 0, 128),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ParameterError(f"{name} is {value!r}; it must be an integer in [{least}, {most}]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The parameters of one round; `str` gives them as a table.
+
+    Attributes:
+        clients: the cohort's size (n).
+        adversary: whom the plan is made against.
+        degree: neighbours of each client (k); n - 1 on the complete graph, even and less on a random one, 0
+            where clients share nothing.
+        threshold: shares that rebuild a secret (t), or contributors that an opening needs where nothing is
+            shared out.
+        min_survivors: contributors without whom nothing is opened (m).
+        min_neighbours: a client reveals nothing when fewer of its neighbours survive.
+        corrupt: corrupt clients that are planned for (c).
+        quorum: signatures that a survivor set needs (q); 0 unless the adversary is MALICIOUS.
+        ring_bits: bits of one summed value on the wire.
+        security_failure: probability that the corrupt clients hold too many shares or cut the graph, in
+            [0, 1].
+        liveness_failure: probability that a round which loses the planned share of its clients cannot end,
+            in [0, 1]. Small cohorts that need all their contributors have 1.0 here: n - min_survivors clients
+            may be lost, which may be none.
+        sure_contributors: whatever the server tells whom, a sum that it opens has so many contributors,
+            corrupt ones counted, and at least two honest ones; except as `security_failure` and `exposure`
+            say.
+        exposure: upper bound of the probability that the graph lets a lying server open the update of one
+            given client together with fewer than `sure_contributors` - 1 other honest ones, in [0, 1]. 1.0
+            says that it is not excluded. Above 0 only for SEMI_MALICIOUS on a random graph.
+        client_sends, client_receives: control bytes of a client in one steady round, without the vector and
+            the model; 0 where unknown.
+        one_update: to whom the update of one client opens, for the table; empty where unknown.
+        post_quantum: whether traffic that is recorded today stays closed to a quantum computer; None where
+            unknown.
+    """
+
+    clients: int
+    adversary: Adversary
+    degree: int
+    threshold: int
+    min_survivors: int
+    min_neighbours: int
+    corrupt: int
+    quorum: int
+    ring_bits: int
+    security_failure: float
+    liveness_failure: float
+    sure_contributors: int
+    exposure: float
+    client_sends: int = 0
+    client_receives: int = 0
+    one_update: str = ""
+    post_quantum: bool | None = None
+
+    def __str__(self) -> str:
+        """The plan as a table of two columns, in plain text."""
+        rows = [
+            ("clients", f"{self.clients}" + (f", up to {self.corrupt} corrupt" if self.corrupt else "")),
+            ("adversary", self.adversary.value),
+            *self._graph(),
+            ("ring", f"{self.ring_bits} bits a value"),
+        ]
+        if self.client_sends:
+            rows.append(("client sends", f"{self.client_sends:,} bytes and {self.ring_bits / 8:g} a value"))
+        if self.client_receives:
+            rows.append(("client receives", f"{self.client_receives:,} bytes and the model"))
+        rows += [
+            ("security fails", _chance(self.security_failure)),
+            ("liveness fails", _chance(self.liveness_failure)),
+            *zip(("revealed", "", ""), self._revealed(), strict=False),
+        ]
+        if self.one_update:
+            rows.append(("one update", self.one_update))
+        if self.post_quantum is not None:
+            kept = "stays closed" if self.post_quantum else "opens"
+            rows.append(("quantum computer", f"traffic recorded today {kept} to it"))
+        if self.exposure:
+            allowed = "not excluded" if self.exposure >= 1 else f"at most {_chance(self.exposure)}"
+            rows += [
+                ("exposure", f"{allowed}: that a lying server opens the update of a given client"),
+                ("", f"in a sum of fewer than {self.sure_contributors} honest contributors"),
+            ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+    def _graph(self) -> list[tuple[str, str]]:
+        """Who shares with whom, and how many are needed."""
+        if not self.degree:
+            return [
+                ("graph", "none, clients share nothing"),
+                ("survivors needed", f"{self.min_survivors}"),
+            ]
+        kind = "complete" if self.degree == self.clients - 1 else "random Harary"
+        rows = [
+            ("graph", f"{kind}, {self.degree} neighbours each"),
+            ("threshold", f"{self.threshold} shares rebuild a secret"),
+            (
+                "survivors needed",
+                f"{self.min_survivors}, and {self.min_neighbours} neighbours of each client",
+            ),
+        ]
+        if self.quorum:
+            rows.append(("quorum", f"{self.quorum} signatures on the survivors"))
+        return rows
+
+    def _revealed(self) -> list[str]:
+        """What whom is told, one line each."""
+        total = f"the sum of at least {self.sure_contributors} contributors"
+        if self.security_failure >= 1:
+            return ["every update, to the server"]
+        if not self.degree:
+            return ["who took part, to the server", f"{total}, to those whom the protocol lets open it"]
+        lines = [f"who took part and {total}, to the server"]
+        if self.corrupt:
+            lines.append(f"that sum without their own updates, to the server and {self.corrupt} clients")
+        return lines
+
+
+def _chance(probability: float) -> str:
+    """A probability as a power of two."""
+    if probability <= 0:
+        return "never"
+    if probability >= 1:
+        return "certain"
+    return f"2^-{-log2(probability):.1f}"
+
+
+def ceil_fraction(fraction: float, count: int) -> int:
+    """⌈fraction·count⌉ in exact decimals, so that 0.07 of 100 is 7 and not 8."""
+    return int((Decimal(repr(fraction)) * count).to_integral_value(ROUND_CEILING))
+
+
+def floor_fraction(fraction: float, count: int) -> int:
+    """⌊fraction·count⌋ in exact decimals, so that 0.29 of 100 is 29 and not 28."""
+    return int((Decimal(repr(fraction)) * count).to_integral_value(ROUND_FLOOR))
+
+
+def check_size(n: int, requirements: Requirements) -> int:
+    """`min_contributors`, if n clients are as many.
+
+    Raises:
+        ParameterError: they are fewer.
+    """
+    least = requirements.min_contributors
+    if n < least:
+        raise ParameterError(f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it")
+    return least
+
+
+def plan_unshared(
+    n: int,
+    requirements: Requirements,
+    *,
+    ring_bits: int,
+    security_failure: float,
+    one_update: str = "",
+    post_quantum: bool | None = None,
+) -> Plan:
+    """The plan of a protocol in which clients share nothing out, so that any dropout is survived.
+
+    Raises:
+        ParameterError: fewer than `min_contributors` clients.
+    """
+    least = check_size(n, requirements)
+    lost = ceil_fraction(requirements.dropout_fraction, n)
+    return Plan(
+        clients=n,
+        adversary=requirements.adversary,
+        degree=0,
+        threshold=least,
+        min_survivors=least,
+        min_neighbours=0,
+        corrupt=0,
+        quorum=0,
+        ring_bits=ring_bits,
+        security_failure=security_failure,
+        liveness_failure=float(lost > n - least),
+        sure_contributors=least,
+        exposure=0.0,
+        one_update=one_update,
+        post_quantum=post_quantum,
+    )

@@ -1,0 +1,1 @@
+"""What RFCs and FIPS give, by `cryptography`: keys, sealing, signing, Merkle trees."""
