@@ -1,15 +1,61 @@
-"""Training: models, hospital records and the loops that put a secure sum between them.
+"""Training: models, the loops that put a secure sum between them, and studies with real records.
 
-The floor above `protocols`, and the only one that imports torch. Importing this package imports none of
-its rooms, so `import fl_integration` needs no torch; name the room that you want:
+This is the door: every name below comes from the room that makes it, and a room is loaded when one of its
+names is first asked for. So `import fl_integration` needs no torch, and rooms may move behind it. A missing
+backend raises `MissingExtraError`, which names the extra to install. The README in this folder is the map.
 
-* `fl_integration.vectors.vectorise`: a model's state <-> one flat vector and the manifest that describes it.
-* `fl_integration.site.training`: one client's local training, repeatable from a seed. Needs `secagg[train]`.
-* `fl_integration.loop.parties`: a client with its examples and a server with or without the model, sans-I/O.
-* `fl_integration.loop.federated`: the federated loop over any protocol, and the same loop without one.
-* `fl_integration.site.release_log`: what a client has released, durably. Needs no torch.
-* `fl_integration.studies.heart`: the heart-disease records of four real hospitals, a model for them, and the
-  demonstration `secagg-hospitals`. Needs `secagg[demo]`.
+>>> from fl_integration import LocalTraining
+>>> LocalTraining(learning_rate=0.1).epochs
+1
 """
 
-__all__ = ["command", "loop", "site", "studies", "vectors"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fl_integration.loop.federated import FederatedRun, InProcess, RoundReport, fedavg, federate
+    from fl_integration.loop.parties import FederatedClient, FederatedServer, model_digest
+    from fl_integration.site.release_log import SqliteReleaseLog
+    from fl_integration.site.training import LocalTraining, predict, train_locally
+    from fl_integration.vectors.vectorise import Manifest, apply_delta, delta, flatten, manifest_of, unflatten
+
+__all__ = [
+    "FederatedClient",
+    "FederatedRun",
+    "FederatedServer",
+    "InProcess",
+    "LocalTraining",
+    "Manifest",
+    "RoundReport",
+    "SqliteReleaseLog",
+    "apply_delta",
+    "delta",
+    "fedavg",
+    "federate",
+    "flatten",
+    "manifest_of",
+    "model_digest",
+    "predict",
+    "train_locally",
+    "unflatten",
+]
+
+_ROOMS = {
+    "loop.federated": ("FederatedRun", "InProcess", "RoundReport", "fedavg", "federate"),
+    "loop.parties": ("FederatedClient", "FederatedServer", "model_digest"),
+    "site.release_log": ("SqliteReleaseLog",),
+    "site.training": ("LocalTraining", "predict", "train_locally"),
+    "vectors.vectorise": ("Manifest", "apply_delta", "delta", "flatten", "manifest_of", "unflatten"),
+}
+
+if not TYPE_CHECKING:  # a type checker knows the names, and says which ones are not there
+
+    def __getattr__(name: str) -> object:
+        for room, names in _ROOMS.items():
+            if name in names:
+                return getattr(import_module(f"{__name__}.{room}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

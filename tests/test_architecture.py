@@ -19,6 +19,12 @@ FLOORS = ("secagg", "protocols", "fl_integration")
 SIBLINGS = ("plain", "masked", "lattice", "consortium")
 MEETING_PLACES = {"composition", "advice"}
 """Where protocols are put together, and compared: above them all."""
+FRONT_DOOR = "secagg/__init__.py"
+"""The one file from which an arrow runs up, see its own words."""
+TOP_LEVEL = {
+    *(*FLOORS, "tests", "bench", "pyproject.toml", "README.md", "LICENSE"),
+    *("CHANGELOG.md", "SECURITY.md", "Makefile", "constraints.txt"),
+}
 HEAVY = (
     "tenseal",
     "phe",
@@ -127,7 +133,59 @@ def test_arrows_go_up_only() -> None:
         ("fl_integration", "protocols"),
     ):
         wrong = {file for file in importers(above) if file.startswith(f"{below}/")}
-        assert not wrong, f"{below} knows {above}"
+        assert wrong <= {FRONT_DOOR}, f"{below} knows {above}"
+
+
+def test_the_front_door_names_what_stands_above_it_for_type_checkers_alone() -> None:
+    tree = ast.parse((ROOT / FRONT_DOOR).read_text(encoding="utf-8"))
+    found = 0
+    for node in tree.body:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.ImportFrom) and inner.module in ("protocols", "fl_integration"):
+                assert isinstance(node, ast.If)
+                assert ast.unparse(node.test) == "TYPE_CHECKING"
+                found += 1
+    assert found == 2
+
+
+def rooms_of(floor: str) -> dict[str, set[str]]:
+    """The rooms of a floor, folders whole, and what each imports of its own floor."""
+    arrows: dict[str, set[str]] = {}
+    for name, path in modules(floor):
+        here = room(str(path.relative_to(ROOT)))
+        there = {each.split(".")[1] for each in imports(name, path) if each.startswith(f"{floor}.")}
+        arrows.setdefault(here, set()).update(there - {here})
+    return {here: there & arrows.keys() for here, there in arrows.items()}
+
+
+@pytest.mark.parametrize(("floor", "floors"), [("secagg", 5), ("protocols", 7), ("fl_integration", 5)])
+def test_the_rooms_of_a_floor_stand_on_few_floors_and_in_no_circle(floor: str, floors: int) -> None:
+    left, found = rooms_of(floor), 0
+    while left:
+        ground = {here for here, there in left.items() if not there & left.keys()}
+        assert ground, f"a circle among {sorted(left)}"
+        left = {here: there for here, there in left.items() if here not in ground}
+        found += 1
+    assert found <= floors
+
+
+def test_tables_of_contents_are_short_and_without_logic() -> None:
+    for floor in FLOORS:
+        for name, path in modules(floor):
+            if path.name != "__init__.py" or str(path.relative_to(ROOT)) == FRONT_DOOR:
+                continue
+            text = path.read_text(encoding="utf-8")
+            assert len(text.splitlines()) <= 70
+            defined = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.FunctionDef)]
+            assert not defined or name == "fl_integration"
+
+
+def test_the_top_level_is_closed() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout: what belongs to the project is not known")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.split("/")[0] for line in listed.splitlines()}
+    assert {each for each in top if not each.startswith(".")} <= TOP_LEVEL
 
 
 def test_tests_and_benchmarks_are_not_imported() -> None:

@@ -36,7 +36,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
-from torch import nn
 
 from fl_integration.loop.parties import (
     FederatedClient,
@@ -59,7 +58,12 @@ from protocols.machine.parameters import MachineProtocol
 from protocols.messages.envelope import RESULT, Envelope
 from protocols.simulation import Message, Traffic
 from secagg.entropy import Entropy, SeededEntropy, draw
-from secagg.errors import ParameterError, PeerViolation, RoundAborted, VerificationError
+from secagg.errors import MissingExtraError, ParameterError, PeerViolation, RoundAborted, VerificationError
+
+try:
+    from torch import nn
+except ImportError as error:
+    raise MissingExtraError(package="torch", extra="train") from error
 
 __all__ = ["FederatedRun", "InProcess", "RoundReport", "fedavg", "federate"]
 

@@ -11,11 +11,9 @@ True
 from dataclasses import dataclass
 from typing import Final
 
-from protocols.lattice.vector import vectors_of
 from protocols.machine.parameters import Parameters
 from protocols.machine.summand import IntegerSurface, Surface
 from protocols.planning.requirements import Plan
-from secagg.rlwe.scheme import KEY_SUMMAND_MAX
 from secagg.vectors.lanes import Lanes
 
 __all__ = [
@@ -119,6 +117,8 @@ def masked(protocol: Parameters, plan: Plan, question: Question) -> Load:
 
 def _vector(protocol: Parameters, question: Question) -> tuple[float, float, float]:
     """Seconds to hide a vector, to receive all, and to open the sum."""
+    from protocols.lattice.vector import vectors_of
+
     surface = protocol.suite.surface
     vectors = vectors_of(surface, max_clients=protocol.max_clients)
     count, product = vectors.coefficients(surface.elements(question.length)), vectors.limbs * COSTS.product
@@ -131,6 +131,8 @@ def _vector(protocol: Parameters, question: Question) -> tuple[float, float, flo
 
 def _counts(protocol: Parameters) -> IntegerSurface:
     """What the key layer sums."""
+    from secagg.rlwe.scheme import KEY_SUMMAND_MAX
+
     return IntegerSurface(max_clients=protocol.max_clients, max_summand=KEY_SUMMAND_MAX)
 
 

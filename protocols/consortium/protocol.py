@@ -2,24 +2,16 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from protocols.consortium.client import ConsortiumClientSteps
-from protocols.consortium.messages import (
-    AdvertiseKeys,
-    Announcement,
-    Collect,
-    Contribution,
-    Distribute,
-    DistributeKey,
-)
 from protocols.consortium.scheme import Scheme
-from protocols.consortium.server import ConsortiumServerSteps
 from protocols.interface import Learner
 from protocols.machine.parameters import Parameters
-from protocols.machine.suite import Suite
 from protocols.machine.summand import Surface
 from protocols.planning.requirements import Adversary, plan_unshared
+
+if TYPE_CHECKING:
+    from protocols.machine.suite import Suite
 
 __all__ = ["ConsortiumParameters"]
 
@@ -49,9 +41,21 @@ class ConsortiumParameters(Parameters):
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.suite.exchanges if first else self.suite.exchanges[2:]
 
-    def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
-        scheme = self.scheme(surface)
+    def suite_on(self, surface: Surface, *, digest: bytes) -> "Suite":
+        # The steps, and the scheme with its arithmetic, are loaded with the first such sum.
+        from protocols.consortium.client import ConsortiumClientSteps
+        from protocols.consortium.messages import (
+            AdvertiseKeys,
+            Announcement,
+            Collect,
+            Contribution,
+            Distribute,
+            DistributeKey,
+        )
+        from protocols.consortium.server import ConsortiumServerSteps
+        from protocols.machine.suite import Suite
 
+        scheme = self.scheme(surface)
         return Suite(
             code=self.code,
             name=type(self).__name__,

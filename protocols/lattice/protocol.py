@@ -5,21 +5,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from protocols.interface import Learner
-from protocols.lattice.client import LatticeClientSteps
-from protocols.lattice.messages import Collect, Contribution
-from protocols.lattice.server import LatticeServerSteps
-from protocols.lattice.vector import vectors_of
 from protocols.machine.parameters import Parameters
-from protocols.machine.suite import Suite
 from protocols.machine.summand import IntegerSurface, Surface
 from protocols.planning.requirements import Adversary, Plan
 from secagg import labels
 from secagg.errors import ParameterError
-from secagg.rlwe.parameters import MAXIMUM_SUMMANDS
-from secagg.rlwe.scheme import KEY_SUMMAND_MAX
+
+if TYPE_CHECKING:
+    from protocols.machine.suite import Suite
 
 __all__ = ["KeyLayer", "LatticeParameters"]
 
@@ -84,9 +80,20 @@ class LatticeParameters(Parameters):
         return self.key_layer.exchanges(first=first)
 
     def _public_values(self) -> dict[str, object]:
+        from secagg.rlwe.scheme import KEY_SUMMAND_MAX
+
         return {**super()._public_values(), "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX)}
 
-    def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+    def suite_on(self, surface: Surface, *, digest: bytes) -> "Suite":
+        # The steps and the lattice are loaded with the first LatticeSum.
+        from protocols.lattice.client import LatticeClientSteps
+        from protocols.lattice.messages import Collect, Contribution
+        from protocols.lattice.server import LatticeServerSteps
+        from protocols.lattice.vector import vectors_of
+        from protocols.machine.suite import Suite
+        from secagg.rlwe.parameters import MAXIMUM_SUMMANDS
+        from secagg.rlwe.scheme import KEY_SUMMAND_MAX
+
         if self.max_clients > MAXIMUM_SUMMANDS:
             raise ParameterError(
                 f"max_clients is {self.max_clients}; LatticeSum sums vectors of up to {MAXIMUM_SUMMANDS:,}"

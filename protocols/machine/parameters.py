@@ -10,13 +10,10 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from protocols.identity import Identity, Roster
 from protocols.interface import Client, Learner, Policy, ReleaseLog, Server, SumProtocol
-from protocols.machine.client import ClientMachine
-from protocols.machine.server import ServerMachine
-from protocols.machine.suite import Suite
 from protocols.machine.summand import FloatSurface, IntegerSurface, Surface
 from protocols.planning.requirements import Adversary, Plan, Requirements
 from secagg import labels
@@ -25,6 +22,9 @@ from secagg.errors import ParameterError
 from secagg.secret import Secret
 from secagg.vectors.fixedpoint import FixedPoint, Rounding, Segment
 from secagg.wire import Buffer
+
+if TYPE_CHECKING:
+    from protocols.machine.suite import Suite
 
 __all__ = ["ExactSum", "MachineProtocol", "Parameters"]
 
@@ -36,7 +36,7 @@ class MachineProtocol(SumProtocol):
 
     @property
     @abstractmethod
-    def suite(self) -> Suite:
+    def suite(self) -> "Suite":
         """The messages, steps and numbers of this protocol."""
 
     def server(
@@ -47,6 +47,8 @@ class MachineProtocol(SumProtocol):
         identity: Identity | None = None,
         entropy: Entropy = os.urandom,
     ) -> Server:
+        from protocols.machine.server import ServerMachine
+
         return ServerMachine(self.suite, roster=roster, session=session, identity=identity, entropy=entropy)
 
     def client(
@@ -58,11 +60,15 @@ class MachineProtocol(SumProtocol):
         policy: Policy | None = None,
         entropy: Entropy = os.urandom,
     ) -> Client:
+        from protocols.machine.client import ClientMachine
+
         return ClientMachine(
             self.suite, identity=identity, roster=roster, session=session, policy=policy, entropy=entropy
         )
 
     def restore_server(self, blob: Buffer, *, key: Secret, entropy: Entropy = os.urandom) -> Server:
+        from protocols.machine.server import ServerMachine
+
         return ServerMachine.restore(self.suite, blob, key=key, entropy=entropy)
 
     def restore_client(
@@ -73,6 +79,8 @@ class MachineProtocol(SumProtocol):
         release_log: ReleaseLog | None = None,
         entropy: Entropy = os.urandom,
     ) -> Client:
+        from protocols.machine.client import ClientMachine
+
         return ClientMachine.restore(self.suite, blob, key=key, release_log=release_log, entropy=entropy)
 
     def plan(self, n: int) -> Plan:
@@ -177,11 +185,11 @@ class Parameters(MachineProtocol):
         return self.max_total_weight or self.max_clients * self.max_weight
 
     @property
-    def suite(self) -> Suite:
+    def suite(self) -> "Suite":
         return self.suite_on(self.surface, digest=self._digest(None))
 
     @abstractmethod
-    def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+    def suite_on(self, surface: Surface, *, digest: bytes) -> "Suite":
         """This protocol's suite over the given numbers."""
 
     def _digest(self, max_summand: int | None) -> bytes:
@@ -232,7 +240,7 @@ class ExactSum(MachineProtocol):
         return self.base.learns
 
     @property
-    def suite(self) -> Suite:
+    def suite(self) -> "Suite":
         surface = IntegerSurface(max_clients=self.base.max_clients, max_summand=self.max_summand)
         return self.base.suite_on(surface, digest=self.base.digest_on(max_summand=self.max_summand))
 

@@ -23,29 +23,15 @@ taking part. See `plan`, and the package's threat model.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from protocols.interface import Learner
 from protocols.machine.parameters import Parameters
-from protocols.machine.suite import Suite
 from protocols.machine.summand import Surface
-from protocols.masked.client import MaskedClientSteps
-from protocols.masked.messages import (
-    AdvertiseKeys,
-    Announcement,
-    CohortKeys,
-    CollectInput,
-    ConsistencyCheck,
-    MaskedInput,
-    Quorum,
-    ShareKeys,
-    Survivors,
-    Unmask,
-)
-from protocols.masked.server import MaskedServerSteps
-from protocols.masked.traffic import control_bytes
-from protocols.planning.planner import plan_masked
 from protocols.planning.requirements import Adversary, Plan
+
+if TYPE_CHECKING:
+    from protocols.machine.suite import Suite
 
 __all__ = ["MaskedSum"]
 
@@ -69,7 +55,26 @@ class MaskedSum(Parameters):
         names = self.suite.exchanges
         return names if first else names[len(LONG_PATH) :]
 
-    def suite_on(self, surface: Surface, *, digest: bytes) -> Suite:
+    def suite_on(self, surface: Surface, *, digest: bytes) -> "Suite":
+        # The steps are loaded with the first MaskedSum: most programs run one protocol of the package.
+        from protocols.machine.suite import Suite
+        from protocols.masked.client import MaskedClientSteps
+        from protocols.masked.messages import (
+            AdvertiseKeys,
+            Announcement,
+            CohortKeys,
+            CollectInput,
+            ConsistencyCheck,
+            MaskedInput,
+            Quorum,
+            ShareKeys,
+            Survivors,
+            Unmask,
+        )
+        from protocols.masked.server import MaskedServerSteps
+        from protocols.masked.traffic import control_bytes
+        from protocols.planning.planner import plan_masked
+
         malicious = self.requirements.adversary is Adversary.MALICIOUS
         check = (("ConsistencyCheck", Survivors, ConsistencyCheck),) if malicious else ()
         table = (
