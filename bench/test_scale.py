@@ -40,6 +40,7 @@ from protocols import (
     Simulation,
 )
 from protocols.identity import SERVER
+from protocols.machine.guard import Guard
 from protocols.machine.parameters import Parameters
 
 LENGTH = 10**5
@@ -140,6 +141,9 @@ class Rounds:
         }
 
     def _steady(self, length: int, percent: int) -> Measured:
+        """A steady round in the forked copy, whose machines would refuse: nobody else will hear of them."""
+        for party in (self.session.server, *self.session.clients.values()):
+            party._guard = Guard()  # type: ignore[attr-defined]
         return self._round(length, lost=len(self.names) * percent // 100, first=False)
 
     def _round(self, length: int, *, lost: int, first: bool) -> Measured:

@@ -31,6 +31,7 @@ from protocols.messages.record import SignedRecord
 from protocols.planning.requirements import Plan
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError
+from secagg.numbers import plain_fields
 from secagg.secret import Secret
 from secagg.wire import Buffer
 
@@ -80,6 +81,9 @@ class Round:
     cohort: tuple[ClientId, ...]
     length: int
     model: bytes = b""
+
+    def __post_init__(self) -> None:
+        plain_fields(self, "number", "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,7 @@ class Policy:
     release_log: ReleaseLog | None = None
 
     def __post_init__(self) -> None:
+        plain_fields(self, "min_contributors", "max_length")
         least = self.min_contributors
         if least is not None and (type(least) is not int or least < 2):
             raise ParameterError(f"min_contributors is {least!r}; a policy asks for at least 2")

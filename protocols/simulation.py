@@ -28,6 +28,7 @@ from protocols.messages.record import SignedRecord
 from protocols.run import run_round
 from secagg.entropy import Entropy, SeededEntropy, draw
 from secagg.errors import ParameterError, RoundAborted
+from secagg.numbers import plain
 
 __all__ = ["Message", "Session", "Simulation", "Traffic", "simulate"]
 
@@ -120,6 +121,7 @@ class Session:
         self, protocol: MachineProtocol, clients: Iterable[ClientId], *, seed: int | None = None
     ) -> None:
         names = tuple(clients)
+        seed = plain(seed)
         if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 128):
             raise ParameterError(f"seed is {seed!r}; it must be None or an integer in [0, 2**128)")
         self._protocol = protocol
@@ -325,7 +327,8 @@ def _check_drop(
     """For each client that vanishes, the first exchange (by its number on the wire) that it misses."""
     every, now = protocol.exchanges(first=True), protocol.exchanges(first=first)
     gone: dict[ClientId, int] = {}
-    for name, step in _check_names("drop", drop, updates).items():
+    for name, given in _check_names("drop", drop, updates).items():
+        step = plain(given)
         if isinstance(step, str) and step in every:
             gone[name] = every.index(step)
         elif type(step) is int and 0 <= step < len(now):

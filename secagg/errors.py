@@ -7,7 +7,8 @@ Three kinds matter to a caller, and they are different classes so that nobody ha
 * `RoundAborted` is *nobody's*: too few parties are left to end this round. The next one may start.
 
 Text says what was found, what was allowed and what to do. It never contains a value that came out of a
-secret or out of somebody's update. Any exception outside this tree that escapes the library is a bug.
+secret or out of somebody's update. Any exception outside this tree that escapes the library is a bug. All of
+them pickle and copy, so that a pool of processes hands them on unchanged.
 
 >>> issubclass(DecodeError, SecAggError)
 True
@@ -28,6 +29,20 @@ __all__ = [
 
 class SecAggError(Exception):
     """The root of the tree."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # What a constructor here asks for is not what an exception keeps: it is restored, not made anew.
+        _, args, *state = tuple(super().__reduce__())
+        return _restored, (type(self), args), *state
+
+    def _restore(self, args: tuple[object, ...]) -> None:
+        super().__init__(*args)
+
+
+def _restored(kind: type[SecAggError], args: tuple[object, ...]) -> SecAggError:
+    error = kind.__new__(kind)
+    error._restore(args)
+    return error
 
 
 class ParameterError(SecAggError, ValueError):

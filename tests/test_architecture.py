@@ -241,7 +241,8 @@ def test_a_framework_is_imported_in_at_most_one_file(library: str) -> None:
     "library", ["socket", "threading", "asyncio", "pickle", "random", "subprocess", "requests"]
 )
 def test_no_io_threads_pickles_or_weak_generators(library: str) -> None:
-    assert all(file.startswith("fl_integration/") for file in importers(library))
+    lower = {file for file in importers(library) if not file.startswith("fl_integration/")}
+    assert lower <= ({"protocols/machine/guard.py"} if library == "threading" else set())
     if library in ("pickle", "random"):
         assert not importers(library)
 

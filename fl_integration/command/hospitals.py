@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from fl_integration.command.console import degrade
 from secagg.errors import MissingExtraError, ParameterError, SecAggError
 
 if TYPE_CHECKING:
@@ -95,19 +96,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demonstration; the exit code."""
+    degrade(sys.stdout, sys.stderr)
     arguments = build_parser().parse_args(argv)
+    written: list[Path] = []
     try:
-        _run(arguments)
+        _run(arguments, written)
     except SecAggError as error:
         sys.stderr.write(f"{_PROG}: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"{_PROG}: interrupted; nothing was written\n")
+        what = f"the results are in {arguments.out}" if written else "nothing was written"
+        sys.stderr.write(f"{_PROG}: interrupted; {what}\n")
         return 130
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
+    """Trains, writes the files, and shows what is in them, in this order; `written` says how far it came."""
     names = (arguments.protocol,) if arguments.protocol else _SECURE
     _check(arguments, names)
     import torch
@@ -129,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> None:
     acts: list[Act] = []
     repeats: tuple[Repeat, ...] = ()
     refusals: dict[Choice, str] = {}
-    with _progress(console) as progress:
+    with _progress() as progress:
         costs = {}
         task = progress.add_task("what a million parameters cost", total=len(choices))
         for choice in choices:
@@ -147,8 +152,6 @@ def _run(arguments: argparse.Namespace) -> None:
                 study.run_act(sites=4, choices=choices, rounds=rounds, seed=seed, lost=lost, tick=tick)
             )
             refusals = {choices[0]: study.refusal_among_three(choices[0], seed=seed)}
-    for act in acts:
-        _show(console, act, costs, repeats, refusals, explain=act is acts[0])
     files: dict[str, bytes] = {}
     for act in acts:
         files[report.picture(act, of=len(acts))] = charts.auc_by_round(act)
@@ -159,8 +162,11 @@ def _run(arguments: argparse.Namespace) -> None:
     found = tuple(acts)
     files["report.html"] = report.html(found, costs, repeats, refusals, files).encode()
     files["results.json"] = report.as_json(report.results(found, costs, repeats, refusals))
+    written += report.write(arguments.out, files)
+    for act in acts:
+        _show(console, act, costs, repeats, refusals, explain=act is acts[0])
     console.rule("written", align="left")
-    for path in report.write(arguments.out, files):
+    for path in written:
         console.print(str(path), soft_wrap=True)
 
 
@@ -184,12 +190,14 @@ def _check(arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _progress(console: "Console") -> Iterator["Progress"]:
-    """Bars that are gone when the work is done."""
+def _progress() -> Iterator["Progress"]:
+    """Bars that are gone when the work is done; on standard error, so that no reader can stop the work."""
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress
 
 

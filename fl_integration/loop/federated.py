@@ -59,6 +59,7 @@ from protocols.messages.envelope import RESULT, Envelope
 from protocols.simulation import Message, Traffic
 from secagg.entropy import Entropy, SeededEntropy, draw
 from secagg.errors import MissingExtraError, ParameterError, PeerViolation, RoundAborted, VerificationError
+from secagg.numbers import plain
 
 try:
     from torch import nn
@@ -218,6 +219,7 @@ def federate(
         VerificationError: the parties did not end with identical models.
     """
     names, drop = protocol.exchanges(first=True), drop or {}
+    rounds, seed, protocol_seed = plain(rounds), plain(seed), plain(protocol_seed)
     _check(rounds, seed, drop, names, loaders)
     start, means = snapshot(model), _Means(on_model)
     length, learns = manifest_of(start).length, protocol.learns
@@ -296,6 +298,7 @@ def fedavg(
         ParameterError: as `federate`, or nobody is left in a round.
     """
     absent = absent or {}
+    rounds, seed = plain(rounds), plain(seed)
     _check(
         rounds, seed, {number: dict.fromkeys(names, "") for number, names in absent.items()}, ("",), loaders
     )

@@ -40,6 +40,7 @@ from protocols.identity import SERVER, ClientId
 from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
 from protocols.run import Exchange, run_round
 from secagg.errors import MissingExtraError, ParameterError, PeerViolation
+from secagg.numbers import plain
 from secagg.wire import Writer
 
 try:
@@ -91,6 +92,7 @@ def training_seed(*, seed: int, round: int, client: ClientId) -> int:
         round: in [0, 2**63).
         client: its id.
     """
+    seed = plain(seed)
     if type(seed) is not int or not 0 <= seed < 1 << 63:
         raise ParameterError(f"seed is {seed!r}; it must be an int in [0, 2**63)")
     place = Writer().fixed(_SEED).uint(seed, 8).uint(round, 8).text(client).finish()

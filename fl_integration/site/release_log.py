@@ -49,7 +49,8 @@ CREATE TABLE releases (
 class SqliteReleaseLog:
     """A durable insert-if-absent map; implements `protocols.ReleaseLog`.
 
-    Several processes and threads may share one file: each insertion is one exclusive transaction.
+    Several processes and threads may share one file: each insertion is one exclusive transaction. Each
+    process opens the file itself; what was opened before a fork refuses in the child, as SQLite asks.
 
     Args:
         path: the file; it is created when absent, its folder is not.
@@ -62,7 +63,7 @@ class SqliteReleaseLog:
         self._path = os.fspath(path)
         if not isinstance(self._path, str) or self._path in ("", ":memory:"):
             raise ParameterError(f"a release log lasts in a file; {self._path!r} does not name one")
-        self._lock = threading.Lock()
+        self._lock, self._home = threading.Lock(), os.getpid()
         with self._refusing("opened"):
             self._connection = sqlite3.connect(
                 self._path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
@@ -87,8 +88,8 @@ class SqliteReleaseLog:
             digest: of what is about to be released, at least 1 byte.
 
         Raises:
-            ParameterError: an argument is outside its range, the log was closed, or the disk refused. Nothing
-                may be released then.
+            ParameterError: an argument is outside its range, the log was closed or opened in another process,
+                or the disk refused. Nothing may be released then.
         """
         for name, data in (("session", session), ("digest", digest)):
             if type(data) is not bytes or not data:
@@ -96,6 +97,10 @@ class SqliteReleaseLog:
         for name, number in (("round", round), ("step", step)):
             if type(number) is not int or not 0 <= number < _INTEGERS:
                 raise ParameterError(f"the {name} is {number!r}; it must be an int in [0, 2**63)")
+        if os.getpid() != self._home:
+            raise ParameterError(
+                f"the release log {self._path!r} was opened in another process; open the file in this one"
+            )
         place = (session, round, step)
         with self._lock, self._refusing("written"), self._transaction():
             self._connection.execute(

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg.errors import MissingExtraError, ParameterError
+from secagg.numbers import is_number, plain, plain_fields
 
 try:
     import torch
@@ -72,19 +73,20 @@ class LocalTraining:
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_fields(self, "learning_rate", "epochs", "batch_size", "momentum", "weight_decay", "proximal")
         if type(self.epochs) is not int or self.epochs < 1:
             raise ParameterError(f"epochs is {self.epochs!r}; it must be an int of at least 1")
         if self.batch_size is not None and (type(self.batch_size) is not int or self.batch_size < 1):
             raise ParameterError(
                 f"batch_size is {self.batch_size!r}; it must be an int of at least 1, or None"
             )
-        if not _is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
+        if not is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
             raise ParameterError(f"learning_rate is {self.learning_rate!r}; it must be finite and above 0")
-        if not _is_number(self.momentum) or not 0 <= self.momentum < 1:
+        if not is_number(self.momentum) or not 0 <= self.momentum < 1:
             raise ParameterError(f"momentum is {self.momentum!r}; it must be in [0, 1)")
-        if not _is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
+        if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise ParameterError(f"weight_decay is {self.weight_decay!r}; it must be finite and at least 0")
-        if not _is_number(self.proximal) or not 0 <= self.proximal < math.inf:
+        if not is_number(self.proximal) or not 0 <= self.proximal < math.inf:
             raise ParameterError(f"proximal is {self.proximal!r}; it must be finite and at least 0")
 
 
@@ -112,6 +114,7 @@ def train_locally(
     Raises:
         ParameterError: the seed, a piece or the model does not fit; the model is as it was.
     """
+    seed = plain(seed)
     if type(seed) is not int or not 0 <= seed < 1 << 63:
         raise ParameterError(f"seed is {seed!r}; it must be an int in [0, 2**63)")
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -154,16 +157,13 @@ def predict(model: nn.Module, x: Examples, *, batch_size: int = 1024) -> npt.NDA
     Returns:
         float32[n, …], the model's raw output (log-odds, say).
     """
+    batch_size = plain(batch_size)
     if type(batch_size) is not int or batch_size < 1:
         raise ParameterError(f"batch_size is {batch_size!r}; it must be an int of at least 1")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.inference_mode(), _mode(model, training=False):
         parts = [model(part.to(device)).float().cpu() for part in torch.split(torch.as_tensor(x), batch_size)]
     return np.asarray(torch.cat(parts).numpy(), np.float32)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool
 
 
 def _joined(

@@ -40,6 +40,7 @@ from protocols.masked import MaskedSum
 from protocols.plain import PlainSum
 from protocols.planning.requirements import Adversary, Plan, Requirements, ceil_fraction
 from secagg.errors import ParameterError
+from secagg.numbers import is_number, plain
 
 __all__ = ["Advice", "Candidate", "advise"]
 
@@ -149,7 +150,10 @@ def advise(
     Raises:
         ParameterError: an argument is anything else.
     """
-    _check(n, length, dropout_fraction, corrupt_fraction, megabits)
+    n, length, megabits = plain(n), plain(length), plain(megabits)
+    bits, max_weight = plain(bits), plain(max_weight)
+    asked = _check(n, length, dropout_fraction, corrupt_fraction, megabits)
+    dropout_fraction, corrupt_fraction = asked.dropout_fraction, asked.corrupt_fraction
     _check_flags(
         clients_may_collude=clients_may_collude,
         server_is_client=server_is_client,
@@ -198,13 +202,13 @@ def _share(count: int, n: int) -> float:
     return (scaled // n if n < LARGE_COHORT else -(-scaled // n)) / SHARE_STEPS
 
 
-def _check(n: int, length: int, dropout: float, corrupt: float, megabits: float) -> None:
+def _check(n: int, length: int, dropout: float, corrupt: float, megabits: float) -> Requirements:
     for name, value, low in (("n", n, 3), ("length", length, 1)):
         if type(value) is not int or value < low:
             raise ParameterError(f"{name} is {value!r}; it must be an integer of at least {low}")
-    Requirements(dropout_fraction=dropout, corrupt_fraction=corrupt)
-    if isinstance(megabits, bool) or not isinstance(megabits, int | float) or not 0 < megabits < 1e9:
+    if not is_number(megabits) or not 0 < megabits < 1e9:
         raise ParameterError(f"megabits is {megabits!r}; it must be a number above 0")
+    return Requirements(dropout_fraction=dropout, corrupt_fraction=corrupt)
 
 
 def _check_flags(**flags: bool) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from protocols.consortium.protocol import ConsortiumParameters
 from protocols.consortium.scheme import Scheme
 from protocols.machine.summand import Surface
+from secagg.errors import ParameterError
 
 __all__ = ["CkksSum"]
 
@@ -33,4 +34,12 @@ class CkksSum(ConsortiumParameters):
         from protocols.consortium.ckks_scheme import CkksScheme
         from secagg.ckks import scheme as ckks
 
-        return CkksScheme(ckks.choose_parameters(bound=surface.sum_bound, max_summands=self.max_clients))
+        try:
+            parameters = ckks.choose_parameters(bound=surface.sum_bound, max_summands=self.max_clients)
+        except ParameterError:
+            raise ParameterError(
+                f"sums of up to {surface.sum_bound} over {self.max_clients} clients are not exact under "
+                "CKKS; lower bits, max_weight or max_clients (on the integer surface max_summand), or take "
+                "MaskedSum or PaillierSum"
+            ) from None
+        return CkksScheme(parameters)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from protocols.consortium.protocol import ConsortiumParameters
 from protocols.consortium.scheme import Scheme
 from protocols.machine.summand import Surface
+from secagg.numbers import plain_fields
 
 __all__ = ["PaillierSum"]
 
@@ -33,6 +34,10 @@ class PaillierSum(ConsortiumParameters):
     key_bits: int = 3072
 
     code = 5
+
+    def __post_init__(self) -> None:
+        plain_fields(self, "key_bits")
+        super().__post_init__()
 
     def scheme(self, surface: Surface) -> Scheme:
         from protocols.consortium.paillier_scheme import PaillierScheme

@@ -136,7 +136,7 @@ class ConsortiumServerSteps(ServerSteps):
         request = Announcement(context.suite.digest, cohort, context.round.length)
         return Opened(Advertising(consortium, state.distrusted, {}), 0, dict.fromkeys(newcomers, request))
 
-    def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
+    def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         match state, reply:
             case Advertising(), AdvertiseKeys():
                 signed = SignedKey(context.suite.digest, context.session, sender, reply.channel_key)
@@ -144,11 +144,20 @@ class ConsortiumServerSteps(ServerSteps):
                     sender, reply.signature, encode(signed), label=labels.CONSORTIUM_ADVERTISEMENT
                 )
                 agree(Secret(bytes(range(32))), reply.channel_key)  # any scalar shows a low-order point
+            case Distributing(), DistributeKey():
+                self._check_key(context, state, sender, reply)
+            case Summing(), Contribution():
+                self._check_update(context, state, sender, reply)
+        return reply
+
+    def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
+        match state, reply:
+            case Advertising(), AdvertiseKeys():
                 return replace(state, newcomers={**state.newcomers, sender: reply})
             case Distributing(), DistributeKey():
-                return self._take_key(context, state, sender, reply)
+                return replace(state, answer=reply)
             case Summing(), Contribution():
-                return self._take_update(context, state, sender, reply)
+                return self._take_update(state, sender, reply)
         raise PeerViolation(f"{type(reply).__name__} came while {type(state).__name__}", culprit=sender)
 
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
@@ -202,9 +211,9 @@ class ConsortiumServerSteps(ServerSteps):
         state = Distributing(consortium, newcomers, custodian, tuple(others), None)
         return Opened(state, 1, {custodian: request})
 
-    def _take_key(
+    def _check_key(
         self, context: ServerContext, state: Distributing, sender: ClientId, reply: DistributeKey
-    ) -> Distributing:
+    ) -> None:
         wanted = state.newcomers.keys() - {sender}
         if reply.sealed.keys() != wanted:
             raise PeerViolation("a key sealed to other clients than the newcomers", culprit=sender)
@@ -221,7 +230,6 @@ class ConsortiumServerSteps(ServerSteps):
         )
         context.roster.verify(sender, reply.signature, encode(distribution), label=labels.CONSORTIUM_SEAL)
         self._scheme.check_public(reply.public)
-        return replace(state, answer=reply)
 
     def _end_distribution(
         self, context: ServerContext, state: Distributing, present: frozenset[ClientId]
@@ -265,9 +273,9 @@ class ConsortiumServerSteps(ServerSteps):
         total = self._scheme.total(consortium.public, count=surface.elements(round.length))
         return Opened(Summing(consortium, {}, {}, total), 2, requests)
 
-    def _take_update(
+    def _check_update(
         self, context: ServerContext, state: Summing, sender: ClientId, reply: Contribution
-    ) -> Summing:
+    ) -> None:
         if reply.key_id != state.consortium.key_id:
             raise PeerViolation("a vector under another key", culprit=sender)
         if reply.model != hashlib.sha256(context.round.model).digest():
@@ -278,6 +286,8 @@ class ConsortiumServerSteps(ServerSteps):
             )
         if int.from_bytes(reply.tag, "big") >= PRIME:
             raise PeerViolation("a tag outside its field", culprit=sender)
+
+    def _take_update(self, state: Summing, sender: ClientId, reply: Contribution) -> Summing:
         state.total.add(reply.vector)
         consortium = state.consortium
         deliveries = {client: each for client, each in consortium.deliveries.items() if client != sender}

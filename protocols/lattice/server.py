@@ -6,7 +6,7 @@ tells the server the sum of the keys, it opens the sum of the vectors with it, a
 whether they belong together; where it tells the clients, they get both.
 """
 
-from dataclasses import make_dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Union
 
@@ -31,8 +31,18 @@ from protocols.planning.requirements import Plan
 from secagg.errors import RoundAborted, VerificationError
 from secagg.rlwe import scheme as rlwe
 from secagg.vectors.linear_mac import PRIME, TAG_BYTES
+from secagg.wire import Buffer
 
 __all__ = ["LatticeServerSteps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A contribution whose parts were checked: the key layer's answer, the vector, the tag."""
+
+    keys: Any
+    vector: Buffer
+    tag: int
 
 
 class LatticeServerSteps(ServerSteps):
@@ -77,18 +87,23 @@ class LatticeServerSteps(ServerSteps):
         }
         return Opened(replace(state, keys=opened.state, total=total), opened.exchange, requests)
 
-    def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
-        layer = self._layer(context, state.task)
+    def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
+        layer, server = self._layer(context, state.task), self._keys.server
         if not isinstance(reply, Contribution):
-            return replace(state, keys=self._keys.server.absorb(layer, state.keys, sender, reply))
-        kind = self._keys.replies[self._keys.collecting]
-        ring = self._vectors.ring
-        ring.check_packed(reply.vector, len(state.total))
+            return server.check(layer, state.keys, sender, reply)
+        self._vectors.ring.check_packed(reply.vector, len(state.total))
         # The clients tag their vectors where they hold a secret that the server lacks.
         tag = tag_of(reply.tag, tagged=self._keys.learns is Learner.CLIENTS)
-        keys = self._keys.server.absorb(layer, state.keys, sender, decode(kind, reply.keys))
-        ring.add_packed(state.total, reply.vector)
-        tag = (int.from_bytes(state.tag, "big") + tag) % PRIME
+        keys: Any = decode(self._keys.replies[self._keys.collecting], reply.keys)
+        return Checked(server.check(layer, state.keys, sender, keys), reply.vector, tag)
+
+    def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
+        layer = self._layer(context, state.task)
+        if not isinstance(reply, Checked):
+            return replace(state, keys=self._keys.server.absorb(layer, state.keys, sender, reply))
+        keys = self._keys.server.absorb(layer, state.keys, sender, reply.keys)
+        self._vectors.ring.add_packed(state.total, reply.vector)
+        tag = (int.from_bytes(state.tag, "big") + reply.tag) % PRIME
         return replace(state, keys=keys, tag=tag.to_bytes(TAG_BYTES, "big"))
 
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from protocols.identity import SERVER, Identity, Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
+from protocols.machine.guard import Guard, Guarded, guarded
 from protocols.machine.suite import Asked, ClientContext, Replied, Suite
 from protocols.messages.envelope import (
     ACKNOWLEDGEMENT,
@@ -98,7 +99,7 @@ class Memory:
     state: Secret
 
 
-class ClientMachine(Client):
+class ClientMachine(Guarded, Client):
     """See `protocols.interface.Client` for what it promises."""
 
     def __init__(
@@ -117,6 +118,7 @@ class ClientMachine(Client):
                 f"the roster does not hold {identity.client!r} with this identity's public key"
             )
         least = suite.requirements.min_contributors
+        self._guard = Guard()
         self._suite = suite
         self._identity = identity
         self._roster = roster
@@ -140,6 +142,7 @@ class ClientMachine(Client):
 
     # Messages
 
+    @guarded
     def receive(self, message: Buffer) -> Reply | NeedUpdate:
         self.refusal = None
         number, stage = max(self._round - 1, 0), RESULT
@@ -206,6 +209,7 @@ class ClientMachine(Client):
         self._pending = Pending(stage, digest, step.length, step.model)
         return NeedUpdate(number, step.length, step.model)
 
+    @guarded
     def contribute(
         self, update: Update, *, weight: int = 1, metrics: Mapping[str, float] | None = None
     ) -> Reply:
@@ -314,6 +318,7 @@ class ClientMachine(Client):
 
     # Results
 
+    @guarded
     def open(self, result: Buffer) -> Sum:
         steps, context = self._suite.client, self._context(max(self._round - 1, 0))
         try:
@@ -354,6 +359,7 @@ class ClientMachine(Client):
 
     # Saved states
 
+    @guarded
     def export(self, *, key: Secret) -> bytes:
         memory = Memory(
             name=self._identity.client,

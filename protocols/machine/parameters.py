@@ -19,6 +19,7 @@ from protocols.planning.requirements import Adversary, Plan, Requirements
 from secagg import labels
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError
+from secagg.numbers import is_number, plain, plain_fields
 from secagg.secret import Secret
 from secagg.vectors.fixedpoint import FixedPoint, Rounding, Segment
 from secagg.wire import Buffer
@@ -84,8 +85,9 @@ class MachineProtocol(SumProtocol):
         return ClientMachine.restore(self.suite, blob, key=key, release_log=release_log, entropy=entropy)
 
     def plan(self, n: int) -> Plan:
-        if type(n) is not int or n < 1:
-            raise ParameterError(f"a plan for {n!r} clients; n is a positive integer")
+        n = plain(n)
+        if type(n) is not int or not 1 <= n <= MAXIMUM_CLIENTS:
+            raise ParameterError(f"a plan for {n!r} clients; n is an integer in [1, {MAXIMUM_CLIENTS}]")
         return self.suite.plan(n)
 
 
@@ -120,6 +122,7 @@ class Parameters(MachineProtocol):
     """The servers that this protocol has an answer to."""
 
     def __post_init__(self) -> None:
+        plain_fields(self, "max_clients", "max_weight", "max_total_weight", "bits", "clip")
         for name, least, most in (
             ("max_clients", 2, MAXIMUM_CLIENTS),
             ("max_weight", 1, 1 << 48),
@@ -127,6 +130,11 @@ class Parameters(MachineProtocol):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise ParameterError(f"{name} is {value!r}; it must be an integer in [{least}, {most}]")
+        if self.max_clients * self.max_weight >= 1 << 63:
+            raise ParameterError(
+                f"max_clients {self.max_clients} times max_weight {self.max_weight} is a total weight that "
+                "does not fit 63 bits; lower one of them"
+            )
         total = self.max_total_weight
         if total is not None and (
             type(total) is not int or not 1 <= total <= self.max_clients * self.max_weight
@@ -150,12 +158,12 @@ class Parameters(MachineProtocol):
         if not isinstance(self.metrics, Mapping):
             raise ParameterError("metrics maps each name to its (low, high)")
         for name, limits in self.metrics.items():
-            numbers = isinstance(limits, tuple | list) and len(limits) == 2
-            if not numbers or not all(isinstance(limit, int | float) for limit in limits):
+            pair = isinstance(limits, tuple | list) and len(limits) == 2
+            if not pair or not all(is_number(plain(limit)) for limit in limits):
                 raise ParameterError(f"metrics maps each name to its (low, high); {name!r} has another thing")
             if not isinstance(name, str) or not name:
                 raise ParameterError(f"metrics has the name {name!r}; a name is a str of at least one letter")
-            low, high = limits
+            low, high = map(plain, limits)
             if not (math.isfinite(low) and math.isfinite(high) and low < high and math.isfinite(high - low)):
                 raise ParameterError(
                     f"metric {name!r} has the range ({low}, {high}); it needs finite low < high"
@@ -207,13 +215,14 @@ class Parameters(MachineProtocol):
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["metrics"] = sorted((name, tuple(map(float, self.metrics[name]))) for name in self.metrics)
         values["max_total_weight"] = self.surface.max_total_weight
-        values["clip"] = float(self.clip) if isinstance(self.clip, int | float) else self.clip
+        values["clip"] = self.clip if isinstance(self.clip, tuple) else float(self.clip)
         return values
 
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.suite.exchanges
 
     def error_bound(self, n_clients: int) -> float:
+        n_clients = plain(n_clients)
         if type(n_clients) is not int or n_clients < 1:
             raise ParameterError(f"an error bound for {n_clients!r} clients; pass a positive integer")
         return self.surface.codec.error_bound()
@@ -233,6 +242,7 @@ class ExactSum(MachineProtocol):
     max_summand: int
 
     def __post_init__(self) -> None:
+        plain_fields(self, "max_summand")
         _ = self.suite
 
     @property

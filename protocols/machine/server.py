@@ -2,9 +2,11 @@
 
 It keeps the books of a round: who was asked, who answered with what, who was lost and why, who contributed,
 and it signs the record at the end. It never trusts a message: decoding, sender, session, round and step are
-checked before a protocol's own `ServerSteps.absorb` sees it, and a message counts whole or not at all.
+checked before a protocol's own `ServerSteps` see it, and a message counts whole or not at all. Many threads
+may hand messages in at once; see `guard`.
 """
 
+import bisect
 import hashlib
 import os
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import Outcome, Round, Server
 from protocols.machine.client import Received, Request
+from protocols.machine.guard import Guard, Guarded, guarded
 from protocols.machine.mailbox import Mailbox
 from protocols.machine.server_memory import Ending, Memory, SavedSum, Status
 from protocols.machine.suite import Finished, Opened, ServerContext, Suite
@@ -38,7 +41,7 @@ __all__ = ["ServerMachine"]
 EMPTY_ROUND = Round(0, (), 1)
 
 
-class ServerMachine(Server):
+class ServerMachine(Guarded, Server):
     """See `protocols.interface.Server` for what it promises."""
 
     def __init__(
@@ -50,6 +53,7 @@ class ServerMachine(Server):
         identity: Identity | None,
         entropy: Entropy = os.urandom,
     ) -> None:
+        self._guard = Guard()
         self._suite = suite
         self._roster = roster
         self._session = check_session(session)
@@ -60,6 +64,7 @@ class ServerMachine(Server):
         self._rounds = 0  # number of the latest round plus one
         self._status = Status.IDLE
         self._exchange = 0
+        self._opened = 0  # exchanges so far, of all rounds: what was checked for one counts in no other
         self._expected: frozenset[ClientId] = frozenset()
         self._answered: dict[ClientId, bytes] = {}
         self._seen: set[tuple[ClientId, bytes]] = set()
@@ -76,11 +81,13 @@ class ServerMachine(Server):
         self._state: Any = suite.server.states[0]()
 
     @property
+    @guarded
     def collecting(self) -> bool:
         return self._status is Status.OPEN and self._exchange == self._suite.collecting
 
     # A round's life
 
+    @guarded
     def start(self, round: Round) -> dict[ClientId, bytes]:
         cohort = self._check_round(round)
         steps = self._suite.server
@@ -117,18 +124,31 @@ class ServerMachine(Server):
             raise ParameterError(f"a length of {round.length!r}; an update has at least one value")
         surface = self._suite.surface
         surface.check_length(round.length)
-        elements = surface.elements(round.length)
-        size = self._suite.server.body_bytes(elements, packed=surface.ring.packed_size(elements))
-        if size > MAXIMUM_BYTES:
-            raise ParameterError(f"a vector of {size} bytes; a message carries at most {MAXIMUM_BYTES}")
+        if not self._carries(round.length):
+            longest = bisect.bisect_left(range(1, round.length), True, key=lambda n: not self._carries(n))
+            raise ParameterError(
+                f"a round of {round.length} values; {self._suite.name} with these parameters carries up to "
+                f"{longest} in a message. Split the update, and sum its parts in rounds of their own"
+            )
         if type(round.model) is not bytes:
             raise ParameterError(f"a round's model is bytes, not {type(round.model).__name__}")
         self._suite.plan(len(cohort))
         return cohort
 
+    def _carries(self, length: int) -> bool:
+        """Whether a vector of this length fits a message."""
+        surface = self._suite.surface
+        elements = surface.elements(length)
+        try:
+            size = self._suite.server.body_bytes(elements, packed=surface.ring.packed_size(elements))
+        except ParameterError:  # it says so in the words of a room further in
+            return False
+        return size <= MAXIMUM_BYTES
+
     def _enter(self, opened: Opened, *, start: bool = False) -> dict[ClientId, bytes]:
         """Opens an exchange; one encoding serves all who get the same request."""
         self._state, self._exchange, self._answered = opened.state, opened.exchange, {}
+        self._opened += 1
         self._carried = {}
         asked = {client: body for client, body in opened.requests.items() if client not in self._dropped}
         self._expected = frozenset(asked)
@@ -157,6 +177,7 @@ class ServerMachine(Server):
             sender=SERVER,
         ).encode(*parts(request))
 
+    @guarded
     def advance(self) -> dict[ClientId, bytes]:
         if self._status is Status.DONE:
             return {}
@@ -231,6 +252,7 @@ class ServerMachine(Server):
             self._key,
         )
 
+    @guarded
     def outcome(self) -> Outcome:
         if self._ending is None:
             raise ParameterError("no round has ended; run one to its empty outbox first")
@@ -246,6 +268,7 @@ class ServerMachine(Server):
             record=self._ending.record,
         )
 
+    @guarded
     def record(self) -> SignedRecord:
         if self._ending is None:
             raise ParameterError("no round has ended; run one to its empty outbox first")
@@ -258,6 +281,7 @@ class ServerMachine(Server):
 
     # Results that only clients open
 
+    @guarded
     def deliver(self) -> dict[ClientId, bytes]:
         return self._deliver(except_to=frozenset())
 
@@ -273,6 +297,8 @@ class ServerMachine(Server):
     # Messages
 
     def receive(self, sender: ClientId, message: Buffer) -> None:
+        with self._guard:
+            round = self._round  # what a bad message may cost its sender, if it is still open then
         if sender not in self._roster:
             raise PeerViolation(
                 "a message of a stranger; the roster does not hold this id", culprit=str(sender)
@@ -280,31 +306,59 @@ class ServerMachine(Server):
         try:
             digest = hashlib.sha256(message).digest()
         except (TypeError, ValueError, BufferError):
-            raise self._expel(sender, "a message that is no contiguous buffer of bytes") from None
-        if (sender, digest) in self._seen or (sender, digest) in self._seen_before:
+            raise self._expel(round, sender, "a message that is no contiguous buffer of bytes") from None
+        if self._is_known(sender, digest):
             return
         try:
             envelope = Envelope.decode(message)
         except DecodeError as error:
-            raise self._expel(sender, str(error)) from error
-        if self._is_late(sender, envelope):
+            raise self._expel(round, sender, str(error)) from error
+        if self._is_late(round, sender, envelope):
             # An honest straggler of an earlier round must not lose this one for it.
             raise PeerViolation(
-                f"a message of an earlier round; this is round {self._round.number}", culprit=sender
+                f"a message of an earlier round; this is round {round.number}", culprit=sender
             )
         try:
             self._take(sender, envelope, digest)
         except (DecodeError, VerificationError) as error:
-            raise self._expel(sender, str(error)) from error
+            raise self._expel(round, sender, str(error)) from error
         except PeerViolation as error:
-            raise self._expel(sender, error.reason) from error
+            raise self._expel(round, sender, error.reason) from error
 
-    def _is_late(self, sender: ClientId, envelope: Envelope) -> bool:
+    @guarded
+    def _is_known(self, sender: ClientId, digest: bytes) -> bool:
+        return (sender, digest) in self._seen or (sender, digest) in self._seen_before
+
+    def _is_late(self, round: Round, sender: ClientId, envelope: Envelope) -> bool:
         ours = envelope.protocol == self._suite.code and envelope.session == self._session
         named = envelope.sender == sender and envelope.stage != ACKNOWLEDGEMENT
-        return ours and named and envelope.round < self._round.number
+        return ours and named and envelope.round < round.number
 
     def _take(self, sender: ClientId, envelope: Envelope, digest: bytes) -> None:
+        """Takes a message, whole or not at all.
+
+        What can be said of an answer without the others is found out between the two guarded parts, so that
+        threads pay. It counts for the exchange that was open then; in another one, the answer is late.
+        """
+        while True:
+            with self._guard:
+                exchange, state = self._opened, self._state
+                if not self._admit(sender, envelope, digest):
+                    return
+                context, kind = self._context(self._round), self._suite.replies[self._exchange]
+            reply: Any = decode(kind, envelope.body)
+            checked = self._suite.server.check(context, state, sender, reply)
+            with self._guard:
+                if not self._admit(sender, envelope, digest):
+                    return
+                if self._opened == exchange:
+                    self._absorb(sender, checked, digest)
+                    return
+
+    def _admit(self, sender: ClientId, envelope: Envelope, digest: bytes) -> bool:
+        """Whether this is an answer that the open exchange waits for; deals with what is none."""
+        if self._is_known(sender, digest):
+            return False
         if envelope.sender != sender:
             raise DecodeError("a message in another party's name")
         if envelope.protocol != self._suite.code:
@@ -315,7 +369,7 @@ class ServerMachine(Server):
             raise DecodeError(f"a message for round {envelope.round}; this is round {self._round.number}")
         if envelope.stage == ACKNOWLEDGEMENT:
             self._mailbox.acknowledged(sender, decode(Received, envelope.body).results)
-            return
+            return False
         if self._status is not Status.OPEN:
             raise DecodeError("a message after the round's end")
         if sender not in self._cohort:
@@ -325,22 +379,32 @@ class ServerMachine(Server):
             if sender not in self._dropped:
                 self._state = self._suite.server.refused(self._state, sender)
                 self._lose(sender, f"refused: {reason}")
-            return
+            return False
         if envelope.stage != request_stage(self._exchange) + 1:
             raise DecodeError(f"a message of another step than {self._suite.exchanges[self._exchange]}")
         if sender in self._answered:
             raise DecodeError("a different message for a step that was answered already")
         if sender not in self._expected or sender in self._dropped:
             raise DecodeError("a message of a client that is not asked in this exchange")
-        reply: Any = decode(self._suite.replies[self._exchange], envelope.body)
-        self._state = self._suite.server.absorb(self._context(self._round), self._state, sender, reply)
+        return True
+
+    def _absorb(self, sender: ClientId, checked: Any, digest: bytes) -> None:
+        try:
+            self._state = self._suite.server.absorb(self._context(self._round), self._state, sender, checked)
+        except (DecodeError, VerificationError, PeerViolation):
+            raise  # nothing was changed
+        except BaseException:
+            # A signal, or memory that ran out: a part of this vector may be in the sum, and no sum is false.
+            self._abort(f"a message of {sender!r} was interrupted while it was taken in")
+            raise
         self._answered[sender] = digest
         self._seen.add((sender, digest))
         self._mailbox.arrived(sender, self._carried.pop(sender, ()))
 
-    def _expel(self, sender: ClientId, reason: str) -> PeerViolation:
-        """Puts a culprit out of the open round."""
-        if self._status is Status.OPEN and sender in self._cohort:
+    @guarded
+    def _expel(self, round: Round, sender: ClientId, reason: str) -> PeerViolation:
+        """Puts a culprit out of the round in which its message came, if that is open."""
+        if self._round is round and self._status is Status.OPEN and sender in self._cohort:
             self._lose(sender, reason)
         return PeerViolation(reason, culprit=sender)
 
@@ -358,6 +422,7 @@ class ServerMachine(Server):
 
     # Saved states
 
+    @guarded
     def export(self, *, key: Secret) -> bytes:
         state = self._suite.server.freeze(self._context(self._round), self._state)
         memory = Memory(

@@ -4,8 +4,8 @@ A protocol is two tables of pure steps over frozen states:
 
 * `ClientSteps.react(context, state, request)` is the table of legal (state, request) pairs. It returns
   `Replied` or `Asked`, or raises what makes the client refuse.
-* `ServerSteps.begin`, `absorb` and `close` open a round, take one answer, and close an exchange with
-  whoever answered; `close` returns `Opened` or `Finished`, or raises `RoundAborted`.
+* `ServerSteps.begin`, `check`, `absorb` and `close` open a round, look at one answer by itself, take it, and
+  close an exchange with whoever answered; `close` returns `Opened` or `Finished`, or raises `RoundAborted`.
 
 The machines (`client`, `server`) do everything that does not depend on the protocol.
 """
@@ -192,9 +192,18 @@ class ServerSteps(ABC):
     def begin(self, context: ServerContext, state: Any, cohort: tuple[ClientId, ...]) -> Opened:
         """Opens a round for a checked cohort, in the roster's order."""
 
+    def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
+        """What can be said of a decoded answer without the others: signatures, shapes, commitments.
+
+        It changes nothing, and reads of `state` only what stands as long as the exchange is open: many
+        threads may be here at once, beside one in `absorb`. Raises what makes the sender a culprit; returns
+        what `absorb` takes.
+        """
+        return reply
+
     @abstractmethod
     def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
-        """Takes one decoded answer whole or raises; the next state. Bulk buffers may be updated in place."""
+        """Takes one checked answer whole or raises; the next state. Bulk buffers may be updated in place."""
 
     @abstractmethod
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:

@@ -20,6 +20,7 @@ from protocols.identity import ClientId
 from protocols.interface import IntegerSum, Sum, Update
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, RoundAborted
+from secagg.numbers import is_number, plain, plain_fields
 from secagg.vectors.fixedpoint import Encoder, FixedPoint, Rounding
 from secagg.vectors.ring import BLOCK_VALUES, Ring
 
@@ -258,13 +259,14 @@ class FloatSurface:
                 f"metrics {sorted(metrics)}; this protocol sums {names}, each in every round"
             )
         for name, low, high in self.metrics:
-            value = metrics[name]
-            if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+            value = plain(metrics[name])
+            if not is_number(value):
                 raise ParameterError(f"metric {name!r} is a {type(value).__name__}; it must be a number")
             if not low <= value <= high:
                 raise ParameterError(f"metric {name!r} is outside its declared range [{low}, {high}]")
         return np.array(
-            [2 * (metrics[n] - low) / (high - low) - 1 for n, low, high in self.metrics], dtype=np.float64
+            [2 * (plain(metrics[n]) - low) / (high - low) - 1 for n, low, high in self.metrics],
+            dtype=np.float64,
         )
 
     @property
@@ -309,6 +311,7 @@ class IntegerSurface:
     max_summand: int
 
     def __post_init__(self) -> None:
+        plain_fields(self, "max_summand")
         if type(self.max_summand) is not int or self.max_summand < 1:
             raise ParameterError(f"max_summand is {self.max_summand!r}; it must be a positive integer")
         if (self.max_clients * self.max_summand).bit_length() > 63:
@@ -370,8 +373,7 @@ class IntegerSurface:
 
 def check_weight(weight: object, max_weight: int) -> int:
     """`weight`, if a client may have it; else a `ParameterError` that names the value to pass."""
-    if isinstance(weight, np.integer):
-        weight = int(weight)
+    weight = plain(weight)
     if type(weight) is not int:
         raise ParameterError(f"a weight is an int, not {type(weight).__name__}; for example an example count")
     if weight < 1:

@@ -25,15 +25,13 @@ from secagg.standard.agreement import PrivateKey, check_canonical
 from secagg.standard.kem import encapsulate
 from secagg.standard.merkle import Tree
 
-__all__ = ["open_sharing", "require_enough", "take_keys"]
+__all__ = ["check_keys", "open_sharing", "require_enough", "take_keys"]
 
 PROBE = PrivateKey(Secret(bytes(range(32))))
 """Any scalar shows a low-order point; nothing is protected by this one."""
 
 
-def take_keys(
-    context: ServerContext, state: Advertising, sender: ClientId, reply: AdvertiseKeys
-) -> Advertising:
+def check_keys(context: ServerContext, sender: ClientId, reply: AdvertiseKeys) -> None:
     """Checks the signature and all keys, so that one bad key does not stop everybody else."""
     if reply.minimum > len(context.round.cohort):
         raise PeerViolation(
@@ -51,14 +49,18 @@ def take_keys(
         client=sender,
     )
     context.roster.verify(sender, reply.signature, statement, label=labels.KEY_ADVERTISEMENT)
-    public = reply.channel_key, reply.mask_key
-    if reply.channel_key == reply.mask_key or state.owners.keys() & public:
-        raise PeerViolation("a public key that stands in the cohort already", culprit=sender)
-    for key in public:
+    for key in (reply.channel_key, reply.mask_key):
         check_canonical(key)
         PROBE.agree(key)
     for key in (reply.channel_encapsulation, reply.mask_encapsulation):
         encapsulate(key)  # refuses what is no key
+
+
+def take_keys(state: Advertising, sender: ClientId, reply: AdvertiseKeys) -> Advertising:
+    """Keeps checked keys that nobody else has."""
+    public = reply.channel_key, reply.mask_key
+    if reply.channel_key == reply.mask_key or state.owners.keys() & public:
+        raise PeerViolation("a public key that stands in the cohort already", culprit=sender)
     state.keys[sender] = reply
     state.owners.update(dict.fromkeys(public, sender))
     return state

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from protocols.identity import ClientId
 from protocols.machine.suite import Finished, Opened, ServerContext, ServerSteps
-from protocols.masked.admission import open_sharing, require_enough, take_keys
+from protocols.masked.admission import check_keys, open_sharing, require_enough, take_keys
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.epoch import Epoch
 from protocols.masked.messages import (
@@ -85,18 +85,39 @@ class MaskedServerSteps(ServerSteps):
         request = Announcement(context.suite.digest, cohort, context.round.length)
         return Opened(Advertising(), 0, dict.fromkeys(cohort, request))
 
+    def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
+        match state, reply:
+            case Advertising(), AdvertiseKeys():
+                check_keys(context, sender, reply)
+            case Sharing(), ShareKeys():
+                place = state.epoch.members.index(sender)
+                check_dealing(context, state.epoch, state.dealings, place, reply)
+            case Summing(), MaskedInput():
+                check_input(context, state, sender, reply)
+            case Confirming(), ConsistencyCheck():
+                # A signature on the very survivors that were sent.
+                context.roster.verify(sender, reply.signature, state.statement, label=labels.SURVIVORS)
+            case Unmasking(), Unmask():
+                check_unmask(context, state, sender, reply)
+        return reply
+
     def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         match state, reply:
             case Advertising(), AdvertiseKeys():
-                return take_keys(context, state, sender, reply)
+                return take_keys(state, sender, reply)
             case Sharing(), ShareKeys():
-                return take_shares(context, state, sender, reply)
+                state.dealings.made[state.epoch.members.index(sender)] = reply
+                return state
             case Summing(), MaskedInput():
                 return take_input(context, state, sender, reply)
             case Confirming(), ConsistencyCheck():
-                return take_signature(context, state, sender, reply)
+                state.signatures[state.sum.epoch.members.index(sender)] = reply.signature
+                return state
             case Unmasking(), Unmask():
-                return take_reveals(context, state, sender, reply)
+                place = state.sum.epoch.members.index(sender)
+                state.revealed[place] = reply.shares
+                state.following.made[place] = reply.next
+                return state
         raise PeerViolation(f"{type(reply).__name__} came while {type(state).__name__}", culprit=sender)
 
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
@@ -148,14 +169,6 @@ def _goes_on(standing: Standing, cohort: tuple[ClientId, ...]) -> bool:
 # Round 1, ShareKeys
 
 
-def take_shares(context: ServerContext, state: Sharing, sender: ClientId, reply: ShareKeys) -> Sharing:
-    """One sealed pair of shares for each neighbour, none missing, none too many, signed."""
-    place = state.epoch.members.index(sender)
-    check_dealing(context, state.epoch, state.dealings, place, reply)
-    state.dealings.made[place] = reply
-    return state
-
-
 def open_collecting(
     context: ServerContext,
     epoch: Epoch,
@@ -200,8 +213,8 @@ def open_collecting(
 # Round 2, MaskedInputCollection
 
 
-def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: MaskedInput) -> Summing:
-    """Adds a vector whose masks were made under the transcript of this round, or names its maker."""
+def check_input(context: ServerContext, state: Summing, sender: ClientId, reply: MaskedInput) -> None:
+    """A vector whose masks were made under the transcript of this round, signed; else its maker is named."""
     if reply.transcript != state.transcript:
         raise PeerViolation("masks made under another transcript; they would not cancel", culprit=sender)
     epoch = state.epoch
@@ -211,8 +224,14 @@ def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: 
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
     statement = encode(SignedInput(reply.transcript))
     context.roster.verify(sender, reply.signature, statement, label=labels.MASKED_INPUT)
+
+
+def take_input(context: ServerContext, state: Summing, sender: ClientId, reply: MaskedInput) -> Summing:
+    """Adds a checked vector. The buffer is checked before it is added to anything."""
+    place = state.epoch.members.index(sender)
     lanes_of(context.suite.surface).wide.add_packed(state.total, reply.vector)
-    state.unopened[place], state.inputs[place] = unopened, reply.signature
+    state.unopened[place] = frozenset(state.epoch.members.places(reply.unopened))
+    state.inputs[place] = reply.signature
     return state
 
 
@@ -269,16 +288,6 @@ def open_unmasking(
 # Round 3, ConsistencyCheck: only against a malicious server
 
 
-def take_signature(
-    context: ServerContext, state: Confirming, sender: ClientId, reply: ConsistencyCheck
-) -> Confirming:
-    """A signature on the very survivors that were sent."""
-    epoch = state.sum.epoch
-    context.roster.verify(sender, reply.signature, state.statement, label=labels.SURVIVORS)
-    state.signatures[epoch.members.index(sender)] = reply.signature
-    return state
-
-
 def close_confirming(context: ServerContext, state: Confirming, present: frozenset[ClientId]) -> Opened:
     """End of round 3: a quorum's signatures go to all who signed."""
     epoch = state.sum.epoch
@@ -291,7 +300,7 @@ def close_confirming(context: ServerContext, state: Confirming, present: frozens
 # Round 3 or 4, Unmasking
 
 
-def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, reply: Unmask) -> Unmasking:
+def check_unmask(context: ServerContext, state: Unmasking, sender: ClientId, reply: Unmask) -> None:
     """Every share must be of the right kind and the very one that was dealt (ATTACKS B3)."""
     summing = state.sum
     epoch = summing.epoch
@@ -309,9 +318,6 @@ def take_reveals(context: ServerContext, state: Unmasking, sender: ClientId, rep
         survived=flags(epoch, state.survivors)[dealers],
     )
     check_dealing(context, epoch, state.following, place, reply.next)
-    state.revealed[place] = reply.shares
-    state.following.made[place] = reply.next
-    return state
 
 
 def dealers_of(state: Summing, holder: int) -> Places:

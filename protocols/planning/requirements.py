@@ -27,6 +27,7 @@ from enum import Enum
 from math import log2
 
 from secagg.errors import ParameterError
+from secagg.numbers import is_number, plain, plain_fields
 
 __all__ = [
     "Adversary",
@@ -81,10 +82,12 @@ class Requirements:
         if not isinstance(self.adversary, Adversary):
             raise ParameterError("adversary is a member of Adversary, for example Adversary.SEMI_HONEST")
         for name in ("corrupt_fraction", "dropout_fraction"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            value = plain(getattr(self, name))
+            if not is_number(value) or not 0 <= value < 1:
                 raise ParameterError(f"{name} is {value!r}; it must be a number in [0, 1)")
-            object.__setattr__(self, name, float(value))  # equal requirements have equal digests
+            # Equal requirements have equal digests. Shares are counted in decimals: a float32 of 0.2 is 0.2.
+            object.__setattr__(self, name, float(str(getattr(self, name))))
+        plain_fields(self, "min_contributors", "security_bits", "liveness_bits", "grinding_bits")
         if type(self.min_contributors) is not int or self.min_contributors < 2:
             raise ParameterError(
                 f"min_contributors is {self.min_contributors!r}; a sum of fewer than 2 is somebody's update"

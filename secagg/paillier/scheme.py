@@ -203,19 +203,29 @@ class PublicKey:
         Raises:
             ParameterError: the plaintext is not an int in [0, n).
         """
+        self._check_plaintext(plaintext, "the plaintext")
         return self.encrypt_ints([plaintext], entropy=entropy)[0]
 
     def encrypt_ints(self, plaintexts: Sequence[int], *, entropy: Entropy = system_entropy) -> list[int]:
         """Fresh ciphertexts of many plaintexts; as `encrypt_int`."""
         modulus = mpz(self.n)
         for index, plaintext in enumerate(plaintexts):
-            if type(plaintext) is not int or not 0 <= plaintext < self.n:
-                raise ParameterError(f"plaintext {index} is not an int in [0, n)")
+            self._check_plaintext(plaintext, f"the plaintext at index {index}")
         # (1 + m·n)(a + b·n) = a + (b + m·a)·n  mod n².
         return [
             int(a + (b + plaintext * a) % modulus * modulus)
             for plaintext, (a, b) in zip(plaintexts, self._residues(len(plaintexts), entropy), strict=True)
         ]
+
+    def _check_plaintext(self, plaintext: object, which: str) -> None:
+        if type(plaintext) is not int:
+            raise ParameterError(f"{which} is a {type(plaintext).__name__}; it must be an int in [0, n)")
+        if not 0 <= plaintext < self.n:
+            found = "negative" if plaintext < 0 else "n or more"
+            raise ParameterError(
+                f"{which} is {found}; it must be in [0, n). For signed numbers encrypt value % n, and read "
+                "what decrypts to more than n / 2 as that minus n"
+            )
 
     def _residues(self, count: int, entropy: Entropy) -> list[tuple[mpz, mpz]]:
         """Fresh n-th residues, as pairs."""

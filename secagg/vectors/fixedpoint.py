@@ -44,6 +44,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from secagg.entropy import Entropy, draw
 from secagg.errors import ParameterError
+from secagg.numbers import is_number, plain, plain_fields
 from secagg.vectors.ring import Ring, Words
 
 __all__ = ["Encoder", "FixedPoint", "Floats", "Rounding", "Segment", "suggest_clip"]
@@ -84,6 +85,7 @@ class Segment:
     clip: float
 
     def __post_init__(self) -> None:
+        plain_fields(self, "length")
         if type(self.length) is not int or self.length < 1:
             raise ParameterError(
                 f"a segment of {self.length!r} values; its length is an integer of at least 1"
@@ -109,6 +111,7 @@ class FixedPoint:
     rounding: Rounding = Rounding.STOCHASTIC
 
     def __post_init__(self) -> None:
+        plain_fields(self, "bits")
         if type(self.bits) is not int or not _MIN_BITS <= self.bits <= _MAX_BITS:
             raise ParameterError(
                 f"{self.bits!r} bits a value; choose an integer from {_MIN_BITS} to {_MAX_BITS}"
@@ -131,6 +134,7 @@ class FixedPoint:
         Raises:
             ParameterError: length is not an integer of at least 1, or not the sum of the segments' lengths.
         """
+        length = plain(length)
         if type(length) is not int or length < 1:
             raise ParameterError(f"a vector of {length!r} values; its length is an integer of at least 1")
         if isinstance(self.clip, tuple):
@@ -146,6 +150,7 @@ class FixedPoint:
         Raises:
             ParameterError: not 0 <= start < stop, or stop lies behind the last segment.
         """
+        start, stop = plain(start), plain(stop)
         if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
             raise ParameterError("a part [start, stop) needs integers with 0 <= start < stop")
         if not isinstance(self.clip, tuple):
@@ -402,7 +407,8 @@ def suggest_clip(sample: Floats, *, clipped_fraction: float = 1e-4) -> float:
     """
     if not _is_float_vector(sample):
         raise ParameterError("a sample is a one-dimensional array of float32 or float64")
-    if not isinstance(clipped_fraction, int | float) or not 0 <= clipped_fraction < 1:
+    clipped_fraction = plain(clipped_fraction)
+    if not is_number(clipped_fraction) or not 0 <= clipped_fraction < 1:
         raise ParameterError("clipped_fraction is a number in [0, 1)")
     if not len(sample):
         raise ParameterError("the sample is empty; pass at least one value")
@@ -425,11 +431,8 @@ def _is_float_vector(values: object) -> bool:
 
 
 def _checked_clip(clip: float) -> float:
-    if (
-        not isinstance(clip, int | float)
-        or isinstance(clip, bool)
-        or not _MIN_CLIP <= clip <= _MAX_CLIP  # NaN compares as False
-    ):
+    clip = plain(clip)
+    if not is_number(clip) or not _MIN_CLIP <= clip <= _MAX_CLIP:  # NaN compares as False
         raise ParameterError(f"a clip is a number from {_MIN_CLIP:g} to {_MAX_CLIP:g}; choose one above zero")
     return float(clip)
 

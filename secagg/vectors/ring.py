@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg.errors import DecodeError, ParameterError
+from secagg.numbers import plain, plain_fields
 from secagg.wire import Buffer
 
 __all__ = ["BLOCK_VALUES", "Ring", "Words"]
@@ -64,6 +65,7 @@ class Ring:
     bits: int
 
     def __post_init__(self) -> None:
+        plain_fields(self, "bits")
         if type(self.bits) is not int or not 1 <= self.bits <= _MAX_BITS:
             raise ParameterError(f"a ring of {self.bits!r} bits; choose an integer from 1 to {_MAX_BITS}")
 
@@ -260,6 +262,7 @@ def _low_bits(bits: int) -> int:
 
 
 def _checked_count(count: int) -> int:
+    count = plain(count)
     if type(count) is not int or count < 0:
         raise ParameterError(f"a vector of {count!r} values; its length is an integer of at least 0")
     return count

@@ -21,7 +21,7 @@ import pytest
 
 from protocols import Adversary, MaskedSum, Requirements
 from protocols.masked import client as client_module
-from protocols.masked import protocol as protocol_module
+from protocols.planning import planner
 from protocols.planning.planner import plan_masked
 from protocols.planning.requirements import Plan
 from tests.attacks.stories import ASKED, Story, cohort, rebuilt_from, smallest_opened
@@ -56,7 +56,7 @@ def test_with_the_semi_honest_threshold_the_victim_is_read(monkeypatch: pytest.M
         threshold = plan_masked(n, honest, ring_bits=ring_bits).threshold
         return replace(plan_masked(n, requirements, ring_bits=ring_bits), threshold=threshold)
 
-    monkeypatch.setattr(protocol_module, "plan_masked", low)
+    monkeypatch.setattr(planner, "plan_masked", low)
     coalition, updates = split("abcdef", "", {"b", "c"})
     assert not coalition.refused
     assert coalition.opens("a", updates)

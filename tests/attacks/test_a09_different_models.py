@@ -21,7 +21,6 @@ from protocols import CkksSum, MaskedSum, PaillierSum, PeerViolation, RoundAbort
 from protocols.consortium import client as consortium_client
 from protocols.consortium.messages import Collect, Contribution, Result, mac_context
 from protocols.masked import collecting, server
-from protocols.masked.collecting import lanes_of
 from protocols.masked.messages import CollectInput, MaskedInput, Quorum
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import mask_transcript
@@ -63,13 +62,10 @@ def contributions(
 class NoQuestions(MaskedServerSteps):
     """A lying server: it adds whatever comes, whatever transcript it was made and signed under."""
 
-    def absorb(self, context: Any, state: Any, sender: str, reply: Any) -> Any:
+    def check(self, context: Any, state: Any, sender: str, reply: Any) -> Any:
         if not isinstance(reply, MaskedInput):
-            return super().absorb(context, state, sender, reply)
-        lanes_of(context.suite.surface).wide.add_packed(state.total, reply.vector)
-        place = state.epoch.members.index(sender)
-        state.unopened[place], state.inputs[place] = frozenset(), reply.signature
-        return state
+            return super().check(context, state, sender, reply)
+        return replace(reply, unopened=bytes(len(reply.unopened)))
 
 
 def isolated(data: Mapping[str, Vector], *, steady: bool = False) -> Vector | None:

@@ -12,6 +12,7 @@ What clients learn is bound twice by tags, once for each half.
 Not covered: a transport that lets one client speak in another's name. `Server.receive` is told the sender.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -67,7 +68,7 @@ class NoQuestions(ServerMachine):
     def receive(self, sender: str, message: Any) -> None:
         envelope = Envelope.decode(message)
         now = replace(envelope, round=self._round.number, session=self._session, sender=sender)
-        self._take(sender, now, bytes(32))
+        self._take(sender, now, os.urandom(32))
 
 
 def replayed(

@@ -12,6 +12,7 @@ Nor may a replay cost an honest client its place: a straggler of the last round 
 an old acknowledgement takes no result back.
 """
 
+import os
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -55,7 +56,7 @@ class NoQuestions(ServerMachine):
         envelope = replace(Envelope.decode(message), round=self._round.number, session=self._session)
         self._seen.clear()
         self._answered.pop(sender, None)
-        self._take(sender, envelope, bytes(32))
+        self._take(sender, envelope, os.urandom(32))
 
 
 def sent(stage: Stage, exchange: int) -> dict[str, bytes]:

@@ -1,6 +1,11 @@
 """One tree: what is whose fault is a class, not a text."""
 
+import copy
 import inspect
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
 
 import pytest
 
@@ -65,3 +70,42 @@ def test_a_missing_extra_says_what_to_install() -> None:
     error = MissingExtraError(package="tenseal", extra="ckks")
     assert str(error) == "tenseal is not installed; run: pip install 'secagg[ckks]'"
     assert error.name == "tenseal"
+
+
+def noted(example: SecAggError) -> SecAggError:
+    example.add_note("seen by a test")
+    return example
+
+
+@pytest.mark.parametrize(
+    "example",
+    [*EXAMPLES, RoundAborted("reason", culprits=frozenset({"basel", "graz"}))],
+    ids=lambda example: type(example).__name__,
+)
+@pytest.mark.parametrize(
+    "carry",
+    [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy],
+    ids=["pickle", "copy", "deepcopy"],
+)
+def test_an_error_is_carried_unchanged(carry: Any, example: SecAggError) -> None:
+    carried = carry(noted(example))
+    assert type(carried) is type(example)
+    assert carried is not example
+    for told in (str, repr, vars):
+        assert told(carried) == told(example)
+    assert carried.args == example.args
+    for name in ("name", "path", "msg", "reason", "culprit", "culprits"):
+        assert getattr(carried, name, None) == getattr(example, name, None)
+
+
+def raise_it(example: SecAggError) -> None:
+    raise example
+
+
+def test_errors_cross_the_border_of_a_process() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for example in EXAMPLES:
+            with pytest.raises(type(example)) as caught:
+                pool.submit(raise_it, example).result(60)
+            assert str(caught.value) == str(example)
+            assert getattr(caught.value, "culprit", None) == getattr(example, "culprit", None)

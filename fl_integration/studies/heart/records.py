@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg.errors import ParameterError
+from secagg.numbers import plain
 
 __all__ = ["COLUMNS", "FEATURES", "Hospital", "Records", "Site", "load_hospitals", "prepare", "read_records"]
 
@@ -161,6 +162,7 @@ def load_hospitals(*, sites: int = 3, seed: int, test_fraction: float = 0.2) -> 
     Raises:
         ParameterError: an argument is outside its range.
     """
+    sites = plain(sites)
     if type(sites) is not int or sites not in (3, 4):
         raise ParameterError(f"sites is {sites!r}; 3 or 4 hospitals can take part")
     records = read_records()
@@ -175,6 +177,7 @@ def prepare(records: Records, *, seed: int, test_fraction: float = 0.2) -> Hospi
     Raises:
         ParameterError: an argument is outside its range, or a class has fewer than two rows.
     """
+    seed, test_fraction = plain(seed), plain(test_fraction)
     if type(seed) is not int or seed < 0:
         raise ParameterError(f"seed is {seed!r}; it must be an int of at least 0")
     if not isinstance(test_fraction, float) or not 0 < test_fraction < 1:

@@ -2,8 +2,10 @@
 
 import base64
 import importlib
+import io
 import json
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -119,6 +121,38 @@ def test_a_second_run_writes_the_same_model_figures(tmp_path, capsys):
         runs.append([(r["auc"], r["largest_difference_from_fedavg"]) for r in act["rows"]])
     capsys.readouterr()
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
+def test_a_console_of_any_encoding_shows_it_all(encoding, tmp_path, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
+    assert main(["--rounds", "1", "--protocol", "masked", "--sites", "3", "--out", str(tmp_path)]) == 0
+    text = written.getvalue().decode(encoding)
+    assert ("10⁶" if encoding == "utf-8" else "10^6") in text
+    assert "?" not in text.replace("Who gains by joining?", "")
+    assert "results.json" in text
+
+
+def test_files_are_written_before_anything_is_shown(tmp_path, monkeypatch, capsys):
+    def unplugged(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fl_integration.command.hospitals._show", unplugged)
+    assert main(["--rounds", "1", "--protocol", "plain", "--sites", "3", "--out", str(tmp_path)]) == 130
+    assert (tmp_path / "report.html").exists()
+    assert f"the results are in {tmp_path}" in capsys.readouterr().err
+
+
+def test_whoever_reads_only_the_first_lines_gets_the_files(tmp_path):
+    command = [sys.executable, "-m", "fl_integration.command.hospitals", "--rounds", "1"]
+    reader = ["--protocol", "plain", "--sites", "3", "--out", str(tmp_path)]
+    with subprocess.Popen([*command, *reader], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        complaints = child.stderr.read()
+    assert complaints == b""
+    assert child.returncode in (0, 1)  # what others say of a pipe that was closed
+    assert (tmp_path / "report.html").exists()
 
 
 def test_help_suffices(capsys):

@@ -28,7 +28,7 @@ from protocols import (
     Session,
     simulate,
 )
-from protocols.lattice import protocol as room
+from protocols.lattice import vector as vector_room
 from protocols.lattice.client import LatticeClientSteps
 from protocols.lattice.messages import Collect, Contribution, Result, Task, task_of
 from protocols.messages.envelope import Envelope
@@ -575,8 +575,10 @@ def test_a_partial_with_what_belongs_to_the_lattice_is_refused(own: dict[str, An
 def test_a_release_with_other_lattice_parameters_has_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     protocols = (LatticeSum(max_clients=5), LatticeSum(max_clients=5).exact(max_summand=9))
     before = [each.suite.digest for each in protocols]
-    chosen = room.vectors_of
-    monkeypatch.setattr(room, "vectors_of", lambda surface, max_clients: chosen(surface, max_clients=200))
+    chosen = vector_room.vectors_of
+    monkeypatch.setattr(
+        vector_room, "vectors_of", lambda surface, max_clients: chosen(surface, max_clients=200)
+    )
     after = [each.suite.digest for each in protocols]
     assert len({*before, *after}) == 4
 
