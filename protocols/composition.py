@@ -40,7 +40,7 @@ from protocols.masked import MaskedSum
 __all__ = ["LatticeSum"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # equal as `LatticeParameters` are: by what `keys` makes
 class LatticeSum(LatticeParameters):
     """The sum under an RLWE mask whose keys another protocol sums. Arguments are those of `Parameters`, and:
 

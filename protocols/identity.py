@@ -13,6 +13,7 @@ this library cannot do for its users.
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -26,21 +27,40 @@ from secagg.wire import Writer
 __all__ = ["SERVER", "ClientId", "Identity", "Roster", "check_client_id"]
 
 ClientId: TypeAlias = str
-"""1 to 64 bytes of printable UTF-8, other than `"server"`."""
+"""1 to 64 bytes of printable UTF-8 in Unicode's normal form NFC, other than `"server"`."""
 
 SERVER: Final = "server"
 MAXIMUM_ID_BYTES: Final = 64
 
 
 def check_client_id(value: object) -> ClientId:
-    """`value`, if it may name a client; else `ParameterError`."""
+    """`value`, if it may name a client; else `ParameterError`.
+
+    Two spellings of one name look alike and are different bytes: a roster knows the composed one (NFC) alone.
+    """
     if not isinstance(value, str):
-        raise ParameterError(f"a client id is a str, not {type(value).__name__}")
+        raise ParameterError(f"a client id is a str, not {type(value).__name__}: {_shown(value)}")
     if value == SERVER:
         raise ParameterError("'server' names the server; choose another client id")
-    if not value.isprintable() or not 1 <= len(value.encode("utf-8", "replace")) <= MAXIMUM_ID_BYTES:
-        raise ParameterError(f"a client id has 1 to {MAXIMUM_ID_BYTES} printable UTF-8 bytes")
+    size = len(value.encode("utf-8", "replace"))
+    if not 1 <= size <= MAXIMUM_ID_BYTES:
+        raise ParameterError(
+            f"the client id {_shown(value)} has {size} bytes in UTF-8; it may have 1 to {MAXIMUM_ID_BYTES}"
+        )
+    if not value.isprintable():
+        raise ParameterError(f"the client id {_shown(value)} holds a character that is not printable")
+    if not unicodedata.is_normalized("NFC", value):
+        raise ParameterError(
+            f"the client id {_shown(value)} ({value!a}) is not in Unicode's normal form NFC; "
+            "pass unicodedata.normalize('NFC', …) of it, everywhere"
+        )
     return value
+
+
+def _shown(value: object) -> str:
+    """An id in an error: so much that it is recognised, and no control character."""
+    text = repr(value)
+    return text if len(text) <= 2 * MAXIMUM_ID_BYTES else f"{text[:MAXIMUM_ID_BYTES]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +144,10 @@ class Roster:
                 raise ParameterError(f"{client!r} is not a client id; an id is a str of the roster")
             wanted[client] = None
         if strangers := wanted.keys() - self._places.keys():
-            raise ParameterError(f"{min(strangers)!r} is not in the roster; add it out of band first")
+            stranger = min(strangers)
+            if unicodedata.normalize("NFC", stranger) in self._places:
+                check_client_id(stranger)
+            raise ParameterError(f"{_shown(stranger)} is not in the roster; add it out of band first")
         return tuple(sorted(wanted, key=self._places.__getitem__))
 
     def public_key(self, client: ClientId) -> bytes:

@@ -114,7 +114,7 @@ class Parameters(MachineProtocol):
     max_clients: int = 100
     max_weight: int = 1
     max_total_weight: int | None = None
-    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
     rounding: Rounding = Rounding.STOCHASTIC
     requirements: Requirements = field(default_factory=Requirements)
 
@@ -168,6 +168,9 @@ class Parameters(MachineProtocol):
                 raise ParameterError(
                     f"metric {name!r} has the range ({low}, {high}); it needs finite low < high"
                 )
+        # A copy of the caller's mapping, which may change; and equal protocols are written equally.
+        metrics = {name: (float(low), float(high)) for name, (low, high) in sorted(self.metrics.items())}
+        object.__setattr__(self, "metrics", metrics)
         _ = self.suite  # what can never work is refused now
 
     @property
@@ -180,9 +183,7 @@ class Parameters(MachineProtocol):
             max_weight=self.max_weight,
             max_total_weight=self.max_total_weight or self.max_clients * self.max_weight,
             ring_weight=self._ring_weight,
-            metrics=tuple(
-                (name, float(low), float(high)) for name, (low, high) in sorted(self.metrics.items())
-            ),
+            metrics=tuple((name, low, high) for name, (low, high) in self.metrics.items()),
         )
         _ = surface.ring
         return surface
@@ -213,7 +214,7 @@ class Parameters(MachineProtocol):
     def _public_values(self) -> dict[str, object]:
         """What the digest covers, by name; equal parameters have equal representations."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        values["metrics"] = sorted((name, tuple(map(float, self.metrics[name]))) for name in self.metrics)
+        values["metrics"] = list(self.metrics.items())
         values["max_total_weight"] = self.surface.max_total_weight
         values["clip"] = self.clip if isinstance(self.clip, tuple) else float(self.clip)
         return values

@@ -9,6 +9,7 @@ stages above stand for messages that any protocol may need. What does not fit is
 from dataclasses import dataclass
 from typing import Final
 
+from secagg import __version__
 from secagg.errors import DecodeError, ParameterError
 from secagg.wire import Buffer, Piece, Reader, Writer
 
@@ -112,7 +113,10 @@ class Envelope:
         if bytes(reader.fixed(4)) != MAGIC:
             raise DecodeError("the message does not begin with this library's magic bytes")
         if (version := reader.uint(1)) != VERSION:
-            raise DecodeError(f"a message of wire version {version}; this library speaks version {VERSION}")
+            raise DecodeError(
+                f"a message of wire version {version}; secagg {__version__} reads version {VERSION}. Both "
+                "sites need releases that share one, see the changelog"
+            )
         return cls(
             protocol=reader.uint(1),
             session=bytes(reader.blob(minimum=MINIMUM_SESSION, maximum=MAXIMUM_SESSION)),

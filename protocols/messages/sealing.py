@@ -7,7 +7,7 @@ Sealing keeps a state secret and unchanged. It cannot tell an old state from the
 from typing import Final
 
 from protocols.messages.envelope import VERSION
-from secagg import labels
+from secagg import __version__, labels
 from secagg.entropy import Entropy
 from secagg.errors import DecodeError, ParameterError
 from secagg.secret import Secret
@@ -46,7 +46,13 @@ def open_state(blob: Buffer, *, key: Secret, role: str, parameters: bytes) -> by
     header = _header(role, parameters)
     try:
         reader = Reader(blob)
-        if bytes(reader.fixed(len(header))) != header:
+        found = bytes(reader.fixed(len(header)))
+        if found[:4] == MAGIC and found[4] != VERSION:
+            raise ParameterError(
+                f"a state that was saved under wire version {found[4]}; secagg {__version__} reads version "
+                f"{VERSION}. Restore it with the release that saved it, or start a new session"
+            )
+        if found != header:
             raise DecodeError("another header")
         sealed = bytes(reader.rest())
     except DecodeError:

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -177,3 +178,34 @@ def test_machines_need_a_session(session: Any) -> None:
         PlainSum(max_clients=3).server(roster=ROSTER, session=session)
     with pytest.raises(ParameterError, match="session"):
         PlainSum(max_clients=3).client(identity=ALICE, roster=ROSTER, session=session)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("Zu\u0308rich", "'Zu\\u0308rich') is not in Unicode's normal form NFC"),
+        ("\u212bngström", "normal form NFC"),
+        ("a\nb", r"'a\nb' holds a character that is not printable"),
+        ("x" * 65, "'xxx.*x' has 65 bytes"),
+        ("ü" * 33, "has 66 bytes"),
+        ("y" * 10_000, "'yyy.*y… has 10000 bytes"),
+        ("\ud800", "not printable"),
+        ("", "'' has 0 bytes"),
+        (7, "not int: 7"),
+    ],
+)
+def test_an_id_that_is_refused_is_named(name: Any, named: str) -> None:
+    text = named if ".*" in named else re.escape(named)
+    for make in (check_client_id, Identity.generate, lambda id: Roster(((id, bytes(32)),))):
+        with pytest.raises(ParameterError, match=text) as caught:
+            make(name)
+        assert len(str(caught.value)) < 400
+
+
+def test_a_member_in_another_normal_form_is_told_apart_from_a_stranger() -> None:
+    roster = Roster((("Zürich", bytes(32)), ("Graz", b"1" * 32)))
+    assert roster.members == ("Zürich", "Graz")
+    with pytest.raises(ParameterError, match="normal form NFC"):
+        roster.order(["Graz", "Zu\u0308rich"])
+    with pytest.raises(ParameterError, match="'Wien' is not in the roster"):
+        roster.order(["Graz", "Wien"])

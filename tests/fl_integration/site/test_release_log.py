@@ -1,7 +1,9 @@
 """A release log that outlives its process."""
 
+import os
 import sqlite3
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -195,3 +197,25 @@ def test_a_client_rolled_back_in_a_new_process_releases_nothing_else(path, durab
         protocol, saved, key, request = masked_round(None)
     assert released(0.25) is not None
     assert (released(-0.5) is None) is durable
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_log_that_was_opened_before_a_fork_refuses_in_the_child(path):
+    with SqliteReleaseLog(path) as log:
+        log.insert(b"session", 1, 1, b"first")
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            try:
+                try:
+                    said = log.insert(b"session", 1, 1, b"second")
+                except ParameterError as error:
+                    said = str(error).encode()
+                os.write(write, said)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert b"was opened in another process" in os.read(read, 1000)
+        assert log.insert(b"session", 1, 1, b"third") == b"first"

@@ -13,7 +13,7 @@ import pytest
 
 from protocols import NeedUpdate, Outcome, Round
 from protocols.interface import MemoryReleaseLog, Policy
-from tests.protocols.conftest import TWO, Family, World
+from tests.protocols.conftest import TWO, Family, World, updates_of
 
 LENGTH = 4_000_000
 SLACK = 4_000_000
@@ -36,6 +36,7 @@ def peak_of(call: Callable[[], T]) -> tuple[T, int]:
 @pytest.fixture
 def collecting(to_server: Family) -> tuple[World, dict[str, bytes]]:
     """A world whose open exchange asks for the updates, and its requests."""
+    World(to_server(requirements=TWO), NAMES).play(updates_of(NAMES))  # what a process makes once is made
     policies = {"a": Policy(release_log=MemoryReleaseLog())}
     world = World(to_server(requirements=TWO), NAMES, policies=policies)
     outbox = world.server.start(Round(0, NAMES, LENGTH))
