@@ -112,9 +112,8 @@ class Session:
     Args:
         protocol: any protocol of this package, or its integer surface.
         clients: the ids of all clients that will ever take part; their order is the roster's.
-        seed: with one, results, drops and message sizes repeat (CkksSum's sizes waver by a part in 200,
-            because TenSEAL draws its own randomness and compresses it). Everything is then as secret as the
-            seed, so leave it out for anything but tests and demonstrations.
+        seed: with one, results, drops and message sizes repeat. Everything is then as secret as the seed, so
+            leave it out for anything but tests and demonstrations.
     """
 
     def __init__(

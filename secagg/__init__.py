@@ -14,6 +14,8 @@ primitives stand in the rooms of this folder (its README is their map), stays fr
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from secagg.release import RELEASE
+
 if TYPE_CHECKING:  # the one place where an arrow runs up: for type checkers, never at run time
     from fl_integration import LocalTraining, fedavg, federate
     from protocols import (
@@ -57,7 +59,7 @@ if TYPE_CHECKING:  # the one place where an arrow runs up: for type checkers, ne
         suggest_clip,
     )
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
 __all__ = [
     "Adversary",

@@ -51,7 +51,7 @@ class CkksScheme(Scheme):
             raise DecodeError("a public part with bytes in it; the server needs the parameters alone")
 
     def body_bytes(self, count: int) -> int:
-        return self.parameters.blocks(count) * ckks.MAXIMUM_BLOCK_BYTES
+        return self.parameters.blocks(count) * self.parameters.block_bytes
 
     def total(self, public: bytes, *, count: int) -> Total:
         return ckks.Accumulator(ckks.PublicContext.from_parameters(self.parameters), count=count)

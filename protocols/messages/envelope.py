@@ -9,8 +9,8 @@ stages above stand for messages that any protocol may need. What does not fit is
 from dataclasses import dataclass
 from typing import Final
 
-from secagg import __version__
 from secagg.errors import DecodeError, ParameterError
+from secagg.release import RELEASE
 from secagg.wire import Buffer, Piece, Reader, Writer
 
 __all__ = [
@@ -114,7 +114,7 @@ class Envelope:
             raise DecodeError("the message does not begin with this library's magic bytes")
         if (version := reader.uint(1)) != VERSION:
             raise DecodeError(
-                f"a message of wire version {version}; secagg {__version__} reads version {VERSION}. Both "
+                f"a message of wire version {version}; secagg {RELEASE} reads version {VERSION}. Both "
                 "sites need releases that share one, see the changelog"
             )
         return cls(

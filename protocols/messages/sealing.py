@@ -7,9 +7,10 @@ Sealing keeps a state secret and unchanged. It cannot tell an old state from the
 from typing import Final
 
 from protocols.messages.envelope import VERSION
-from secagg import __version__, labels
+from secagg import labels
 from secagg.entropy import Entropy
 from secagg.errors import DecodeError, ParameterError
+from secagg.release import RELEASE
 from secagg.secret import Secret
 from secagg.standard.aead import KEY_BYTES, open_sealed, seal
 from secagg.wire import Buffer, Reader, Writer
@@ -49,7 +50,7 @@ def open_state(blob: Buffer, *, key: Secret, role: str, parameters: bytes) -> by
         found = bytes(reader.fixed(len(header)))
         if found[:4] == MAGIC and found[4] != VERSION:
             raise ParameterError(
-                f"a state that was saved under wire version {found[4]}; secagg {__version__} reads version "
+                f"a state that was saved under wire version {found[4]}; secagg {RELEASE} reads version "
                 f"{VERSION}. Restore it with the release that saved it, or start a new session"
             )
         if found != header:

@@ -121,6 +121,11 @@ class Parameters:
         return COEFFICIENTS * self.values_per_coefficient
 
     @property
+    def block_bytes(self) -> int:
+        """Bytes of one ciphertext on the wire: two polynomials, the bits of the prime a coefficient."""
+        return 2 * DEGREE * self.data_prime_bits // 8
+
+    @property
     def error_bound(self) -> float:
         """High-probability bound of |decoded coefficient - integer|, in steps; see the module's essay."""
         return _error_bound(self.packed_bound, self.max_summands, self.scale_bits)

@@ -27,14 +27,16 @@ array([    6,     0, 98301,     9])
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
-from itertools import repeat
 from types import ModuleType
 from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from secagg.ckks.encoding import Int64Vector, from_slots, pack, to_slots, unpack
+from secagg.ckks.objects import UNKNOWN_LAYOUT, inflate, pack_words, uncompressed, unpack_words
 from secagg.ckks.parameters import (
     COEFFICIENTS,
     DEGREE,
@@ -45,12 +47,11 @@ from secagg.ckks.parameters import (
 )
 from secagg.errors import DecodeError, MissingExtraError, ParameterError, VerificationError
 from secagg.secret import Secret
-from secagg.wire import Buffer, Reader, Writer
+from secagg.wire import Buffer
 
 __all__ = [
     "DEGREE",
     "LOG_Q_LIMIT",
-    "MAXIMUM_BLOCK_BYTES",
     "Accumulator",
     "Parameters",
     "PublicContext",
@@ -102,26 +103,33 @@ class SecretKey:
         raise TypeError("a SecretKey is not pickled or copied; use encode()")
 
     def encode(self) -> Secret:
-        """The key alone, without the parameters: about 42 kB. `decode` inverts it."""
+        """The key alone, without the parameters: 512 bytes a bit of both primes. `decode` inverts it."""
         blob = self._context.serialize(
             save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
         )
         head, tail = _key_frame(self.parameters)
-        return Secret(_unfield(_SECRET_TAG, _unfield(_PRIVATE_TAG, _between(blob, head, tail))))
+        found = _unfield(_SECRET_TAG, _unfield(_PRIVATE_TAG, _between(blob, head, tail)))
+        words = _words_of(found, self.parameters, metadata=_frame(self.parameters).key)
+        bits = (self.parameters.data_prime_bits, SPECIAL_PRIME_BITS)
+        halves = (words[:DEGREE], words[DEGREE:])
+        return Secret(b"".join(pack_words(half, bits=each) for half, each in zip(halves, bits, strict=True)))
 
     @classmethod
     def decode(cls, secret: Secret, parameters: Parameters) -> "SecretKey":
-        """The key that `encode` wrote, under the same parameters.
-
-        Encoding again is the identity within one version of TenSEAL; across versions, compression may differ.
+        """The key that `encode` wrote, under the same parameters. Encoding again is the identity.
 
         Raises:
             DecodeError: these bytes are not a key of these parameters.
         """
-        data = secret.reveal()
-        _check_seal_frame(memoryview(data), content=_SECRET_KEY_BYTES)
+        data, cut = memoryview(secret.reveal()), DEGREE * parameters.data_prime_bits // 8
+        words = (
+            unpack_words(data[:cut], count=DEGREE, bits=parameters.data_prime_bits),
+            unpack_words(data[cut:], count=DEGREE, bits=SPECIAL_PRIME_BITS),
+        )
         head, tail = _key_frame(parameters)
-        blob = b"".join((head, _field(_PRIVATE_TAG, _field(_SECRET_TAG, data)), tail))
+        frame = _frame(parameters)
+        found = uncompressed(frame.version, frame.key, *(each.data for each in words))
+        blob = b"".join((head, _field(_PRIVATE_TAG, _field(_SECRET_TAG, found)), tail))
         try:
             return cls(parameters=parameters, context=_tenseal().context_from(blob, n_threads=1))
         except _TENSEAL_ERRORS:
@@ -145,7 +153,7 @@ class SecretKey:
         return (self._encrypt_block(values[step * i : step * (i + 1)]) for i in range(blocks))
 
     def encrypt_vector(self, values: Int64Vector) -> bytes:
-        """A fresh symmetric encryption of int64[d]: blocks behind 32-bit lengths. See `encrypt_blocks`."""
+        """A fresh symmetric encryption of int64[d]: blocks of `block_bytes` each. See `encrypt_blocks`."""
         return b"".join(self.encrypt_blocks(values))
 
     def decrypt_vector(self, body: Buffer, *, count: int, bound: int) -> Int64Vector:
@@ -184,8 +192,7 @@ class SecretKey:
         slots = to_slots(pack(values, self.parameters)).tolist()
         # TenSEAL's own front end copies the slots through five containers first: a quarter of the time.
         vector = _tenseal()._ts_cpp.CKKSVector(self._context.data, slots)
-        block = _unfield(_CIPHERTEXT_TAG, _between(vector.serialize(), *_vector_frame(self.parameters)))
-        return Writer().blob(block).finish()
+        return _block_of(vector, self.parameters)
 
 
 class Accumulator:
@@ -223,7 +230,7 @@ class Accumulator:
 
         Raises:
             ParameterError: max_summands vectors have been added already.
-            DecodeError: framing, block count, a block's size, level, scale or coefficients are wrong.
+            DecodeError: the body has another size, or a coefficient is not below the prime.
         """
         parameters = self._context.parameters
         if self.summands >= parameters.max_summands:
@@ -248,11 +255,7 @@ class Accumulator:
         """
         if not self._blocks:
             raise ParameterError("nothing has been added yet; an empty sum has no ciphertext")
-        frame = _vector_frame(self._context.parameters)
-        writer = Writer()
-        for vector in self._blocks:
-            writer.blob(_unfield(_CIPHERTEXT_TAG, _between(vector.serialize(), *frame)))
-        return writer.finish()
+        return b"".join(_block_of(vector, self._context.parameters) for vector in self._blocks)
 
 
 def generate_key(parameters: Parameters) -> SecretKey:
@@ -265,19 +268,17 @@ def generate_key(parameters: Parameters) -> SecretKey:
 
 
 # --- TenSEAL's bytes ---------------------------------------------------------------------------------------
-# TenSEAL wraps each SEAL object into a protocol buffer. Only the SEAL object travels; the wrapping is public,
-# rebuilt here, and so never hostile (TenSEAL believes the slot count in it, and reads beyond its buffer).
+# TenSEAL wraps each SEAL object into a protocol buffer. Only coefficients travel; what is around them is
+# public, rebuilt here, and so never hostile (TenSEAL believes the slot count in it, and reads past it).
 
 _CIPHERTEXT_TAG: Final = b"\x12"
 _PRIVATE_TAG: Final = b"\x1a"
 _SECRET_TAG: Final = b"\x0a"
 
-_CIPHERTEXT_BYTES: Final = 97 + 2 * 8 * DEGREE  # metadata and two polynomials over one prime
-MAXIMUM_BLOCK_BYTES: Final = _CIPHERTEXT_BYTES + 1024 + 4
-"""Upper bound of one framed ciphertext: SEAL compresses, but promises nothing."""
-_SECRET_KEY_BYTES: Final = 72 + 2 * 8 * DEGREE  # metadata and one polynomial over two primes
-_SEAL_HEADER_BYTES: Final = 16
-_ZSTD_BLOCKS: Final = 16
+_CIPHERTEXT_METADATA: Final = 97
+_KEY_METADATA: Final = 72
+_COEFFICIENT_BYTES: Final = 2 * 8 * DEGREE
+"""Two polynomials over one prime; for a key, one polynomial over two primes."""
 
 
 @cache
@@ -335,7 +336,7 @@ def _field(tag: bytes, data: Buffer) -> bytes:
 
 def _between(data: bytes, head: bytes, tail: bytes) -> bytes:
     if not (data.startswith(head) and data.endswith(tail)):
-        raise VerificationError("this TenSEAL serialises in an unknown layout; install one that we allow")
+        raise VerificationError(UNKNOWN_LAYOUT)
     return data[len(head) : len(data) - len(tail)]
 
 
@@ -344,55 +345,67 @@ def _unfield(tag: bytes, data: bytes) -> bytes:
         content = data[len(tag) + size :]
         if data.startswith(tag + _varint(len(content))) and len(_varint(len(content))) == size:
             return content
-    raise VerificationError("this TenSEAL serialises in an unknown layout; install one that we allow")
+    raise VerificationError(UNKNOWN_LAYOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What stands before the coefficients of this SEAL's objects, the same for all of equal parameters."""
+
+    version: bytes
+    ciphertext: bytes
+    key: bytes
+
+
+@cache
+def _frame(parameters: Parameters) -> _Frame:
+    """Read off a ciphertext and a key that are thrown away."""
+    context = _new_context(parameters)
+    vector = _tenseal()._ts_cpp.CKKSVector(context.data, [0.0] * COEFFICIENTS)
+    found = _unfield(_CIPHERTEXT_TAG, _between(vector.serialize(), *_vector_frame(parameters)))
+    version, ciphertext = inflate(found, size=_CIPHERTEXT_METADATA + _COEFFICIENT_BYTES)
+    blob = context.serialize(
+        save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
+    )
+    found = _unfield(_SECRET_TAG, _unfield(_PRIVATE_TAG, _between(blob, *_key_frame(parameters))))
+    _, key = inflate(found, size=_KEY_METADATA + _COEFFICIENT_BYTES)
+    return _Frame(version, ciphertext[:_CIPHERTEXT_METADATA], key[:_KEY_METADATA])
+
+
+def _words_of(found: bytes, parameters: Parameters, *, metadata: bytes) -> npt.NDArray[np.uint64]:
+    """The coefficients of an object that our own SEAL wrote: uint64[2·DEGREE]."""
+    _, content = inflate(found, size=len(metadata) + _COEFFICIENT_BYTES)
+    if not content.startswith(metadata):
+        raise VerificationError(UNKNOWN_LAYOUT)
+    return np.frombuffer(content, dtype="<u8", offset=len(metadata))
+
+
+def _block_of(vector: _Ciphertext, parameters: Parameters) -> bytes:
+    """A ciphertext as it travels: `Parameters.block_bytes`."""
+    found = _unfield(_CIPHERTEXT_TAG, _between(vector.serialize(), *_vector_frame(parameters)))
+    words = _words_of(found, parameters, metadata=_frame(parameters).ciphertext)
+    return pack_words(words, bits=parameters.data_prime_bits)
 
 
 def _blocks(body: Buffer, parameters: Parameters, count: int) -> list[memoryview]:
-    """The framed blocks of a whole body, each checked to be a SEAL ciphertext from the outside."""
-    reader = Reader(body)
-    blocks = [reader.blob(maximum=MAXIMUM_BLOCK_BYTES - 4) for _ in repeat(None, parameters.blocks(count))]
-    reader.finish()
-    for block in blocks:
-        _check_seal_frame(block, content=_CIPHERTEXT_BYTES)
-    return blocks
-
-
-def _check_seal_frame(data: memoryview, *, content: int) -> None:
-    """One SEAL 4 object that Zstandard (RFC 8878) inflates to about `content` bytes, nothing before or after.
-
-    What TenSEAL inflates is bounded here, before it starts: a SEAL that inflates first and looks then would
-    let a kilobyte cost gigabytes. And SEAL does not mind bytes after an object; we do.
-
-    Raises:
-        DecodeError: anything else.
-    """
-    reader = Reader(data)
-    header = bytes(reader.fixed(_SEAL_HEADER_BYTES))
-    # Magic, header size, major version; any minor version; Zstandard, reserved; size of the whole.
-    if header[:4] != b"\x5e\xa1\x10\x04" or header[5:8] != b"\x02\x00\x00":
-        raise DecodeError("not a SEAL 4 object compressed with Zstandard")
-    if int.from_bytes(header[8:], "little") != len(data):
-        raise DecodeError("the length in a SEAL header is not the length of its field")
-    # Magic; a single segment whose size stands in two bytes, less 256.
-    if reader.fixed(7) != b"\x28\xb5\x2f\xfd\x60" + (content - 256).to_bytes(2, "little"):
-        raise DecodeError(f"a SEAL object does not inflate to {content} bytes")
-    for _ in range(_ZSTD_BLOCKS):
-        block = int.from_bytes(reader.fixed(3), "little")
-        last, kind, size = block & 1, block >> 1 & 3, block >> 3
-        if kind == 3 or size > content:
-            raise DecodeError("a reserved or oversized block in a Zstandard frame")
-        reader.fixed(1 if kind == 1 else size)
-        if last:
-            reader.finish()
-            return
-    raise DecodeError(f"more than {_ZSTD_BLOCKS} blocks in a Zstandard frame")
+    """The blocks of a whole body, which has exactly their size."""
+    view, size, blocks = memoryview(body), parameters.block_bytes, parameters.blocks(count)
+    if not view.c_contiguous or view.nbytes != blocks * size:
+        raise DecodeError(f"a body of {view.nbytes} bytes; {count} elements take {blocks} blocks of {size}")
+    view = view.cast("B")
+    return [view[size * each : size * (each + 1)] for each in range(blocks)]
 
 
 def _load(context: _Context, parameters: Parameters, block: memoryview) -> _Ciphertext:
     """A ciphertext of two polynomials modulo the data prime, in the evaluation domain, at our scale."""
+    words = unpack_words(block, count=2 * DEGREE, bits=parameters.data_prime_bits)
     head, tail = _vector_frame(parameters)
+    frame = _frame(parameters)
+    written = uncompressed(frame.version, frame.ciphertext, words.data)
     try:
-        vector = _tenseal().ckks_vector_from(context, b"".join((head, _field(_CIPHERTEXT_TAG, block), tail)))
+        vector = _tenseal().ckks_vector_from(
+            context, b"".join((head, _field(_CIPHERTEXT_TAG, written), tail))
+        )
         (ciphertext,) = vector.ciphertext()
         found = (
             ciphertext.size(),

@@ -17,7 +17,6 @@ from protocols import CkksSum
 from secagg.ckks import scheme as ckks
 from secagg.ckks.encoding import from_slots
 from secagg.errors import VerificationError
-from secagg.wire import Reader, Writer
 from tests.attacks.weakened import Stage, updates_of
 
 PARAMETERS = ckks.choose_parameters(bound=3 * 32767, max_summands=3)
@@ -26,7 +25,7 @@ VALUES = np.random.default_rng(2).integers(-32767, 32768, 300)
 
 def raw(key: ckks.SecretKey, body: bytes) -> Any:
     """The weakened copy: coefficients as they are decrypted, before rounding."""
-    block = Reader(body).blob(maximum=1 << 20)
+    (block,) = ckks._blocks(body, PARAMETERS, len(VALUES))
     return from_slots(np.array(ckks._load(key._context, PARAMETERS, block).decrypt()))
 
 
@@ -69,12 +68,10 @@ def test_a_shift_is_rounded_away_or_refused(shift: float, opens: bool) -> None:
     """A fraction of a step added to a ciphertext never shows in what is opened."""
     key = ckks.generate_key(PARAMETERS)
     context = ckks.PublicContext.from_parameters(PARAMETERS)
-    block = Reader(key.encrypt_vector(VALUES)).blob(maximum=1 << 20)
+    (block,) = ckks._blocks(key.encrypt_vector(VALUES), PARAMETERS, len(VALUES))
     vector = ckks._load(context._context, PARAMETERS, block)
     vector.add_([shift] * 2048)  # the first coefficient of each slot's polynomial
-    frame = ckks._vector_frame(PARAMETERS)
-    doctored = ckks._unfield(ckks._CIPHERTEXT_TAG, ckks._between(vector.serialize(), *frame))
-    body = Writer().blob(doctored).finish()
+    body = ckks._block_of(vector, PARAMETERS)
     if opens:
         values = key.decrypt_vector(body, count=len(VALUES), bound=PARAMETERS.bound)
         assert np.array_equal(values, VALUES)

@@ -26,7 +26,6 @@ from protocols.messages.schema import decode, encode
 from secagg.ckks import scheme as ckks
 from secagg.paillier import scheme as paillier
 from secagg.vectors.linear_mac import PRIME, TAG_BYTES, MacKey
-from secagg.wire import Reader, Writer
 from tests.attacks.weakened import LENGTH, Stage, updates_of
 
 NAMES = "abcd"
@@ -65,13 +64,9 @@ class Server:
         if isinstance(self.protocol, CkksSum):
             parameters = self.protocol.scheme(self.protocol.surface).parameters
             context = ckks.PublicContext.from_parameters(parameters)._context
-            load = [
-                ckks._load(context, parameters, Reader(each).blob(maximum=1 << 20)) for each in (body, other)
-            ]
-            load[0].sub_(load[1])
-            frame = ckks._vector_frame(parameters)
-            block = ckks._unfield(ckks._CIPHERTEXT_TAG, ckks._between(load[0].serialize(), *frame))
-            return Writer().blob(block).finish()
+            left, right = (ckks._load(context, parameters, memoryview(each)) for each in (body, other))
+            left.sub_(right)
+            return ckks._block_of(left, parameters)
         key = paillier.PublicKey.decode(self.public)
         square, size = key.n**2, key.ciphertext_bytes
         out = b""
