@@ -1,4 +1,4 @@
-# make demo | test | bench | lint: each installs what it needs into .venv when it is not there yet.
+# make demo | test | test-all | bench | lint: each installs what it needs into .venv when it is not there yet.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-all bench lint clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -25,7 +25,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto -m "not slow and not engine"
+
+test-all: test
+	$(BIN)/pytest --numprocesses auto -m "slow or engine"
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

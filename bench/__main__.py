@@ -32,9 +32,10 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     source = options.json or options.out / "benchmark.json"
-    if options.json is None and (code := measure(source, quick=options.quick)):
+    code = 0 if options.json else measure(source, quick=options.quick)
+    if not source.exists():
         return code
-    run = Run.load(source)
+    run = Run.load(source)  # what was measured is shown, whether or not all of it was
     print_report(run, Console(width=None if sys.stdout.isatty() else 132))
     with (options.out / "report.txt").open("w", encoding="utf-8") as file:
         print_report(run, Console(file=file, width=132))
@@ -44,21 +45,23 @@ def main() -> int:
     draw_clients(run, options.out / "clients.png")
     draw_lattice(run, options.out / "lattice.png")
     draw_crossing(run, options.out / "crossing.png")
-    return 0
+    return code
 
 
 def measure(json_path: Path, *, quick: bool) -> int:
-    """Runs all benchmarks of this folder into a JSON file."""
+    """Runs all benchmarks of this folder into a JSON file, which grows with each of them."""
+    json_path.unlink(missing_ok=True)  # an earlier run's
     arguments = [
         str(HERE),
         "--override-ini=addopts=--import-mode=importlib",
-        "--quiet",
+        "--no-header",
+        "-qq",
         "--benchmark-only",
         "--benchmark-quiet",
         "--benchmark-disable-gc",
         "--benchmark-max-time=0.5",
         "--benchmark-columns=min,rounds",
-        f"--benchmark-json={json_path}",
+        f"--results={json_path}",
     ]
     if quick:
         arguments += ["-m", "not lengthy"]

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The README's examples run as they stand, and what pages say of plans and advice is what they are."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 
 from protocols import Adversary, MaskedSum, Requirements, advise
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+REQUIREMENTS = ROOT / "protocols" / "REQUIREMENTS.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
@@ -34,9 +36,9 @@ def test_example_runs(index: int, capsys: pytest.CaptureFixture[str]) -> None:
         (1000, Requirements(adversary=Adversary.MALICIOUS)),
     ],
 )
-def test_the_plans_in_the_readme_are_the_planners(clients: int, requirements: Requirements) -> None:
+def test_the_plans_on_the_page_are_the_planners(clients: int, requirements: Requirements) -> None:
     plan = MaskedSum(max_clients=clients, requirements=requirements).plan(clients)
-    assert f"```\n{plan}\n```" in README.read_text(encoding="utf-8")
+    assert f"```\n{plan}\n```" in REQUIREMENTS.read_text(encoding="utf-8")
 
 
 HIDDEN_SUM = {"clients_may_collude": False, "server_may_learn": False}
@@ -62,7 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def advised() -> str:
-    """The table of the README, as `advise` would write it."""
+    """The table of the page, as `advise` would write it."""
     lines = ["| | recommended | a round | next | a round |", "|---|---|---|---|---|"]
     for case, conditions in CASES.items():
         best, second, *_ = advise(**conditions).candidates
@@ -78,5 +80,33 @@ def advised() -> str:
     return "\n".join(lines)
 
 
-def test_the_table_in_the_readme_is_what_is_advised() -> None:
-    assert advised() in README.read_text(encoding="utf-8")
+def test_the_table_on_the_page_is_what_is_advised() -> None:
+    assert advised() in REQUIREMENTS.read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", ".git"} & set(path.parts))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+NAMED = re.compile(r"`((?:secagg|protocols|fl_integration)(?:\.[a-z_]+)+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_rooms_that_pages_name_are_there(page: Path) -> None:
+    for name in NAMED.findall(page.read_text(encoding="utf-8")):
+        path = ROOT / name.replace(".", "/")
+        above = path.parent.with_suffix(".py")  # a room, or a name in one
+        assert path.is_dir() or path.with_suffix(".py").exists() or above.exists() or path.parent.is_dir(), (
+            name
+        )

@@ -121,7 +121,12 @@ class Family:
         return number
 
 
-@pytest.fixture(params=list(FAMILIES))
+def _param(name: str) -> Any:
+    """A family of a fixture. One is slow: its layers are tried by themselves too; it has tests of its own."""
+    return pytest.param(name, marks=[pytest.mark.slow] if name == "lattice over paillier" else [])
+
+
+@pytest.fixture(params=[_param(name) for name in FAMILIES])
 def family(request: pytest.FixtureRequest) -> Family:
     """Each protocol in turn."""
     return Family(request.param, FAMILIES[request.param])
@@ -133,7 +138,7 @@ def masked(request: pytest.FixtureRequest) -> Family:
     return Family(request.param, FAMILIES[request.param])
 
 
-@pytest.fixture(params=["ckks", "paillier", "lattice over paillier"])
+@pytest.fixture(params=[_param(name) for name in ("ckks", "paillier", "lattice over paillier")])
 def consortium(request: pytest.FixtureRequest) -> Family:
     """Each protocol whose clients learn the sum, in turn."""
     return Family(request.param, FAMILIES[request.param])

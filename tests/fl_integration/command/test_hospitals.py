@@ -52,6 +52,7 @@ def row(act, title):
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_both_acts_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert main(["--rounds", "3", "--out", str(out)]) == 0
@@ -144,6 +145,7 @@ def test_files_are_written_before_anything_is_shown(tmp_path, monkeypatch, capsy
     assert f"the results are in {tmp_path}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_whoever_reads_only_the_first_lines_gets_the_files(tmp_path):
     command = [sys.executable, "-m", "fl_integration.command.hospitals", "--rounds", "1"]
     reader = ["--protocol", "plain", "--sites", "3", "--out", str(tmp_path)]

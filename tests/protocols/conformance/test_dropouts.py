@@ -141,7 +141,7 @@ def check_absorbed(world: World, reason: str) -> None:
     [Requirements(), Requirements(min_contributors=2), TWO],
     ids=["three", "two", "two and none corrupt"],
 )
-@pytest.mark.parametrize("count", [3, 4])
+@pytest.mark.parametrize("count", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_dropout_pattern(family: Family, count: int, requirements: Requirements) -> None:
     if requirements not in (Requirements(), TWO) and not (family.masked and count == 3):
         pytest.skip("who is corrupt matters to shares only, and three show it")

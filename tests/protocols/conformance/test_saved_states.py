@@ -99,6 +99,7 @@ def test_one_side_restarts_after_every_event(family: Family, side: str) -> None:
     two_rounds(world, restart)
 
 
+@pytest.mark.slow
 def test_every_party_restarts_after_one_event(family: Family) -> None:
     world = world_of(family)
     counter = Counter(lambda: None, lambda _: False)

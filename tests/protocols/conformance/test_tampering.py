@@ -129,6 +129,7 @@ def vector_of(family: Family, scene: Scene) -> range:
     return range(end - len(said.vector), end)
 
 
+@pytest.mark.slow
 def test_flipped_bits_on_the_way_to_the_server(
     family: Family, stage: tuple[World, list[Scene], bytes]
 ) -> None:
@@ -168,6 +169,7 @@ def once(swap: dict[tuple[str, bytes], bytes], scene: Scene) -> Callable[[int, s
     return reply
 
 
+@pytest.mark.slow
 def test_flipped_bits_on_the_way_to_a_client(family: Family, stage: tuple[World, list[Scene], bytes]) -> None:
     world, found, _ = stage
     refusals = accepted = 0

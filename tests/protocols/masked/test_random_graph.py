@@ -124,6 +124,7 @@ def test_a_client_without_enough_neighbours_reveals_nothing(name: str) -> None:
     crowd.play(left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_drops_on_a_random_graph(masked: Family, seed: int) -> None:
     # The sum is right or there is none, and a good round after that works.

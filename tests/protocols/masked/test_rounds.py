@@ -361,6 +361,7 @@ def histories(draw: st.DrawFn) -> list[tuple[str, dict[str, int]]]:
     return rounds
 
 
+@pytest.mark.slow
 @HISTORIES
 @given(
     history=histories(), restart=st.booleans(), lengths=st.lists(st.integers(1, 70), min_size=6, max_size=6)

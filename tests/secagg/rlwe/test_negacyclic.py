@@ -172,7 +172,9 @@ def keys_at_the_limit(degree: int, limb_bits: int) -> list[Integers]:
 
 
 @pytest.mark.parametrize("limb_bits", [12, 22, 24, 28])
-@pytest.mark.parametrize("degree", [1024, 4096, 8192])
+@pytest.mark.parametrize(
+    "degree", [1024, *(pytest.param(each, marks=pytest.mark.slow) for each in (4096, 8192))]
+)
 def test_errors_at_the_largest_keys_stay_far_under_the_bound(degree: int, limb_bits: int) -> None:
     rng, half = np.random.default_rng(3), 1 << (limb_bits - 1)
     worst = 0.0

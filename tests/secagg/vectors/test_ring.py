@@ -285,13 +285,13 @@ def test_a_read_only_accumulator() -> None:
         ring.add_packed(accumulator, b"abc")
 
 
-@pytest.mark.parametrize("bits", [0, -1, 65, 20.0, True, "20", None, np.int64(20)])
+@pytest.mark.parametrize("bits", [0, -1, 65, 20.0, True, "20", None, np.int64(65)])
 def test_wrong_bits(bits: int) -> None:
     with pytest.raises(ParameterError, match="from 1 to 64"):
         Ring(bits=bits)
 
 
-@pytest.mark.parametrize("count", [-1, 1.0, True, None, "1", np.int64(1)])
+@pytest.mark.parametrize("count", [-1, 1.0, True, None, "1", np.int64(-1)])
 def test_wrong_counts(count: int) -> None:
     ring = Ring(bits=20)
     for use in (ring.zeros, ring.packed_size):
@@ -322,3 +322,9 @@ def test_a_ring_is_a_value() -> None:
         ring.bits = 21  # type: ignore[misc]
     with pytest.raises(TypeError):
         Ring(20)  # type: ignore[call-arg]
+
+
+def test_numpys_integers_are_integers() -> None:
+    assert Ring(bits=np.int64(20)) == Ring(bits=20)  # type: ignore[arg-type]
+    assert type(Ring(bits=np.int64(20)).bits) is int  # type: ignore[arg-type]
+    assert Ring(bits=20).packed_size(np.uint8(200)) == 500  # type: ignore[arg-type]  # and nothing wraps around
