@@ -50,6 +50,7 @@ from tests.protocols.conftest import (
     World,
     assert_right,
     is_refusal,
+    param,
     updates_of,
 )
 
@@ -58,8 +59,10 @@ NAMES = ("a", "b", "c", "d", "e", "f")
 LENGTHS = {"ckks": 300, "paillier": 300, "lattice over paillier": 300}
 """Long vectors where adding takes no time that counts, so that threads are inside it together."""
 TRIES = 40
-EVERY = [Family(name, build) for name, build in FAMILIES.items()]
-every = pytest.mark.parametrize("family", EVERY, ids=[each.name for each in EVERY])
+every = pytest.mark.parametrize(
+    "family",
+    [pytest.param(Family(name, each), marks=param(name).marks, id=name) for name, each in FAMILIES.items()],
+)
 
 
 class NoGuard:

@@ -121,24 +121,31 @@ class Family:
         return number
 
 
-def _param(name: str) -> Any:
-    """A family of a fixture. One is slow: its layers are tried by themselves too; it has tests of its own."""
-    return pytest.param(name, marks=[pytest.mark.slow] if name == "lattice over paillier" else [])
+SLOW = {
+    "lattice over paillier": "its layers are tried by themselves, and it has tests of its own",
+    "masked semi-honest": "the same machine with a lower threshold",
+}
+"""Families whose turn in every conformance test comes with the slow tests, and why that will do."""
 
 
-@pytest.fixture(params=[_param(name) for name in FAMILIES])
+def param(name: str) -> Any:
+    """A family as a parameter of a test or a fixture."""
+    return pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+@pytest.fixture(params=[param(name) for name in FAMILIES])
 def family(request: pytest.FixtureRequest) -> Family:
     """Each protocol in turn."""
     return Family(request.param, FAMILIES[request.param])
 
 
-@pytest.fixture(params=MASKED)
+@pytest.fixture(params=[param(name) for name in MASKED])
 def masked(request: pytest.FixtureRequest) -> Family:
     """MaskedSum against each adversary in turn."""
     return Family(request.param, FAMILIES[request.param])
 
 
-@pytest.fixture(params=[_param(name) for name in ("ckks", "paillier", "lattice over paillier")])
+@pytest.fixture(params=[param(name) for name in ("ckks", "paillier", "lattice over paillier")])
 def consortium(request: pytest.FixtureRequest) -> Family:
     """Each protocol whose clients learn the sum, in turn."""
     return Family(request.param, FAMILIES[request.param])

@@ -91,6 +91,7 @@ def test_the_page_is_self_contained(tmp_path, capsys):
     assert page.index("sum of the other two") < page.index("here withstand a server that reads everything")
 
 
+@pytest.mark.slow
 def test_lattice_alone(tmp_path, capsys):
     """The picture of what the server saw is MaskedSum's, so it is not there."""
     assert main(["--rounds", "2", "--protocol", "lattice", "--out", str(tmp_path)]) == 0
@@ -104,6 +105,7 @@ def test_lattice_alone(tmp_path, capsys):
     assert list(numbers["million_parameters"]) == ["lattice"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sites", "acts"), [(3, [3]), (4, [4])])
 def test_one_act_alone(tmp_path, capsys, sites, acts):
     out = ["--out", str(tmp_path)]
@@ -114,6 +116,7 @@ def test_one_act_alone(tmp_path, capsys, sites, acts):
     assert {path.name for path in tmp_path.iterdir()} == {"auc_by_round.png", "report.html", "results.json"}
 
 
+@pytest.mark.slow
 def test_a_second_run_writes_the_same_model_figures(tmp_path, capsys):
     runs = []
     for _ in range(2):
@@ -124,7 +127,9 @@ def test_a_second_run_writes_the_same_model_figures(tmp_path, capsys):
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", *(pytest.param(each, marks=pytest.mark.slow) for each in ("ascii", "utf-8"))]
+)
 def test_a_console_of_any_encoding_shows_it_all(encoding, tmp_path, monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))

@@ -95,7 +95,10 @@ def test_a_fast_link_favours_whoever_computes_least() -> None:
     assert slow.best.sent == min(each.sent for each in slow.candidates if not each.refused)
 
 
-@pytest.mark.parametrize("conditions", [{}, {"clients_may_collude": False, "server_may_learn": False}])
+HIDDEN = {"clients_may_collude": False, "server_may_learn": False}
+
+
+@pytest.mark.parametrize("conditions", [{}, pytest.param(HIDDEN, marks=pytest.mark.slow)])
 def test_bytes_are_those_of_a_real_round(conditions: dict[str, bool]) -> None:
     names, length = [f"client {index}" for index in range(8)], 20_000
     advice = advise(len(names), length, corrupt_fraction=0.125, dropout_fraction=0.1, **conditions)

@@ -441,7 +441,15 @@ def unopened(session: str) -> dict[str, bytes]:
     return world.save()[1]
 
 
-@pytest.mark.parametrize("bad", BAD, ids=[each["name"] for each in BAD])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(
+            each, id=each["name"], marks=[pytest.mark.slow] if each["session"] == "lattice_paillier" else []
+        )
+        for each in BAD
+    ],
+)
 def test_a_bad_message_is_refused(bad: Mapping[str, Any]) -> None:
     assert reason_of(bad).startswith(bad["error"])
 
