@@ -91,13 +91,14 @@ class TimedServer:
     """Stands before a session's server and times its steps; `time_server` puts it there.
 
     Attributes:
+        machine: the server itself.
         vectors: processor seconds of taking each reply in the exchange that collects the updates: envelope,
             signature, what the protocol checks, unpacking, adding.
         closings: processor seconds of closing each exchange of the last round; the last one opens the sum.
     """
 
     def __init__(self, server: Any) -> None:
-        self._server = server
+        self.machine = self._server = server
         self.vectors: list[float] = []
         self.closings: list[float] = []
 

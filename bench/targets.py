@@ -169,14 +169,14 @@ def _expansion(grinding: int, limit: float | None) -> Target:
     )
 
 
-def _flower(clients: int, parameters: int) -> Target:
+def _flower(clients: int, parameters: int, who: str = "MaskedSum") -> Target:
     def entry(run: Run) -> dict[str, Any]:
         return run.one("flower", clients=clients, parameters=parameters)
 
     return Target(
-        f"Flower's SecAgg+ / MaskedSum, {clients} × 10^{round(log10(parameters))}: all parties' time",
+        f"Flower's SecAgg+ / {who}, {clients} × 10^{round(log10(parameters))}: all parties' time",
         "×",
-        lambda run: ratio(entry(run), "Flower", "MaskedSum"),
+        lambda run: ratio(entry(run), "Flower", who),
         graph=lambda run: f"{entry(run)['degree']['MaskedSum']}, {entry(run)['threshold']['MaskedSum']}",
     )
 
@@ -260,5 +260,10 @@ TARGETS = (
     _client_alone("0", "steady round"),
     _expansion(0, 1.65),
     _expansion(40, None),
-    *(_flower(clients, parameters) for clients, parameters in ((3, MILLION), (10, MILLION), (30, 10**5))),
+    *(
+        _flower(clients, parameters, f"MaskedSum{grid}{round}")
+        for clients, parameters in ((3, MILLION), (10, MILLION), (30, 10**5))
+        for grid in ("", " on Flower's grid")
+        for round in ("", ", first round")
+    ),
 )

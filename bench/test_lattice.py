@@ -69,7 +69,7 @@ LOST = {3: 0, 10: 1, 30: 3, 100: 10}
 CROSSING_CASES = [
     pytest.param(3, 5),
     pytest.param(10, 3),
-    pytest.param(30, 2),
+    pytest.param(30, 2, marks=pytest.mark.lengthy),
     pytest.param(100, 1, marks=pytest.mark.lengthy),
 ]
 
