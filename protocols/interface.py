@@ -12,6 +12,9 @@ Promises, which the conformance suite holds every protocol to:
   again gets the identical reply; a different one for an answered step is a violation.
 * A client refuses, and releases nothing, whenever a request breaks the protocol or its own policy. The
   refusal is a message, so that the server has a reason.
+* One machine, many threads: calls that overlap are put one after the other, and what is answered once stays
+  answered. One machine, one process: it is neither copied nor pickled, and a forked copy of it raises
+  `ParameterError` whatever it is asked, because it would be a rollback.
 * State may leave the process between any two exchanges (`export`), sealed. The caller stores the new state
   before a reply leaves and never restores an older one; the `ReleaseLog` is what holds if it does.
 """
