@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.fresh import BLOCKER, ROOT, run
+
 FLOORS = ("secagg", "protocols", "fl_integration")
 SIBLINGS = ("plain", "masked", "lattice", "consortium")
 MEETING_PLACES = {"composition", "advice"}
@@ -271,20 +272,6 @@ def test_names_and_print_and_assert() -> None:
 # In fresh interpreters
 
 
-def run(code: str) -> str:
-    """What a fresh interpreter prints. It sees this checkout first."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_importing_the_library_loads_no_backend() -> None:
     loaded = run(
         f"""
@@ -311,18 +298,6 @@ def test_paillier_and_masks_run_without_any_backend() -> None:
         """
     )
     assert loaded == "[]"
-
-
-BLOCKER = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == {library!r}:
-            raise ModuleNotFoundError("blocked", name=name)
-
-sys.meta_path.insert(0, Blocker())
-"""
 
 
 def test_without_tenseal_ckks_names_the_extra() -> None:

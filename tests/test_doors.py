@@ -12,8 +12,8 @@ import pytest
 import fl_integration
 import protocols
 import secagg
+from tests.fresh import BLOCKER, ROOT, run
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAINING = {"LocalTraining", "fedavg", "federate"}
 NEEDS_TORCH = {
     "FederatedClient",
@@ -28,20 +28,6 @@ NEEDS_TORCH = {
     "predict",
     "train_locally",
 }
-
-
-def run(code: str) -> str:
-    """What a fresh interpreter prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_the_front_door_has_what_protocols_and_training_have() -> None:
@@ -145,15 +131,8 @@ def test_importing_protocols_loads_the_machinery_of_none() -> None:
 @pytest.mark.parametrize("door", ["secagg", "fl_integration"])
 def test_without_torch_training_names_the_extra(door: str) -> None:
     said = run(
-        f"""
-        import sys
-
-        class Blocker:
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] == "torch":
-                    raise ModuleNotFoundError("blocked", name=name)
-
-        sys.meta_path.insert(0, Blocker())
+        BLOCKER.format(library="torch")
+        + textwrap.dedent(f"""
         import {door} as door
         from secagg.errors import MissingExtraError
         for name in {sorted(TRAINING if door == "secagg" else NEEDS_TORCH)!r}:
@@ -163,7 +142,7 @@ def test_without_torch_training_names_the_extra(door: str) -> None:
                 assert "secagg[train]" in str(error), error
             else:
                 print(name)
-        """
+        """)
     )
     assert said == ""
 
