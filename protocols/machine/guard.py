@@ -9,16 +9,14 @@ A copy of a machine is a rollback: two copies would answer one request twice, wi
 A14). So a machine is neither copied nor pickled, and after a fork the child's copy refuses; `export` and
 `restore_client` or `restore_server` move a machine. This is the floor's only use of threads.
 
->>> guard = Guard()
->>> with guard, guard:      # whoever holds it may come again
-...     pass
+>>> Guard().alone(sum, [1, 2])
+3
 """
 
 import functools
 import os
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 from secagg.errors import ParameterError
@@ -31,33 +29,43 @@ Machine = TypeVar("Machine", bound="Guarded")
 
 
 class Guard:
-    """A lock that knows the process in which it was made.
+    """A lock that knows the process in which it was made, and that its holder is busy."""
 
-    Entering it raises `ParameterError` in any other process, and does not wait there: the lock may have been
-    held by a thread that does not exist in the copy.
-    """
-
-    __slots__ = ("_home", "_lock")
+    __slots__ = ("_busy", "_home", "_lock")
 
     def __init__(self) -> None:
         self._home = os.getpid()
+        # The lock itself is the context manager below: an interrupt between two lines of Python would leave
+        # it locked for ever. It lets its own thread in again, so that a signal handler is told what is wrong.
         self._lock = threading.RLock()
+        self._busy = False
 
-    def __enter__(self) -> None:
+    def alone(
+        self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """Calls a function when nobody else is inside.
+
+        Raises:
+            ParameterError: this is another process than the guard's; it does not wait there, because the lock
+                may have been held by a thread that the copy lacks. Or the call comes from inside another one,
+                from a signal handler, say, that would see a step half done.
+        """
         if os.getpid() != self._home:
             raise ParameterError(
                 "this machine was made in another process, and a copy of it would be a rollback: export it "
                 "there and restore it here, or make a new one in this process"
             )
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+        with self._lock:
+            if self._busy:
+                raise ParameterError(
+                    "this machine was called from inside one of its own calls, by a signal handler, for "
+                    "example; a step is half done, call it again from outside"
+                )
+            try:
+                self._busy = True
+                return function(*args, **kwargs)
+            finally:
+                self._busy = False
 
 
 class Guarded:
@@ -72,11 +80,10 @@ class Guarded:
 def guarded(
     method: Callable[Concatenate[Machine, Arguments], Result],
 ) -> Callable[Concatenate[Machine, Arguments], Result]:
-    """The method, with the machine's guard around it."""
+    """The method, with the machine's guard around it; guarded methods do not call each other."""
 
     @functools.wraps(method)
     def alone(self: Machine, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with self._guard:
-            return method(self, *args, **kwargs)
+        return self._guard.alone(method, self, *args, **kwargs)
 
     return alone

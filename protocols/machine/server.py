@@ -9,6 +9,7 @@ may hand messages in at once; see `guard`.
 import bisect
 import hashlib
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from protocols.identity import SERVER, ClientId, Identity, Roster
@@ -39,6 +40,21 @@ from secagg.wire import Buffer
 __all__ = ["ServerMachine"]
 
 EMPTY_ROUND = Round(0, (), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer is checked against, outside the guard.
+
+    Attributes:
+        exchange: which one it was, among all of the session.
+        state, context, kind: what the protocol's check takes, and the answer's type.
+    """
+
+    exchange: int
+    state: Any
+    context: ServerContext
+    kind: type
 
 
 class ServerMachine(Guarded, Server):
@@ -83,6 +99,9 @@ class ServerMachine(Guarded, Server):
     @property
     @guarded
     def collecting(self) -> bool:
+        return self._collects()
+
+    def _collects(self) -> bool:
         return self._status is Status.OPEN and self._exchange == self._suite.collecting
 
     # A round's life
@@ -181,10 +200,20 @@ class ServerMachine(Guarded, Server):
     def advance(self) -> dict[ClientId, bytes]:
         if self._status is Status.DONE:
             return {}
-        if self._status is Status.ABORTED and self._ending is not None:
-            raise RoundAborted(self._ending.reason)
+        if self._status is Status.ABORTED:
+            raise RoundAborted(self._why_aborted())
         if self._status is Status.IDLE:
             raise ParameterError("no round was started; call start first")
+        try:
+            return self._close()
+        except BaseException:
+            # An interrupt, or memory that ran out: sums change in place, and a second try would be false.
+            if self._status is Status.OPEN:
+                self._abort(f"interrupted while {self._suite.exchanges[self._exchange]} was closed")
+            raise
+
+    def _close(self) -> dict[ClientId, bytes]:
+        """Closes the open exchange with whoever answered it."""
         name = self._suite.exchanges[self._exchange]
         for client in sorted(self._expected - set(self._answered) - set(self._dropped)):
             self._lose(client, f"did not answer in {name}")
@@ -195,7 +224,7 @@ class ServerMachine(Guarded, Server):
             present = frozenset(self._answered) - set(self._dropped)
         try:
             least = self._suite.requirements.min_contributors
-            if self.collecting and len(present) < least:
+            if self._collects() and len(present) < least:
                 raise RoundAborted(
                     f"{len(present)} contributors, at least {least} are needed before anything is opened"
                 )
@@ -225,9 +254,10 @@ class ServerMachine(Guarded, Server):
             self._mailbox.put(self._round.number, step.result)
 
     def _abort(self, reason: str) -> None:
+        self._status = Status.ABORTED  # first: whatever else can be done or not, this round has no sum
         self._contributors = frozenset()
         record = self._sign(reason)
-        self._state, self._status = self._suite.server.idle(self._state), Status.ABORTED
+        self._state = self._suite.server.idle(self._state)
         self._ending = Ending(total=None, result=None, record=record, reason=reason[:2048])
 
     def _sign(self, aborted: str) -> SignedRecord:
@@ -252,12 +282,15 @@ class ServerMachine(Guarded, Server):
             self._key,
         )
 
+    def _why_aborted(self) -> str:
+        return self._ending.reason if self._ending is not None else "interrupted"
+
     @guarded
     def outcome(self) -> Outcome:
+        if self._status is Status.ABORTED:
+            raise RoundAborted(self._why_aborted())
         if self._ending is None:
             raise ParameterError("no round has ended; run one to its empty outbox first")
-        if self._status is Status.ABORTED:
-            raise RoundAborted(self._ending.reason)
         total = None if self._ending.total is None else self._ending.total.restore()
         return Outcome(
             round=self._round.number,
@@ -297,8 +330,7 @@ class ServerMachine(Guarded, Server):
     # Messages
 
     def receive(self, sender: ClientId, message: Buffer) -> None:
-        with self._guard:
-            round = self._round  # what a bad message may cost its sender, if it is still open then
+        round = self._open_round()  # what a bad message may cost its sender, if it is still open then
         if sender not in self._roster:
             raise PeerViolation(
                 "a message of a stranger; the roster does not hold this id", culprit=str(sender)
@@ -307,7 +339,7 @@ class ServerMachine(Guarded, Server):
             digest = hashlib.sha256(message).digest()
         except (TypeError, ValueError, BufferError):
             raise self._expel(round, sender, "a message that is no contiguous buffer of bytes") from None
-        if self._is_known(sender, digest):
+        if self._passes_over(sender, digest):
             return
         try:
             envelope = Envelope.decode(message)
@@ -326,6 +358,13 @@ class ServerMachine(Guarded, Server):
             raise self._expel(round, sender, error.reason) from error
 
     @guarded
+    def _open_round(self) -> Round:
+        return self._round
+
+    @guarded
+    def _passes_over(self, sender: ClientId, digest: bytes) -> bool:
+        return self._is_known(sender, digest)
+
     def _is_known(self, sender: ClientId, digest: bytes) -> bool:
         return (sender, digest) in self._seen or (sender, digest) in self._seen_before
 
@@ -340,20 +379,31 @@ class ServerMachine(Guarded, Server):
         What can be said of an answer without the others is found out between the two guarded parts, so that
         threads pay. It counts for the exchange that was open then; in another one, the answer is late.
         """
-        while True:
-            with self._guard:
-                exchange, state = self._opened, self._state
-                if not self._admit(sender, envelope, digest):
-                    return
-                context, kind = self._context(self._round), self._suite.replies[self._exchange]
-            reply: Any = decode(kind, envelope.body)
-            checked = self._suite.server.check(context, state, sender, reply)
-            with self._guard:
-                if not self._admit(sender, envelope, digest):
-                    return
-                if self._opened == exchange:
-                    self._absorb(sender, checked, digest)
-                    return
+        while (asked := self._ask_about(sender, envelope, digest)) is not None:
+            reply: Any = decode(asked.kind, envelope.body)
+            checked = self._suite.server.check(asked.context, asked.state, sender, reply)
+            if self._commit(sender, envelope, digest, asked, checked):
+                return
+
+    @guarded
+    def _ask_about(self, sender: ClientId, envelope: Envelope, digest: bytes) -> "Asked | None":
+        """What an answer that the open exchange waits for is checked against; None if it is none."""
+        state = self._state
+        if not self._admit(sender, envelope, digest):
+            return None
+        kind = self._suite.replies[self._exchange]
+        return Asked(self._opened, state, self._context(self._round), kind)
+
+    @guarded
+    def _commit(
+        self, sender: ClientId, envelope: Envelope, digest: bytes, asked: "Asked", checked: Any
+    ) -> bool:
+        """Takes a checked answer; False if another exchange is open by now than it was checked for."""
+        if self._admit(sender, envelope, digest):
+            if self._opened != asked.exchange:
+                return False
+            self._absorb(sender, checked, digest)
+        return True
 
     def _admit(self, sender: ClientId, envelope: Envelope, digest: bytes) -> bool:
         """Whether this is an answer that the open exchange waits for; deals with what is none."""

@@ -10,7 +10,7 @@ from protocols.masked.messages import (
     AdvertiseKeys,
     CohortKeys,
 )
-from protocols.masked.relay import Dealings, one_object
+from protocols.masked.relay import Dealings, layout_of, one_object
 from protocols.masked.server_states import Advertising, Sharing
 from protocols.masked.transcript import (
     EpochTranscript,
@@ -104,6 +104,7 @@ def open_sharing(context: ServerContext, state: Advertising, present: frozenset[
         keys_of = state.keys[cohort[place]]
         mask_keys[place] = (keys_of.mask_key, hashlib.sha256(keys_of.mask_encapsulation).digest())
     dealings = Dealings(epoch.round, there, {}, mask_keys)
+    layout_of(epoch, there)  # made once, before many threads check their dealings against it
     return Opened(Sharing(epoch, minima, dealings), 1, requests)
 
 

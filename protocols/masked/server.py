@@ -276,6 +276,7 @@ def open_unmasking(
     model = hashlib.sha256(context.round.model).digest()
     signed = b"".join(signature for _, signature in sorted(signatures.items()))
     near = layout_of(epoch, survivors).neighbours
+    layout_of(epoch, state.active)  # as in `open_sharing`: what many threads need is made before
     requests = {}
     for place in asked:
         inputs = b"".join(map(state.inputs.__getitem__, near.holders_of(place).tolist()))

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from secagg.errors import MissingExtraError, VerificationError
+from secagg.errors import MissingExtraError, ParameterError
 from secagg.vectors.ring import Ring
 from secagg.wire import Buffer
 
@@ -43,15 +43,15 @@ def inflate(data: bytes, *, size: int) -> tuple[bytes, bytes]:
 
     Raises:
         MissingExtraError: zstandard is not installed.
-        VerificationError: this SEAL writes something else.
+        ParameterError: this SEAL writes something else. It is nobody's message that is wrong.
     """
     zstandard = _zstandard()
     try:
         content: bytes = zstandard.ZstdDecompressor().decompress(data[_HEADER_BYTES:], max_output_size=size)
     except zstandard.ZstdError:
-        raise VerificationError(UNKNOWN_LAYOUT) from None
+        raise ParameterError(UNKNOWN_LAYOUT) from None
     if data[:4] != _SEAL_4 or len(content) != size:
-        raise VerificationError(UNKNOWN_LAYOUT)
+        raise ParameterError(UNKNOWN_LAYOUT)
     return data[4:5], content
 
 

@@ -77,6 +77,7 @@ class PublicContext:
     parameters: Parameters
 
     def __init__(self, *, parameters: Parameters) -> None:
+        _frame(parameters)  # a backend that will not do is refused now, and not as somebody's bad message
         self.parameters = parameters
         self._context = _tenseal().context_from(_keyless(parameters), n_threads=1)
 
@@ -93,6 +94,7 @@ class SecretKey:
     parameters: Parameters
 
     def __init__(self, *, parameters: Parameters, context: _Context) -> None:
+        _frame(parameters)
         self.parameters = parameters
         self._context = context
 
@@ -336,7 +338,7 @@ def _field(tag: bytes, data: Buffer) -> bytes:
 
 def _between(data: bytes, head: bytes, tail: bytes) -> bytes:
     if not (data.startswith(head) and data.endswith(tail)):
-        raise VerificationError(UNKNOWN_LAYOUT)
+        raise ParameterError(UNKNOWN_LAYOUT)
     return data[len(head) : len(data) - len(tail)]
 
 
@@ -345,7 +347,7 @@ def _unfield(tag: bytes, data: bytes) -> bytes:
         content = data[len(tag) + size :]
         if data.startswith(tag + _varint(len(content))) and len(_varint(len(content))) == size:
             return content
-    raise VerificationError(UNKNOWN_LAYOUT)
+    raise ParameterError(UNKNOWN_LAYOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +378,7 @@ def _words_of(found: bytes, parameters: Parameters, *, metadata: bytes) -> npt.N
     """The coefficients of an object that our own SEAL wrote: uint64[2·DEGREE]."""
     _, content = inflate(found, size=len(metadata) + _COEFFICIENT_BYTES)
     if not content.startswith(metadata):
-        raise VerificationError(UNKNOWN_LAYOUT)
+        raise ParameterError(UNKNOWN_LAYOUT)
     return np.frombuffer(content, dtype="<u8", offset=len(metadata))
 
 

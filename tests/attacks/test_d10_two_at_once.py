@@ -8,6 +8,7 @@ one after the other; what is answered once stays answered. A machine that was fo
 import copy
 import os
 import pickle
+import signal
 import sys
 import time
 import warnings
@@ -49,6 +50,7 @@ from tests.protocols.conftest import (
     Vector,
     World,
     assert_right,
+    exchange_of,
     is_refusal,
     param,
     updates_of,
@@ -68,9 +70,8 @@ every = pytest.mark.parametrize(
 class NoGuard:
     """A guard that lets everybody in."""
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+    def alone(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
 
 @pytest.fixture
@@ -250,6 +251,113 @@ def test_a_message_that_was_interrupted_while_it_was_added_ends_the_round(
         world.server.advance()
     world.number = 0
     assert_right(world.learn(world.play(updates)), world.protocol, updates, NAMES)
+
+
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, LatticeSum])
+@pytest.mark.parametrize("after", [0, 1], ids=["before", "within"])
+def test_an_exchange_that_was_interrupted_while_it_was_closed_ends_the_round(
+    build: Callable[..., Any], after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums change in place: masks that were taken off once would be taken off twice by a second try."""
+    world, updates = World(build(max_clients=6), NAMES), updates_of(NAMES)
+    suite = world.protocol.suite  # type: ignore[attr-defined]
+    outbox, last = world.server.start(Round(0, NAMES, 5)), len(suite.exchanges) - 1
+    while True:
+        for name, answer in answers_of(world, outbox, updates).items():
+            world.server.receive(name, answer)
+        if exchange_of(next(iter(outbox.values()))) == last:
+            break
+        outbox = world.server.advance()
+    steps = type(suite.server)
+    close = steps.close
+
+    def interrupted(*args: Any) -> Any:
+        if after:
+            close(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            world.server.advance()
+    for call in (world.server.advance, world.server.outcome):
+        with pytest.raises(RoundAborted, match="was closed"):
+            call()
+    assert "was closed" in world.server.record().record.aborted
+    world.number = 0
+    assert_right(world.learn(world.play(updates)), world.protocol, updates, NAMES)
+
+
+def test_an_abort_that_is_interrupted_itself_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, updates = World(PlainSum(max_clients=6), NAMES), updates_of(NAMES)
+    answers = answers_of(world, world.server.start(Round(0, NAMES, 5)), updates)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ring, "add_packed", half_an_addition)
+        patch.setattr(server_room.ServerMachine, "_sign", half_an_addition)
+        with pytest.raises((KeyboardInterrupt, TypeError)):
+            world.server.receive("a", answers["a"])
+    with pytest.raises(PeerViolation, match="after the round's end"):
+        world.server.receive("a", answers["a"])
+    for call in (world.server.advance, world.server.outcome):
+        with pytest.raises(RoundAborted, match="interrupted"):
+            call()
+    saved = world.server.export(key=STATE_KEY)
+    with pytest.raises(RoundAborted, match="interrupted"):
+        world.protocol.restore_server(saved, key=STATE_KEY).advance()
+    world.number = 0
+    assert_right(world.learn(world.play(updates)), world.protocol, updates, NAMES)
+
+
+def test_a_call_from_inside_a_call_is_refused_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that saves the state would seal half a vector."""
+    world, updates = World(PlainSum(max_clients=6), NAMES), updates_of(NAMES)
+    answers = answers_of(world, world.server.start(Round(0, NAMES, 5)), updates)
+    said: list[str] = []
+    add = Ring.add_packed
+
+    def handled(ring: Ring, accumulator: Any, buffer: Any) -> None:
+        for call in (partial(world.server.export, key=STATE_KEY), world.server.advance):
+            try:
+                call()
+            except ParameterError as error:
+                said.append(str(error))
+        add(ring, accumulator, buffer)
+
+    monkeypatch.setattr(Ring, "add_packed", handled)
+    for name, answer in answers.items():
+        world.server.receive(name, answer)
+    assert len(said) == 2 * len(NAMES)
+    assert all("from inside one of its own calls" in each for each in said)
+    assert world.server.advance() == {}
+    assert_right(world.learn(world.server.outcome()), world.protocol, updates, NAMES)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
+def test_interrupts_leave_no_machine_locked(pool: ThreadPoolExecutor) -> None:
+    """An interrupt between two lines of a lock's own Python would leave every other thread waiting for ever."""
+    world = World(PlainSum(max_clients=6), NAMES)
+    answer = answers_of(world, world.server.start(Round(0, NAMES, 5)), updates_of(NAMES))["a"]
+    world.server.receive("a", answer)
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupts = 0
+    try:
+        for attempt in range(3000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 2e-5 + attempt % 50 * 1e-6)
+                for _ in range(20):
+                    world.server.receive("a", answer)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except InterruptedError:
+                interrupts += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts > 100
+    assert pool.submit(world.server.receive, "a", answer).result(30) is None
 
 
 # A client
