@@ -334,7 +334,7 @@ def test_a_call_from_inside_a_call_is_refused_and_changes_nothing(monkeypatch: p
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
 def test_interrupts_leave_no_machine_locked(pool: ThreadPoolExecutor) -> None:
-    """An interrupt between two lines of a lock's own Python would leave every other thread waiting for ever."""
+    """An interrupt between two lines of a lock's own Python would leave all other threads waiting."""
     world = World(PlainSum(max_clients=6), NAMES)
     answer = answers_of(world, world.server.start(Round(0, NAMES, 5)), updates_of(NAMES))["a"]
     world.server.receive("a", answer)
