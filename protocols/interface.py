@@ -22,7 +22,7 @@ Promises, which the conformance suite holds every protocol to:
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
@@ -98,7 +98,7 @@ class NeedUpdate:
     model: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sum:
     """What is learnt: the weighted mean and the total weight, of all contributors together.
 
@@ -114,8 +114,17 @@ class Sum:
     contributors: frozenset[ClientId]
     metrics: dict[str, float]
 
+    def __eq__(self, other: object) -> bool:
+        # Field by field, as a dataclass has it; but two arrays are equal if all their values are.
+        if type(other) is not type(self):
+            return NotImplemented
+        pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
-@dataclass(frozen=True, slots=True)
+    __hash__ = None  # type: ignore[assignment]  # it holds arrays
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class IntegerSum(Sum):
     """A sum on the integer surface: `total` is uint64[d], exact; `mean` is total / contributors, rounded."""
 

@@ -51,7 +51,7 @@ class Message:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Simulation:
     """What a simulated round did.
 

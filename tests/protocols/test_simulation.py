@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from protocols import (
+    IntegerSum,
     MaskedSum,
     ParameterError,
     PlainSum,
@@ -13,6 +14,7 @@ from protocols import (
     Rounding,
     Session,
     Simulation,
+    Sum,
     simulate,
 )
 from tests.protocols.conftest import (
@@ -332,3 +334,19 @@ def test_parties_of_a_session_export(family: Family) -> None:
     assert session.roster.members == ("a", "b", "c")
     for machine in (session.server, *session.clients.values()):
         assert isinstance(machine.export(key=STATE_KEY), bytes)  # type: ignore[attr-defined]
+
+
+def test_sums_are_equal_by_their_values() -> None:
+    """As two of one round are that different clients opened; arrays do not compare by themselves."""
+    one, other = (Sum(np.array([0.5, 1.0]), 3, frozenset("abc"), {"loss": 0.5}) for _ in range(2))
+    assert one == other
+    assert one != Sum(np.array([0.5, 2.0]), 3, frozenset("abc"), {"loss": 0.5})
+    assert one != Sum(np.array([0.5, 1.0]), 4, frozenset("abc"), {"loss": 0.5})
+    assert one != Sum(np.array([0.5, 1.0]), 3, frozenset("abc"), {})
+    assert one != "a sum"
+    exact = [
+        IntegerSum(one.mean, 3, one.contributors, {}, np.array([1, last], dtype=np.uint64))
+        for last in (2, 2, 3)
+    ]
+    assert exact[0] == exact[1] != exact[2]
+    assert exact[0] != Sum(one.mean, 3, one.contributors, {})
