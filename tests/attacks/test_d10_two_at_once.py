@@ -193,7 +193,7 @@ def test_a_message_that_comes_while_its_exchange_closes_counts_whole_or_not_at_a
     build: Callable[..., Any], pool: ThreadPoolExecutor
 ) -> None:
     updates = updates_of(NAMES, 20_000)
-    seen = set()
+    ended = 0
     for attempt in range(12):
         world = World(build(max_clients=6), NAMES, seed=bytes([attempt]))
         outbox = world.server.start(Round(0, NAMES, 20_000))
@@ -215,13 +215,12 @@ def test_a_message_that_comes_while_its_exchange_closes_counts_whole_or_not_at_a
                 break
             outbox = closed
         if isinstance(closed, RoundAborted):
-            seen.add("aborted")
             continue
         outcome = world.server.outcome()
-        seen.add(str(len(outcome.contributors)))
+        ended += 1
         assert outcome.contributors >= set(NAMES[:4])
         assert_right(world.learn(outcome), world.protocol, updates, outcome.contributors)
-    assert seen
+    assert ended == 12 or build is not PlainSum  # which bears any loss; the others may say that they do not
 
 
 def half_an_addition(ring: Ring, accumulator: Any, buffer: Any) -> None:
