@@ -574,6 +574,21 @@ def test_without_zstandard_the_extra_is_named(monkeypatch):
         inflate(b"", size=1)
 
 
+def test_a_server_whose_backend_will_not_do_says_so_before_any_message(key, monkeypatch):
+    """Found out with the first ciphertext it would be an honest sender's fault."""
+    ckks._frame.cache_clear()
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    try:
+        with pytest.raises(MissingExtraError, match="zstandard"):
+            PublicContext.from_parameters(TEN)
+        monkeypatch.undo()
+        monkeypatch.setattr(ckks, "_CIPHERTEXT_METADATA", 96)
+        with pytest.raises(ParameterError, match="layout"):
+            PublicContext.from_parameters(TEN)
+    finally:
+        ckks._frame.cache_clear()
+
+
 def test_an_unknown_layout_of_tenseal_is_refused(key, body):
     vector = ckks._load(key._context, TEN, ckks._blocks(body, TEN, COUNT)[0])
     written = ckks._unfield(b"\x12", ckks._between(vector.serialize(), *ckks._vector_frame(TEN)))
