@@ -84,9 +84,15 @@ class RoundAborted(SecAggError):
     Attributes:
         reason: why.
         culprits: clients whose fault it is, where it is somebody's and can be told.
+        opened: the contributors of a sum that was opened and then refused, because honest summands cannot
+            add up to it; empty where nothing was opened. Whoever opened it has seen it: another sum for the
+            same model, of nearly the same contributors, would tell their difference (ATTACKS A10).
     """
 
-    def __init__(self, reason: str, *, culprits: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, reason: str, *, culprits: frozenset[str] = frozenset(), opened: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.culprits = culprits
+        self.opened = opened
