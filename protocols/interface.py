@@ -22,7 +22,7 @@ Promises, which the conformance suite holds every protocol to:
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
@@ -107,18 +107,25 @@ class Sum:
         total_weight: Σ w_k.
         contributors: whose updates are in it.
         metrics: weighted mean of each metric that the protocol's constructor names.
+        round: the number of the round that summed them; None for a sum that no round made.
+        head: what all updates in it answered, where the clients learn the sum: see `Client.contribute`.
+
+    Two sums are equal if what was learnt is, whatever round it was.
     """
 
     mean: NDArray[np.float64]
     total_weight: int
     contributors: frozenset[ClientId]
     metrics: dict[str, float]
+    round: int | None = field(default=None, kw_only=True, compare=False)
+    head: bytes = field(default=b"", kw_only=True, compare=False)
 
     def __eq__(self, other: object) -> bool:
         # Field by field, as a dataclass has it; but two arrays are equal if all their values are.
         if type(other) is not type(self):
             return NotImplemented
-        pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+        learnt = (each.name for each in fields(self) if each.compare)
+        pairs = ((getattr(self, name), getattr(other, name)) for name in learnt)
         return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
     __hash__ = None  # type: ignore[assignment]  # it holds arrays
@@ -139,6 +146,7 @@ class Outcome:
         round: its number.
         contributors: whose updates are in the sum.
         dropped: reason by client; a client that had contributed before it was lost stands in both.
+        culprits: those of them who broke the protocol: by their own message, or by another client's proof.
         total: the sum, where the server learns it.
         result: bytes that only clients open (`Client.open`), where they learn it.
         record: what happened, signed by the server; no secret in it.
@@ -147,6 +155,7 @@ class Outcome:
     round: int
     contributors: frozenset[ClientId]
     dropped: dict[ClientId, str]
+    culprits: frozenset[ClientId]
     total: Sum | None
     result: bytes | None
     record: SignedRecord
@@ -279,7 +288,12 @@ class Client(ABC):
 
     @abstractmethod
     def contribute(
-        self, update: Update, *, weight: int = 1, metrics: Mapping[str, float] | None = None
+        self,
+        update: Update,
+        *,
+        weight: int = 1,
+        metrics: Mapping[str, float] | None = None,
+        head: bytes | None = None,
     ) -> Reply:
         """The update that `NeedUpdate` asked for.
 
@@ -288,6 +302,10 @@ class Client(ABC):
                 clip are clipped and counted.
             weight: a positive integer up to the protocol's `max_weight`, for example an example count.
             metrics: one float for each metric that the protocol names.
+            head: `Learner.CLIENTS` only: 32 bytes that name what the update answers, for example the digest
+                of this client's own copy of the model. Which results could be opened no server knows, so it
+                does not know either; it sums the largest group of contributions that name one head, and the
+                others are lost in this round. None: the SHA-256 of the model that came with the request.
 
         Raises:
             ParameterError: the argument can never work, or nothing was asked; nothing was released.
@@ -297,11 +315,17 @@ class Client(ABC):
     def open(self, result: Buffer) -> Sum:
         """The sum inside a result (`Learner.CLIENTS` only).
 
+        Whether a result opens is for its bytes alone to say: every client that holds its key finds the same.
+        One that does not is done with, and no longer in `results`; go on with the next, as all others do.
+
         Raises:
-            PeerViolation: the result does not verify: the server, or a contributor, doctored it; nothing is
-                returned. No other result of its round is tried, and after eight such the key is retired.
-            RoundAborted: it is authentic, but cannot have come from honest summands.
-            ParameterError: this protocol's clients learn no sum, or this client has no key yet.
+            PeerViolation: the result does not decode or does not verify: the server, or a contributor,
+                doctored it; nothing is returned. Where the key was used, no other result of its round is
+                tried; after four such this client asks for another key, after eight it uses this one no more.
+            RoundAborted: it is authentic, but cannot have come from honest summands; it was seen, though
+                (`RoundAborted.opened`).
+            ParameterError: this protocol's clients learn no sum, or this client does not hold its key; the
+                result stays in `results`, for the key may still come.
         """
 
     @abstractmethod

@@ -56,17 +56,19 @@ class SignedKey:
 
     parameters: Key32
     session: Annotated[bytes, UpTo(64)]
+    roster: Key32
     client: Name
     channel_key: Key32
 
 
 @dataclass(frozen=True, slots=True)
 class Distribute:
-    """Down, DistributeKey: seal the consortium's key to these; make one if there is none."""
+    """Down, DistributeKey: seal the key of this id to these newcomers; make a new one if there is no id."""
 
     parameters: Key32
     cohort: tuple[Name, ...]
     length: U64
+    key_id: Key32 | None
     newcomers: dict[Name, AdvertiseKeys]
 
 
@@ -87,6 +89,7 @@ class SignedDistribution:
 
     parameters: Key32
     session: Annotated[bytes, UpTo(64)]
+    roster: Key32
     custodian: Name
     key_id: Key32
     public: Key32
@@ -120,12 +123,15 @@ class Collect:
 class Contribution:
     """Up: the encrypted vector and its tag under the consortium's MAC key.
 
-    `minimum` is the fewest contributors that this client's policy asks for; the tag binds it.
+    `head` is what the update answers, `minimum` the fewest contributors that this client asks for; the tag
+    binds both. `renew` asks for another key: too many sums under this one did not verify.
     """
 
     key_id: Key32
     model: Key32
+    head: Key32
     minimum: U32
+    renew: bool
     tag: Tag
     vector: Body
 
@@ -139,6 +145,7 @@ class Result:
     contributors: dict[Name, U32]
     length: U64
     model: Key32
+    head: Key32
     tag: Tag
     vector: Body
 
@@ -151,9 +158,12 @@ class ConsortiumSecret:
     private_key: Secret
 
 
-def mac_context(*, session: bytes, round: int, length: int, model: bytes, parameters: bytes) -> bytes:
-    """What a tag is good for: this sum of this session, answering this model, and no other."""
-    return Writer().fixed(parameters).blob(session).uint(round, 8).uint(length, 8).fixed(model).finish()
+def mac_context(
+    *, session: bytes, roster: bytes, round: int, length: int, model: bytes, head: bytes, parameters: bytes
+) -> bytes:
+    """What a tag is good for: this sum of this session, answering this model and head, and no other."""
+    writer = Writer().fixed(parameters).blob(session).fixed(roster)
+    return writer.uint(round, 8).uint(length, 8).fixed(model).fixed(head).finish()
 
 
 def signer(client: ClientId, minimum: int) -> bytes:

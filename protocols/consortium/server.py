@@ -1,11 +1,16 @@
 """The server of the consortium protocol: relays sealed keys, adds ciphertexts, can open neither.
 
 Set-up takes place in the exchanges of the first round, and again for whoever joins later. The custodian is
-the roster's first member that is present; if it vanishes, the next takes over.
+the roster's first member that is present; if it vanishes, the next takes over. Custodians whose deliveries
+were refused come last (`Custody`).
+
+Which of its results could be opened the server does not see, so it does not know which model an update
+answers: contributions name their head, and the largest group of equal heads is the sum.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from protocols.consortium.messages import (
@@ -22,7 +27,8 @@ from protocols.consortium.messages import (
 )
 from protocols.consortium.scheme import Scheme, Total
 from protocols.identity import ClientId
-from protocols.machine.suite import Finished, Opened, ServerContext, ServerSteps
+from protocols.machine.suite import Finished, Judged, Opened, ServerContext, ServerSteps
+from protocols.messages.envelope import Refusal
 from protocols.messages.schema import U32, U64, Key32, Name, encode
 from secagg import labels
 from secagg.errors import ParameterError, PeerViolation, RoundAborted
@@ -45,11 +51,41 @@ class Consortium:
 
 
 @dataclass(frozen=True, slots=True)
+class Custody:
+    """Who should not be the first to be asked for a key.
+
+    Nothing proves that a delivery is bad: the key of its channel would, and it opens the consortium's. So one
+    refusal is enough to ask somebody else first, and nobody is shut out for good: who refuses may lie.
+
+    Attributes:
+        failed: custodians whose key nobody else ever used.
+        accusers: by custodian, who ever refused what it had sealed.
+    """
+
+    failed: frozenset[Name] = frozenset()
+    accusers: dict[Name, frozenset[Name]] = field(default_factory=dict)
+
+    @property
+    def distrusted(self) -> frozenset[ClientId]:
+        """All of them."""
+        return self.failed | self.accusers.keys()
+
+    def among(self, cohort: Iterable[ClientId]) -> "Custody":
+        """What is known, or nothing if that would leave nobody in the cohort to trust."""
+        return Custody() if self.distrusted.issuperset(cohort) else self
+
+    def accused(self, custodian: ClientId, accuser: ClientId) -> "Custody":
+        """This, and one more refusal."""
+        known = self.accusers.get(custodian, frozenset())
+        return replace(self, accusers={**self.accusers, custodian: known | {accuser}})
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """Between rounds."""
 
     consortium: Consortium | None = None
-    distrusted: Name | None = None
+    custody: Custody = Custody()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +93,7 @@ class Advertising:
     """AdvertiseKeys is open, for those without a key."""
 
     consortium: Consortium | None
-    distrusted: Name | None
+    custody: Custody
     newcomers: dict[Name, AdvertiseKeys]
 
 
@@ -66,6 +102,7 @@ class Distributing:
     """DistributeKey is open, for one custodian."""
 
     consortium: Consortium | None
+    custody: Custody
     newcomers: dict[Name, AdvertiseKeys]
     custodian: Name
     next_custodians: tuple[Name, ...]
@@ -73,13 +110,31 @@ class Distributing:
 
 
 @dataclass(frozen=True, slots=True)
-class Summing:
-    """Contribute is open; the total is updated in place."""
+class Group:
+    """Contributions that name one head; the total is updated in place."""
 
-    consortium: Consortium
     tags: dict[Name, bytes]
     minima: dict[Name, U32]
     total: Total
+
+
+@dataclass(frozen=True, slots=True)
+class Summing:
+    """Contribute is open: the sums so far, by head, and who asked for another key."""
+
+    consortium: Consortium
+    custody: Custody
+    groups: dict[bytes, Group]
+    renewing: frozenset[Name]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedGroup:
+    """`Group`, as it is saved."""
+
+    tags: dict[Name, bytes]
+    minima: dict[Name, U32]
+    total: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +142,10 @@ class SavedSumming:
     """`Summing`, as it is saved."""
 
     consortium: Consortium
-    tags: dict[Name, bytes]
-    minima: dict[Name, U32]
+    custody: Custody
     count: U64
-    total: bytes
+    groups: dict[Key32, SavedGroup]
+    renewing: frozenset[Name]
 
 
 class ConsortiumServerSteps(ServerSteps):
@@ -102,44 +157,60 @@ class ConsortiumServerSteps(ServerSteps):
         self._scheme = scheme
 
     def idle(self, state: Any) -> Idle:
+        if isinstance(state, Idle):
+            return state
         # A key that nobody but its maker ever used may be one that nobody else can open: then make another,
         # and let somebody else make it.
-        consortium = state.consortium
+        consortium, custody = state.consortium, state.custody
         if consortium is not None and len(consortium.holders) < 2:
-            return Idle(None, consortium.custodian)
-        return Idle(consortium, getattr(state, "distrusted", None))
+            return Idle(None, replace(custody, failed=custody.failed | {consortium.custodian}))
+        return Idle(consortium, custody)
 
     def body_bytes(self, count: int, *, packed: int) -> int:
         return self._scheme.body_bytes(count)
 
-    def refused(self, state: Any, client: ClientId) -> Any:
+    def head_of(self, reply: Any) -> bytes:
+        return bytes(reply.head)
+
+    def refused(self, context: ServerContext, state: Any, client: ClientId, refusal: Refusal) -> Judged:
         """A client that refused may have lost its key: the next round gives it one again."""
         if not isinstance(state, Summing):
-            return state
-        known = state.consortium
+            return Judged(state)
+        known, custody, culprits = state.consortium, state.custody, {}
+        delivery = known.deliveries.get(client)
+        if delivery is not None and refusal.accused == delivery.custodian:
+            custodian = delivery.custodian
+            custody = custody.accused(custodian, client)
+            if len(custody.accusers[custodian]) > corrupt_in(context):
+                culprits = {custodian: "more clients say that it sealed them no key than could all be lying"}
         deliveries = {name: each for name, each in known.deliveries.items() if name != client}
-        return replace(
-            state, consortium=replace(known, holders=known.holders - {client}, deliveries=deliveries)
-        )
+        consortium = replace(known, holders=known.holders - {client}, deliveries=deliveries)
+        return Judged(replace(state, consortium=consortium, custody=custody), culprits)
 
     def begin(self, context: ServerContext, state: Idle, cohort: tuple[ClientId, ...]) -> Opened:
-        consortium = state.consortium
-        known = consortium.holders | consortium.deliveries.keys() if consortium is not None else frozenset()
-        newcomers = [client for client in cohort if client not in known]
-        if not newcomers and consortium is not None:
-            return self._collect(context, consortium)
-        if consortium is not None and not consortium.holders & set(cohort):
-            raise ParameterError(
-                f"nobody of the cohort holds the session's key yet and can pass it on; ask one of "
-                f"{sorted(consortium.holders)} as well"
-            )
+        consortium, custody = state.consortium, state.custody.among(cohort)
+        if consortium is not None:
+            known = consortium.holders | consortium.deliveries.keys()
+            if known.issuperset(cohort):
+                return self._collect(context, consortium, custody)
+            able = consortium.holders.intersection(cohort)
+            if not able:
+                raise ParameterError(
+                    f"nobody of the cohort holds the session's key yet and can pass it on; ask one of "
+                    f"{sorted(consortium.holders)} as well"
+                )
+            if able <= custody.distrusted:  # a key that only they have is better made anew
+                consortium = None
+        newcomers = [client for client in cohort if consortium is None or client not in known]
         request = Announcement(context.suite.digest, cohort, context.round.length)
-        return Opened(Advertising(consortium, state.distrusted, {}), 0, dict.fromkeys(newcomers, request))
+        return Opened(Advertising(consortium, custody, {}), 0, dict.fromkeys(newcomers, request))
 
     def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         match state, reply:
             case Advertising(), AdvertiseKeys():
-                signed = SignedKey(context.suite.digest, context.session, sender, reply.channel_key)
+                signed = SignedKey(
+                    context.suite.digest, context.session, context.roster.digest, sender, reply.channel_key
+                )
                 context.roster.verify(
                     sender, reply.signature, encode(signed), label=labels.CONSORTIUM_ADVERTISEMENT
                 )
@@ -157,7 +228,7 @@ class ConsortiumServerSteps(ServerSteps):
             case Distributing(), DistributeKey():
                 return replace(state, answer=reply)
             case Summing(), Contribution():
-                return self._take_update(state, sender, reply)
+                return self._take_update(context, state, sender, reply)
         raise PeerViolation(f"{type(reply).__name__} came while {type(state).__name__}", culprit=sender)
 
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
@@ -178,7 +249,7 @@ class ConsortiumServerSteps(ServerSteps):
         newcomers = {client: state.newcomers[client] for client in sorted(present)}
         consortium = state.consortium
         if consortium is not None and not newcomers:
-            return self._collect(context, consortium)
+            return self._collect(context, consortium, state.custody)
         if consortium is None and len(newcomers) < context.suite.requirements.min_contributors:
             raise RoundAborted(
                 f"{len(newcomers)} clients advertised a key, at least "
@@ -186,15 +257,20 @@ class ConsortiumServerSteps(ServerSteps):
             )
         able = consortium.holders & set(context.round.cohort) if consortium is not None else set(newcomers)
         able -= context.dropped
-        # The roster's first member that is present; one whose key or seals failed before comes last.
-        failed = state.distrusted if consortium is None else consortium.custodian
-        custodians = sorted(context.roster.order(able), key=lambda client: client == failed)
-        return self._ask(context, consortium, newcomers, tuple(custodians))
+        # The roster's first member that is present. Who was refused comes last, and before that who made a
+        # delivery that nobody has taken yet.
+        waiting = {each.custodian for each in consortium.deliveries.values()} if consortium else set()
+        custodians = sorted(
+            context.roster.order(able),
+            key=lambda client: (client in state.custody.distrusted, client in waiting),
+        )
+        return self._ask(context, consortium, state.custody, newcomers, tuple(custodians))
 
     def _ask(
         self,
         context: ServerContext,
         consortium: Consortium | None,
+        custody: Custody,
         newcomers: dict[ClientId, AdvertiseKeys],
         custodians: tuple[ClientId, ...],
     ) -> Opened:
@@ -206,9 +282,10 @@ class ConsortiumServerSteps(ServerSteps):
             context.suite.digest,
             context.round.cohort,
             context.round.length,
+            consortium.key_id if consortium is not None else None,
             {client: key for client, key in newcomers.items() if client != custodian},
         )
-        state = Distributing(consortium, newcomers, custodian, tuple(others), None)
+        state = Distributing(consortium, custody, newcomers, custodian, tuple(others), None)
         return Opened(state, 1, {custodian: request})
 
     def _check_key(
@@ -223,6 +300,7 @@ class ConsortiumServerSteps(ServerSteps):
         distribution = SignedDistribution(
             context.suite.digest,
             context.session,
+            context.roster.digest,
             sender,
             reply.key_id,
             hashlib.sha256(reply.public).digest(),
@@ -241,7 +319,7 @@ class ConsortiumServerSteps(ServerSteps):
             if not enough:
                 raise RoundAborted("too few clients are left to make a key for")
             left = tuple(client for client in state.next_custodians if client not in context.dropped)
-            return self._ask(context, known, newcomers, left)
+            return self._ask(context, known, state.custody, newcomers, left)
         delivered = {
             client: Delivery(state.custodian, answer.public, answer.channel_key, sealed, answer.signature)
             for client, sealed in answer.sealed.items()
@@ -253,13 +331,13 @@ class ConsortiumServerSteps(ServerSteps):
             (known.holders if known is not None else frozenset()) | {state.custodian},
             {**(known.deliveries if known is not None else {}), **delivered},
         )
-        return self._collect(context, consortium)
+        return self._collect(context, consortium, state.custody)
 
     # Every round
 
-    def _collect(self, context: ServerContext, consortium: Consortium) -> Opened:
+    def _collect(self, context: ServerContext, consortium: Consortium, custody: Custody) -> Opened:
         ready = consortium.holders | consortium.deliveries.keys()
-        surface, round = context.suite.surface, context.round
+        round = context.round
         plain = Collect(
             context.suite.digest, round.cohort, round.length, consortium.key_id, None, round.model
         )
@@ -270,8 +348,11 @@ class ConsortiumServerSteps(ServerSteps):
             for client in round.cohort
             if client in ready
         }
-        total = self._scheme.total(consortium.public, count=surface.elements(round.length))
-        return Opened(Summing(consortium, {}, {}, total), 2, requests)
+        return Opened(Summing(consortium, custody, {}, frozenset()), 2, requests)
+
+    def _total(self, context: ServerContext, consortium: Consortium) -> Total:
+        count = context.suite.surface.elements(context.round.length)
+        return self._scheme.total(consortium.public, count=count)
 
     def _check_update(
         self, context: ServerContext, state: Summing, sender: ClientId, reply: Contribution
@@ -287,52 +368,91 @@ class ConsortiumServerSteps(ServerSteps):
         if int.from_bytes(reply.tag, "big") >= PRIME:
             raise PeerViolation("a tag outside its field", culprit=sender)
 
-    def _take_update(self, state: Summing, sender: ClientId, reply: Contribution) -> Summing:
-        state.total.add(reply.vector)
+    def _take_update(
+        self, context: ServerContext, state: Summing, sender: ClientId, reply: Contribution
+    ) -> Summing:
+        group = state.groups.get(reply.head)
+        if group is None:
+            # Each corrupt client may name a head of its own, beside the one that the honest have in common.
+            if len(state.groups) > corrupt_in(context):
+                raise PeerViolation(
+                    f"an update that answers another head than the {len(state.groups)} that others answer",
+                    culprit=sender,
+                )
+            group = Group({}, {}, self._total(context, state.consortium))
+        group.total.add(reply.vector)
         consortium = state.consortium
         deliveries = {client: each for client, each in consortium.deliveries.items() if client != sender}
-        return Summing(
-            replace(consortium, holders=consortium.holders | {sender}, deliveries=deliveries),
-            {**state.tags, sender: reply.tag},
-            {**state.minima, sender: reply.minimum},
-            state.total,
+        taken = Group({**group.tags, sender: reply.tag}, {**group.minima, sender: reply.minimum}, group.total)
+        return replace(
+            state,
+            consortium=replace(consortium, holders=consortium.holders | {sender}, deliveries=deliveries),
+            groups={**state.groups, reply.head: taken},
+            renewing=state.renewing | {sender} if reply.renew else state.renewing,
         )
 
     def _finish(self, context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Finished:
-        least = max(state.minima[client] for client in present)
-        if len(present) < least:
-            strict = sorted(client for client in present if state.minima[client] > len(present))
-            raise RoundAborted(f"{len(present)} contributors; {strict} ask for up to {least}")
-        tag = sum(int.from_bytes(state.tags[client], "big") for client in present) % PRIME
+        # The largest group; of equal ones, that of the roster's first member.
+        place = context.round.cohort.index
+        head, group = max(
+            state.groups.items(), key=lambda each: (len(each[1].tags), -min(map(place, each[1].tags)))
+        )
+        minima = group.minima
+        if len(minima) < (least := max(minima.values())):
+            strict = sorted(client for client, minimum in minima.items() if minimum > len(minima))
+            left = len(present) - len(minima)
+            others = f", and {left} whose updates answer other heads" if left else ""
+            raise RoundAborted(f"{len(minima)} contributors{others}; {strict} ask for up to {least}")
+        tag = sum(int.from_bytes(each, "big") for each in group.tags.values()) % PRIME
         result = Result(
             context.round.number,
             state.consortium.key_id,
-            {client: state.minima[client] for client in present},
+            minima,
             context.round.length,
             hashlib.sha256(context.round.model).digest(),
+            head,
             tag.to_bytes(TAG_BYTES, "big"),
-            memoryview(state.total.to_bytes()),
+            memoryview(group.total.to_bytes()),
         )
-        return Finished(Idle(state.consortium), result=encode(result))
+        return Finished(
+            Idle(None if _renews(context, state) else state.consortium, state.custody),
+            result=encode(result),
+            left_out=dict.fromkeys(present - minima.keys(), "its update answers another head than the sum"),
+        )
 
     # Saved states
 
     def freeze(self, context: ServerContext, state: Any) -> Any:
         if not isinstance(state, Summing):
             return state
-        body = state.total.to_bytes() if state.tags else b""
-        return SavedSumming(
-            state.consortium,
-            state.tags,
-            state.minima,
-            context.suite.surface.elements(context.round.length),
-            body,
-        )
+        groups = {
+            head: SavedGroup(each.tags, each.minima, each.total.to_bytes())
+            for head, each in state.groups.items()
+        }
+        count = context.suite.surface.elements(context.round.length)
+        return SavedSumming(state.consortium, state.custody, count, groups, state.renewing)
 
     def thaw(self, state: Any) -> Any:
         if not isinstance(state, SavedSumming):
             return state
-        total = self._scheme.restore_total(
-            state.consortium.public, state.total, count=state.count, summands=len(state.tags)
-        )
-        return Summing(state.consortium, state.tags, state.minima, total)
+        public, count = state.consortium.public, state.count
+        groups = {
+            head: Group(
+                each.tags,
+                each.minima,
+                self._scheme.restore_total(public, each.total, count=count, summands=len(each.tags)),
+            )
+            for head, each in state.groups.items()
+        }
+        return Summing(state.consortium, state.custody, groups, state.renewing)
+
+
+def corrupt_in(context: ServerContext) -> int:
+    """The corrupt clients that the round's plan counts on."""
+    return context.plan(len(context.round.cohort)).corrupt
+
+
+def _renews(context: ServerContext, state: Summing) -> bool:
+    """Whether the next set-up makes another key: more ask for it than may be corrupt, or half of all do."""
+    asking, contributors = len(state.renewing), sum(len(each.tags) for each in state.groups.values())
+    return asking > corrupt_in(context) or 2 * asking >= contributors

@@ -16,7 +16,7 @@ from typing import Any, Final, Union
 from protocols.interface import IntegerSum, Learner, Sum
 from protocols.lattice.messages import Collect, Contribution, Result, Task, public_seed, tag_of
 from protocols.lattice.vector import hidden, open_sum, tagging_of
-from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied, Suite, check_length
+from protocols.machine.suite import Asked, ClientContext, ClientSteps, Declined, Replied, Suite, check_length
 from protocols.machine.summand import Summand
 from protocols.messages.schema import Stream, decode, encode, parts
 from secagg.errors import DecodeError, ParameterError, PeerViolation
@@ -55,12 +55,14 @@ class LatticeClientSteps(ClientSteps):
     def idle(self, state: Any) -> Any:
         return self._keys.client.idle(self._own(state))
 
-    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
+    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked | Declined:
         layer, own = self._layer(context), self._own(state)
         if not isinstance(request, Collect):
             return self._keys.client.react(layer, own, request)
         kind = self._keys.requests[self._keys.collecting]
         step = self._keys.client.react(layer, own, decode(kind, request.keys))
+        if isinstance(step, Declined):
+            return step
         if isinstance(step, Replied) or step.length != self._vectors.degree:
             raise PeerViolation("a sum of keys of another length than keys have", culprit=FROM_SERVER)
         task = decode(Task, step.model)
@@ -83,7 +85,7 @@ class LatticeClientSteps(ClientSteps):
             summand,
             seed=seed,
             key=key,
-            tagging=tagging_of(self._keys.client.common_secret(step.state), seed=seed),
+            tagging=tagging_of(self._keys.client.common_secret(step.state), seed=seed, head=context.head),
             signer=context.me,
             entropy=context.entropy,
         )
@@ -107,6 +109,15 @@ class LatticeClientSteps(ClientSteps):
         if self._keys.learns is not Learner.CLIENTS:
             return super().round_of(context, result)
         return self._keys.client.round_of(self._layer(context), decode(Result, result).keys)
+
+    def head_of(self, context: ClientContext, result: Buffer) -> bytes:
+        if self._keys.learns is not Learner.CLIENTS:
+            return super().head_of(context, result)
+        return self._keys.client.head_of(self._layer(context), decode(Result, result).keys)
+
+    def failed(self, state: Any) -> Any:
+        failed = self._keys.client.failed(self._own(state))
+        return replace(state, keys=failed) if isinstance(state, self._collecting) else failed
 
     def open(self, context: ClientContext, state: Any, result: Buffer) -> Sum:
         if self._keys.learns is not Learner.CLIENTS:
@@ -135,7 +146,11 @@ class LatticeClientSteps(ClientSteps):
             keys=keys,
             total=total,
             length=length,
-            tagging=tagging_of(self._keys.client.common_secret(own), seed=seed),
+            tagging=tagging_of(
+                self._keys.client.common_secret(own),
+                seed=seed,
+                head=self._keys.client.head_of(layer, given.keys),
+            ),
             tag=tag,
         )
 

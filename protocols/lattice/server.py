@@ -25,8 +25,9 @@ from protocols.lattice.messages import (
     task_of,
 )
 from protocols.lattice.vector import open_sum
-from protocols.machine.suite import Finished, Opened, ServerContext, ServerSteps, Suite
-from protocols.messages.schema import Size, Stream, decode, encode, parts
+from protocols.machine.suite import Finished, Judged, Opened, ServerContext, ServerSteps, Suite
+from protocols.messages.envelope import Refusal
+from protocols.messages.schema import Name, Size, Stream, decode, encode, parts
 from protocols.planning.requirements import Plan
 from secagg.errors import RoundAborted, VerificationError
 from secagg.rlwe import scheme as rlwe
@@ -38,11 +39,21 @@ __all__ = ["LatticeServerSteps"]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A contribution whose parts were checked: the key layer's answer, the vector, the tag."""
+    """A contribution whose parts were checked: the key layer's answer and its head, the vector, the tag."""
 
     keys: Any
+    head: bytes
     vector: Buffer
     tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The vectors' sum so far, of contributions that name one head; the total is updated in place."""
+
+    members: frozenset[Name]
+    total: NDArray[Any]
+    tag: Annotated[bytes, Size(TAG_BYTES)]
 
 
 class LatticeServerSteps(ServerSteps):
@@ -71,55 +82,65 @@ class LatticeServerSteps(ServerSteps):
     def begin(self, context: ServerContext, state: Any, cohort: tuple[ClientId, ...]) -> Opened:
         task = task_of(length=context.round.length, model=context.round.model)
         opened = self._keys.server.begin(self._layer(context, task), state, cohort)
-        nothing = self._summing(opened.state, task, np.empty(0, dtype=np.uint64), bytes(TAG_BYTES))
+        nothing = self._summing(opened.state, task, {})
         return self._opened(context, nothing, opened)
 
     def _opened(self, context: ServerContext, state: Any, opened: Opened) -> Opened:
         """The key layer's exchange, which brings the model too if it collects."""
         if opened.exchange != self._keys.collecting:
             return Opened(replace(state, keys=opened.state), opened.exchange, opened.requests)
-        count = context.suite.surface.elements(context.round.length)
-        total = self._vectors.ring.zeros(self._vectors.coefficients(count))
         made: dict[int, Collect] = {}  # who gets the same request from the key layer gets the same from us
         requests = {
             client: made.setdefault(id(request), Collect(Stream.of(parts(request)), context.round.model))
             for client, request in opened.requests.items()
         }
-        return Opened(replace(state, keys=opened.state, total=total), opened.exchange, requests)
+        return Opened(replace(state, keys=opened.state), opened.exchange, requests)
+
+    def _coefficients(self, context: ServerContext) -> int:
+        """Of a vector in this round."""
+        return self._vectors.coefficients(context.suite.surface.elements(context.round.length))
 
     def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         layer, server = self._layer(context, state.task), self._keys.server
         if not isinstance(reply, Contribution):
             return server.check(layer, state.keys, sender, reply)
-        self._vectors.ring.check_packed(reply.vector, len(state.total))
+        self._vectors.ring.check_packed(reply.vector, self._coefficients(context))
         # The clients tag their vectors where they hold a secret that the server lacks.
         tag = tag_of(reply.tag, tagged=self._keys.learns is Learner.CLIENTS)
         keys: Any = decode(self._keys.replies[self._keys.collecting], reply.keys)
-        return Checked(server.check(layer, state.keys, sender, keys), reply.vector, tag)
+        head = server.head_of(keys)
+        return Checked(server.check(layer, state.keys, sender, keys), head, reply.vector, tag)
 
     def absorb(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         layer = self._layer(context, state.task)
         if not isinstance(reply, Checked):
             return replace(state, keys=self._keys.server.absorb(layer, state.keys, sender, reply))
         keys = self._keys.server.absorb(layer, state.keys, sender, reply.keys)
-        self._vectors.ring.add_packed(state.total, reply.vector)
-        tag = (int.from_bytes(state.tag, "big") + reply.tag) % PRIME
-        return replace(state, keys=keys, tag=tag.to_bytes(TAG_BYTES, "big"))
+        group = state.groups.get(reply.head)
+        if group is None:  # the key layer has let it in: there are no more of them than its groups
+            zeros = self._vectors.ring.zeros(self._coefficients(context))
+            group = Group(frozenset(), zeros, bytes(TAG_BYTES))
+        self._vectors.ring.add_packed(group.total, reply.vector)
+        tag = ((int.from_bytes(group.tag, "big") + reply.tag) % PRIME).to_bytes(TAG_BYTES, "big")
+        taken = Group(group.members | {sender}, group.total, tag)
+        return replace(state, keys=keys, groups={**state.groups, reply.head: taken})
 
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
         step = self._keys.server.close(self._layer(context, state.task), state.keys, present)
         if isinstance(step, Opened):
             return self._opened(context, state, step)
+        # The vectors in the sum are of those whose keys are.
+        group = next(each for each in state.groups.values() if not each.members <= step.left_out.keys())
         if isinstance(step.total, IntegerSum):
-            return replace(step, total=self._open(context, state, step.total))
+            return replace(step, total=self._open(context, state, step.total, group.total))
         ring = self._vectors.ring
-        vector = Stream(ring.packed_size(len(state.total)), ring.pack_blocks(state.total))
+        vector = Stream(ring.packed_size(len(group.total)), ring.pack_blocks(group.total))
         result = Result(
-            memoryview(step.result or b""), decode(Task, state.task), vector, memoryview(state.tag)
+            memoryview(step.result or b""), decode(Task, state.task), vector, memoryview(group.tag)
         )
         return replace(step, result=encode(result))
 
-    def _open(self, context: ServerContext, state: Any, keys: IntegerSum) -> Any:
+    def _open(self, context: ServerContext, state: Any, keys: IntegerSum, total: NDArray[np.uint64]) -> Any:
         seed = public_seed(
             parameters=context.suite.digest,
             session=context.session,
@@ -133,7 +154,7 @@ class LatticeServerSteps(ServerSteps):
                 context.suite.surface,
                 seed=seed,
                 keys=keys,
-                total=state.total,
+                total=total,
                 length=context.round.length,
             )
         except VerificationError as error:
@@ -148,8 +169,10 @@ class LatticeServerSteps(ServerSteps):
     def body_bytes(self, count: int, *, packed: int) -> int:
         return self._vectors.packed_size(count)
 
-    def refused(self, state: Any, client: ClientId) -> Any:
-        return replace(state, keys=self._keys.server.refused(state.keys, client))
+    def refused(self, context: ServerContext, state: Any, client: ClientId, refusal: Refusal) -> Judged:
+        layer = self._layer(context, state.task)
+        judged = self._keys.server.refused(layer, state.keys, client, refusal)
+        return replace(judged, state=replace(state, keys=judged.state))
 
     # Saved states
 
@@ -166,11 +189,10 @@ class LatticeServerSteps(ServerSteps):
 
 @cache
 def _summing(states: tuple[type, ...]) -> type[Any]:
-    """An open round: the key layer's state, the task, and the vectors' sum so far, updated in place."""
+    """An open round: the key layer's state, the task, and the vectors' sums so far, by head."""
     fields = [
         ("keys", Union[states]),  # noqa: UP007
         ("task", bytes),
-        ("total", NDArray[np.uint64]),
-        ("tag", Annotated[bytes, Size(TAG_BYTES)]),
+        ("groups", dict[bytes, Group]),
     ]
     return make_dataclass("Summing", fields, frozen=True, slots=True)

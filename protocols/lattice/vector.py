@@ -32,14 +32,14 @@ def vectors_of(surface: Surface, *, max_clients: int) -> rlwe.Parameters:
     )
 
 
-def tagging_of(common: Secret | None, *, seed: bytes) -> Tagging | None:
-    """The tag of this round's vectors, if there is a secret that the clients have in common.
+def tagging_of(common: Secret | None, *, seed: bytes, head: bytes) -> Tagging | None:
+    """The tag of this round's vectors that answer `head`, if the clients have a secret in common.
 
     The key layer's own tag is under the same secret; the label keeps the two apart.
     """
     if common is None:
         return None
-    return Tagging(MacKey(hkdf(common, label=labels.LATTICE_MAC)), context=seed)
+    return Tagging(MacKey(hkdf(common, label=labels.LATTICE_MAC)), context=seed + head)
 
 
 def hidden(

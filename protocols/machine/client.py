@@ -8,13 +8,13 @@ writes to the release log before a reply leaves, and saves and restores itself. 
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
 from protocols.identity import SERVER, Identity, Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
 from protocols.machine.guard import Guard, Guarded, guarded
-from protocols.machine.suite import Asked, ClientContext, Replied, Suite
+from protocols.machine.suite import Asked, ClientContext, Declined, Replied, Suite
 from protocols.messages.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
@@ -39,9 +39,7 @@ __all__ = ["KEPT_RESULTS", "ClientMachine", "Received", "Request"]
 KEPT_RESULTS: Final = 4
 """Unopened results that a client keeps, and that a server keeps for a member who does not fetch them."""
 MAXIMUM_ROUND: Final = (1 << 63) - 1
-MAXIMUM_FAILED_OPENINGS: Final = 8
-"""Whether a doctored result opens may tell the server something of the key, a bit or so each time (Li and
-Micciancio's attack in its reaction form), so a client stops opening under a key that failed this often."""
+HEAD_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +150,7 @@ class ClientMachine(Guarded, Client):
             self._check_header(envelope)
             digest = hashlib.sha256(message).digest()
             if (known := self._repeated(number, stage, digest)) is not None:
+                self.refusal = _refusal_in(known)
                 return known
             request = decode(Request, envelope.body)
             self._check_results(request)
@@ -161,7 +160,7 @@ class ClientMachine(Guarded, Client):
                 return self._envelope(number, ACKNOWLEDGEMENT, encode(Received(received)))
             return self._step(number, stage, digest, request)
         except PeerViolation as error:
-            return self._refuse(number, stage, error.reason)
+            return self._refuse(number, stage, error.reason, accused=error.culprit)
         except (DecodeError, VerificationError) as error:
             return self._refuse(number, stage, str(error))
 
@@ -203,7 +202,13 @@ class ClientMachine(Guarded, Client):
             self._context(number), state, decode(self._suite.requests[stage // 2], request.body)
         )
         if isinstance(step, Replied):
-            return self._release(number, stage, digest, step, fresh=fresh, request=request)
+            reply = self._reply(number, stage, step)
+            return self._release(number, stage, digest, step, reply, fresh=fresh, request=request)
+        if isinstance(step, Declined):
+            refusal = self._refusal(number, stage, step.reason, accused=step.accused, proof=step.proof)
+            reply = self._release(number, stage, digest, step, refusal, fresh=fresh, request=request)
+            self.refusal = self.refusal or step.reason
+            return reply
         self._enter(number, step, fresh=fresh)
         self._take_results(request)
         self._pending = Pending(stage, digest, step.length, step.model)
@@ -211,30 +216,62 @@ class ClientMachine(Guarded, Client):
 
     @guarded
     def contribute(
-        self, update: Update, *, weight: int = 1, metrics: Mapping[str, float] | None = None
+        self,
+        update: Update,
+        *,
+        weight: int = 1,
+        metrics: Mapping[str, float] | None = None,
+        head: bytes | None = None,
     ) -> Reply:
         pending = self._pending
         if pending is None:
             raise ParameterError("no update was asked for; contribute once after each NeedUpdate")
+        context = replace(self._context(self._round - 1), head=self._head(head, pending))
         summand = self._suite.surface.encode(
             update, length=pending.length, weight=weight, metrics=metrics or {}, entropy=self._entropy
         )
         self.refusal = None
         number = self._round - 1
         try:
-            step = self._suite.client.fold(self._context(number), self._state, summand)
-            reply = self._release(number, pending.stage, pending.request, step, fresh=False, request=None)
+            step = self._suite.client.fold(context, self._state, summand)
+            reply = self._reply(number, pending.stage, step)
+            reply = self._release(
+                number, pending.stage, pending.request, step, reply, fresh=False, request=None
+            )
         except (PeerViolation, VerificationError, DecodeError) as error:
             return self._refuse(number, pending.stage, getattr(error, "reason", str(error)))
         if self.refusal is None:
             self.clipped = summand.clipped  # the blocks are made while the reply is written, not before
         return reply
 
+    def _head(self, head: bytes | None, pending: Pending) -> bytes:
+        """What an update answers."""
+        if head is None:
+            return hashlib.sha256(pending.model).digest()
+        if self._suite.learns is not Learner.CLIENTS:
+            raise ParameterError(
+                f"{self._suite.name} tells the sum to the server: an update answers the model that came with "
+                "the request; leave head out"
+            )
+        if type(head) is not bytes or len(head) != HEAD_BYTES:
+            raise ParameterError(f"a head is {HEAD_BYTES} bytes, for example a digest of the model")
+        return head
+
+    def _reply(self, number: int, stage: int, step: Replied) -> Reply:
+        return self._envelope(number, reply_stage(stage // 2), *parts(step.message))
+
     def _release(
-        self, number: int, stage: int, digest: bytes, step: Replied, *, fresh: bool, request: Request | None
+        self,
+        number: int,
+        stage: int,
+        digest: bytes,
+        step: Replied | Declined,
+        reply: Reply,
+        *,
+        fresh: bool,
+        request: Request | None,
     ) -> Reply:
         """Commits a step: first to the log, which may know of a different release, then to the state."""
-        reply = self._envelope(number, reply_stage(stage // 2), *parts(step.message))
         release = self._release_digest(number, digest, reply)
         if not self._log_allows(number, stage, release):
             return self._refuse(
@@ -265,7 +302,7 @@ class ClientMachine(Guarded, Client):
         """Whether this release may leave: the log has none in its place, or this very one."""
         return self._log is None or self._log.insert(self._log_name, number, step, release) == release
 
-    def _enter(self, number: int, step: Replied | Asked, *, fresh: bool) -> None:
+    def _enter(self, number: int, step: Replied | Asked | Declined, *, fresh: bool) -> None:
         if fresh:
             self._round = number + 1
             self._answers = {}
@@ -287,9 +324,14 @@ class ClientMachine(Guarded, Client):
             if not known and (copy := bytes(result)) not in self.results:
                 self.results = (*self.results, copy)[-KEPT_RESULTS:]
 
-    def _refuse(self, number: int, stage: int, reason: str) -> Reply:
+    def _refuse(self, number: int, stage: int, reason: str, *, accused: str = SERVER) -> Reply:
         self.refusal = reason
-        return self._envelope(number, REFUSAL, encode(Refusal(f"{self._stage_name(stage)}: {reason}"[:1024])))
+        return self._refusal(number, stage, reason, accused=accused, proof=b"")
+
+    def _refusal(self, number: int, stage: int, reason: str, *, accused: str, proof: bytes) -> Reply:
+        said = f"{self._stage_name(stage)}: {reason}"[:1024]
+        blamed = "" if accused == SERVER else accused  # the server hears of its own faults in words
+        return self._envelope(number, REFUSAL, encode(Refusal(said, blamed, proof)))
 
     def _stage_name(self, stage: int) -> str:
         names = self._suite.exchanges
@@ -320,41 +362,49 @@ class ClientMachine(Guarded, Client):
 
     @guarded
     def open(self, result: Buffer) -> Sum:
-        steps, context = self._suite.client, self._context(max(self._round - 1, 0))
         try:
             digest = hashlib.sha256(result).digest()
         except (TypeError, ValueError, BufferError):
             raise ParameterError("a result is a contiguous buffer of bytes") from None
         try:
-            number = steps.round_of(context, result)
-            if self._opened.get(number, digest) != digest:
-                raise PeerViolation(f"a second, different result of round {number}", culprit=SERVER)
-            if digest in self._failed or len(self._failed) >= MAXIMUM_FAILED_OPENINGS:
-                raise PeerViolation(
-                    f"{len(self._failed)} results did not verify, this one is not tried again; at "
-                    f"{MAXIMUM_FAILED_OPENINGS} the session's key is retired: start a new session",
-                    culprit=SERVER,
-                )
-            total = self._open(number, digest, result)
+            return self._open(digest, result)
         except DecodeError as error:
+            self._done_with(digest)
             raise PeerViolation(f"a result that does not decode: {error}", culprit=SERVER) from error
         except VerificationError as error:
-            self._failed |= {digest}
             raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error
-        return total
+        except PeerViolation:
+            self._done_with(digest)
+            raise
 
-    def _open(self, number: int, digest: bytes, result: Buffer) -> Sum:
+    def _open(self, digest: bytes, result: Buffer) -> Sum:
         """Opens a result. Once the key was used on it, no other one of its round is tried."""
+        steps, context = self._suite.client, self._context(max(self._round - 1, 0))
+        number = steps.round_of(context, result)
+        if self._opened.get(number, digest) != digest:
+            raise PeerViolation(f"a second, different result of round {number}", culprit=SERVER)
+        if digest in self._failed:
+            raise PeerViolation(
+                f"the result of round {number} did not verify, and is not tried again", culprit=SERVER
+            )
         try:
-            total = self._suite.client.open(self._context(number), self._state, result)
-        except (VerificationError, RoundAborted):
+            total = steps.open(self._context(number), self._state, result)
+        except VerificationError:
+            self._failed |= {digest}
+            self._state = steps.failed(self._state)
+            self._settle(number, digest)
+            raise
+        except RoundAborted:
             self._settle(number, digest)
             raise
         self._settle(number, digest)
-        return total
+        return replace(total, round=number, head=steps.head_of(context, result))
 
     def _settle(self, number: int, digest: bytes) -> None:
         self._opened[number] = digest
+        self._done_with(digest)
+
+    def _done_with(self, digest: bytes) -> None:
         self.results = tuple(each for each in self.results if hashlib.sha256(each).digest() != digest)
 
     # Saved states
@@ -412,3 +462,10 @@ class ClientMachine(Guarded, Client):
         machine._failed = memory.failed
         machine.clipped = memory.clipped
         return machine
+
+
+def _refusal_in(reply: Reply | NeedUpdate) -> str | None:
+    """The reason in a reply that was given before, if that was a refusal."""
+    if isinstance(reply, NeedUpdate) or (envelope := Envelope.decode(reply)).stage != REFUSAL:
+        return None
+    return decode(Refusal, envelope.body).reason

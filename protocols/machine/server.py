@@ -86,6 +86,7 @@ class ServerMachine(Guarded, Server):
         self._seen: set[tuple[ClientId, bytes]] = set()
         self._seen_before: set[tuple[ClientId, bytes]] = set()
         self._dropped: dict[ClientId, str] = {}
+        self._culprits: frozenset[ClientId] = frozenset()
         self._lost: frozenset[ClientId] | None = (
             None  # the keys of `_dropped`, made when a step asks for them
         )
@@ -115,6 +116,7 @@ class ServerMachine(Guarded, Server):
         self._round, self._cohort, self._rounds = checked, frozenset(cohort), round.number + 1
         self._status, self._ending = Status.OPEN, None
         self._dropped, self._lost, self._contributors = {}, None, frozenset()
+        self._culprits = frozenset()
         self._seen_before, self._seen, self._carried = self._seen, set(), {}
         self._transcript = Transcript()
         return self._enter(opened, start=True)
@@ -201,7 +203,7 @@ class ServerMachine(Guarded, Server):
         if self._status is Status.DONE:
             return {}
         if self._status is Status.ABORTED:
-            raise RoundAborted(self._why_aborted())
+            raise self._aborted()
         if self._status is Status.IDLE:
             raise ParameterError("no round was started; call start first")
         try:
@@ -231,36 +233,39 @@ class ServerMachine(Guarded, Server):
             step = self._suite.server.close(self._context(self._round), self._state, present)
         except RoundAborted as error:
             for culprit in error.culprits:
-                self._lose(culprit, error.reason)
-            self._abort(error.reason)
-            raise
+                self._blame(culprit, error.reason)
+            self._abort(error.reason, opened=error.opened)
+            raise self._aborted() from error
         if isinstance(step, Opened):
             if (
                 step.requests.keys() <= self._dropped.keys()
             ):  # an empty outbox would say that the round is over
                 self._state = step.state
-                self._abort(reason := f"nobody is left to ask in {self._suite.exchanges[step.exchange]}")
-                raise RoundAborted(reason)
+                self._abort(f"nobody is left to ask in {self._suite.exchanges[step.exchange]}")
+                raise self._aborted()
             return self._enter(step)
         self._finish(step)
         return {}
 
     def _finish(self, step: Finished) -> None:
-        record = self._sign("")
+        for client, reason in step.left_out.items():
+            self._lose(client, reason)
+        self._contributors -= step.left_out.keys()
+        record = self._sign("", opened=True)
         self._state, self._status = self._suite.server.idle(step.state), Status.DONE
-        total = None if step.total is None else SavedSum.of(step.total)
+        total = None if step.total is None else SavedSum.of(step.total, round=self._round.number)
         self._ending = Ending(total=total, result=step.result, record=record, reason="")
         if step.result is not None:
             self._mailbox.put(self._round.number, step.result)
 
-    def _abort(self, reason: str) -> None:
+    def _abort(self, reason: str, *, opened: frozenset[ClientId] = frozenset()) -> None:
         self._status = Status.ABORTED  # first: whatever else can be done or not, this round has no sum
-        self._contributors = frozenset()
-        record = self._sign(reason)
+        self._contributors = opened
+        record = self._sign(reason, opened=bool(opened))
         self._state = self._suite.server.idle(self._state)
         self._ending = Ending(total=None, result=None, record=record, reason=reason[:2048])
 
-    def _sign(self, aborted: str) -> SignedRecord:
+    def _sign(self, aborted: str, *, opened: bool) -> SignedRecord:
         plan = self._suite.server.plan(self._context(self._round), self._state)
         return SignedRecord.sign(
             RoundRecord(
@@ -273,6 +278,8 @@ class ServerMachine(Guarded, Server):
                 cohort=self._round.cohort,
                 contributors=self._contributors,
                 dropped=self._dropped,
+                culprits=self._culprits,
+                opened=opened,
                 degree=plan.degree,
                 threshold=plan.threshold,
                 ring_bits=plan.ring_bits,
@@ -282,13 +289,15 @@ class ServerMachine(Guarded, Server):
             self._key,
         )
 
-    def _why_aborted(self) -> str:
-        return self._ending.reason if self._ending is not None else "interrupted"
+    def _aborted(self) -> RoundAborted:
+        if self._ending is None:
+            return RoundAborted("interrupted", culprits=self._culprits)
+        return RoundAborted(self._ending.reason, culprits=self._culprits, opened=self._contributors)
 
     @guarded
     def outcome(self) -> Outcome:
         if self._status is Status.ABORTED:
-            raise RoundAborted(self._why_aborted())
+            raise self._aborted()
         if self._ending is None:
             raise ParameterError("no round has ended; run one to its empty outbox first")
         total = None if self._ending.total is None else self._ending.total.restore()
@@ -296,6 +305,7 @@ class ServerMachine(Guarded, Server):
             round=self._round.number,
             contributors=self._contributors,
             dropped=dict(self._dropped),
+            culprits=self._culprits,
             total=total,
             result=self._ending.result,
             record=self._ending.record,
@@ -311,6 +321,11 @@ class ServerMachine(Guarded, Server):
         """Puts a client out of the open round; the first reason stands."""
         self._dropped.setdefault(client, reason[:2048])
         self._lost = None
+
+    def _blame(self, client: ClientId, reason: str) -> None:
+        """The same for who broke the protocol."""
+        self._culprits |= {client}
+        self._lose(client, reason)
 
     # Results that only clients open
 
@@ -425,10 +440,9 @@ class ServerMachine(Guarded, Server):
         if sender not in self._cohort:
             raise DecodeError("a message of a client that this round did not ask")
         if envelope.stage == REFUSAL:
-            reason = decode(Refusal, envelope.body).reason
+            refusal = decode(Refusal, envelope.body)
             if sender not in self._dropped:
-                self._state = self._suite.server.refused(self._state, sender)
-                self._lose(sender, f"refused: {reason}")
+                self._judge(sender, refusal)
             return False
         if envelope.stage != request_stage(self._exchange) + 1:
             raise DecodeError(f"a message of another step than {self._suite.exchanges[self._exchange]}")
@@ -437,6 +451,14 @@ class ServerMachine(Guarded, Server):
         if sender not in self._expected or sender in self._dropped:
             raise DecodeError("a message of a client that is not asked in this exchange")
         return True
+
+    def _judge(self, sender: ClientId, refusal: Refusal) -> None:
+        """Loses a client that refuses, and whoever is shown to have made it refuse."""
+        judged = self._suite.server.refused(self._context(self._round), self._state, sender, refusal)
+        self._state = judged.state
+        for culprit, reason in judged.culprits.items():
+            self._blame(culprit, reason)
+        self._lose(sender, f"refused: {refusal.reason}")
 
     def _absorb(self, sender: ClientId, checked: Any, digest: bytes) -> None:
         try:
@@ -455,7 +477,7 @@ class ServerMachine(Guarded, Server):
     def _expel(self, round: Round, sender: ClientId, reason: str) -> PeerViolation:
         """Puts a culprit out of the round in which its message came, if that is open."""
         if self._round is round and self._status is Status.OPEN and sender in self._cohort:
-            self._lose(sender, reason)
+            self._blame(sender, reason)
         return PeerViolation(reason, culprit=sender)
 
     def _context(self, round: Round) -> ServerContext:
@@ -490,6 +512,7 @@ class ServerMachine(Guarded, Server):
             seen=frozenset(self._seen),
             seen_before=frozenset(self._seen_before),
             dropped=self._dropped,
+            culprits=self._culprits,
             contributors=self._contributors,
             transcript=self._transcript.digest(),
             results=self._mailbox.results,
@@ -519,6 +542,7 @@ class ServerMachine(Guarded, Server):
         machine._expected, machine._answered = saved.expected, saved.answered
         machine._seen, machine._seen_before = set(saved.seen), set(saved.seen_before)
         machine._dropped, machine._contributors = saved.dropped, saved.contributors
+        machine._culprits = saved.culprits
         machine._transcript = Transcript(saved.transcript)
         machine._mailbox = Mailbox(machine._roster.members, results=saved.results, owed=saved.owed)
         machine._carried = saved.carried

@@ -36,19 +36,22 @@ class SavedSum:
     metric_names: tuple[Annotated[str, UpTo(4096)], ...]
     metric_values: NDArray[np.float64]
     total: NDArray[np.uint64] | None
+    round: U64
 
     @classmethod
-    def of(cls, value: Sum) -> "SavedSum":
+    def of(cls, value: Sum, *, round: int) -> "SavedSum":
         names = tuple(value.metrics)
         total = value.total if isinstance(value, IntegerSum) else None
         numbers = np.array([value.metrics[name] for name in names], dtype=np.float64)
-        return cls(value.mean, value.total_weight, value.contributors, names, numbers, total)
+        return cls(value.mean, value.total_weight, value.contributors, names, numbers, total, round)
 
     def restore(self) -> Sum:
         metrics = dict(zip(self.metric_names, map(float, self.metric_values), strict=True))
         if self.total is None:
-            return Sum(self.mean, self.total_weight, self.contributors, metrics)
-        return IntegerSum(self.mean, self.total_weight, self.contributors, metrics, self.total)
+            return Sum(self.mean, self.total_weight, self.contributors, metrics, round=self.round)
+        return IntegerSum(
+            self.mean, self.total_weight, self.contributors, metrics, self.total, round=self.round
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,7 @@ class Memory:
     seen: frozenset[tuple[Name, Key32]]
     seen_before: frozenset[tuple[Name, Key32]]
     dropped: dict[Name, Reason]
+    culprits: frozenset[Name]
     contributors: frozenset[Name]
     transcript: Key32
     results: dict[U64, bytes]

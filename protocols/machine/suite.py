@@ -3,9 +3,10 @@
 A protocol is two tables of pure steps over frozen states:
 
 * `ClientSteps.react(context, state, request)` is the table of legal (state, request) pairs. It returns
-  `Replied` or `Asked`, or raises what makes the client refuse.
+  `Replied`, `Asked` or `Declined`, or raises what makes the client refuse.
 * `ServerSteps.begin`, `check`, `absorb` and `close` open a round, look at one answer by itself, take it, and
   close an exchange with whoever answered; `close` returns `Opened` or `Finished`, or raises `RoundAborted`.
+  `refused` judges a refusal.
 
 The machines (`client`, `server`) do everything that does not depend on the protocol.
 """
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 from protocols.identity import ClientId, Identity, Roster
 from protocols.interface import Learner, Round, Sum
 from protocols.machine.summand import Summand, Surface
+from protocols.messages.envelope import Refusal
 from protocols.planning.requirements import Plan, Requirements
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, PeerViolation
@@ -28,7 +30,9 @@ __all__ = [
     "Asked",
     "ClientContext",
     "ClientSteps",
+    "Declined",
     "Finished",
+    "Judged",
     "Opened",
     "Replied",
     "ServerContext",
@@ -65,6 +69,38 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Declined:
+    """A client's step that refuses because of another client's bytes, and reveals something to prove it.
+
+    What it reveals is a release as any other: the log hears of it first, and nothing else uses up the same.
+
+    Attributes:
+        state: the state behind this step.
+        reason, accused, proof: as in `Refusal`.
+        spends: as in `Replied`.
+    """
+
+    state: Any
+    reason: str
+    accused: ClientId
+    proof: bytes = field(repr=False)
+    spends: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a server makes of a refusal.
+
+    Attributes:
+        state: the state behind it.
+        culprits: whose fault it is, and how that is known; who refused is named here if it lied.
+    """
+
+    state: Any
+    culprits: Mapping[ClientId, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A server's step: the exchange that is open now, and each party's request in it."""
 
@@ -75,11 +111,15 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A server's last step of a round. Exactly one of `total` and `result` is there."""
+    """A server's last step of a round. Exactly one of `total` and `result` is there.
+
+    `left_out` are those who answered the collecting exchange and are not in the sum, and why.
+    """
 
     state: Any
     total: Sum | None = None
     result: bytes | None = None
+    left_out: Mapping[ClientId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +166,8 @@ class ClientContext:
     max_length: int
     round: int
     entropy: Entropy
+    head: bytes = b""
+    """While an update is folded, what it answers."""
 
     @property
     def me(self) -> ClientId:
@@ -144,6 +186,10 @@ class ServerContext:
     dropped: frozenset[ClientId]
     entropy: Entropy
 
+    def plan(self, n: int) -> Plan:
+        """The plan for a cohort of n."""
+        return self.suite.plan(n)
+
 
 class ClientSteps(ABC):
     """The client's half of a protocol. `states[0]` is the type of the state before the first message."""
@@ -155,8 +201,8 @@ class ClientSteps(ABC):
         """The state between rounds: what outlives a round, without the round's secrets."""
 
     @abstractmethod
-    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
-        """One row of the table. Raises what makes the client refuse."""
+    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked | Declined:
+        """One row of the table. Raises what makes the client refuse; a `PeerViolation` names whose fault."""
 
     @abstractmethod
     def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
@@ -172,11 +218,26 @@ class ClientSteps(ABC):
             f"{context.suite.name} tells the sum to the server; clients have nothing to open"
         )
 
+    def head_of(self, context: ClientContext, result: Buffer) -> bytes:
+        """What the updates in a result answered, by its word; only where the clients learn the sum."""
+        return b""
+
     def open(self, context: ClientContext, state: Any, result: Buffer) -> Sum:
-        """The sum inside a result, checked. `VerificationError` only for what the key was needed to see."""
+        """The sum inside a result, checked.
+
+        Raises:
+            VerificationError: the key was needed to see that it is wrong.
+            DecodeError: it was not.
+            RoundAborted: it is authentic, and no sum of honest summands.
+            ParameterError: this client lacks the key, for now or for good.
+        """
         raise ParameterError(
             f"{context.suite.name} tells the sum to the server; clients have nothing to open"
         )
+
+    def failed(self, state: Any) -> Any:
+        """The state behind an opening that ended in a `VerificationError`."""
+        return state
 
 
 class ServerSteps(ABC):
@@ -213,13 +274,17 @@ class ServerSteps(ABC):
         """The plan that the round runs under, for its record."""
         return context.suite.plan(len(context.round.cohort))
 
+    def head_of(self, reply: Any) -> bytes:
+        """What a decoded contribution answers, where the clients learn the sum: only equals are summed."""
+        return b""
+
     def body_bytes(self, count: int, *, packed: int) -> int:
         """Upper bound of a vector of `count` ring elements in a message; `packed` is its size bit-packed."""
         return packed
 
-    def refused(self, state: Any, client: ClientId) -> Any:
-        """The state after `client` refused a request."""
-        return state
+    def refused(self, context: ServerContext, state: Any, client: ClientId, refusal: Refusal) -> Judged:
+        """Judges the refusal of `client`, which is lost in this round."""
+        return Judged(state)
 
     def freeze(self, context: ServerContext, state: Any) -> Any:
         """`state` as one of `states`, all fields encodable; most states are so already."""

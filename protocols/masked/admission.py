@@ -49,6 +49,8 @@ def check_keys(context: ServerContext, sender: ClientId, reply: AdvertiseKeys) -
         client=sender,
     )
     context.roster.verify(sender, reply.signature, statement, label=labels.KEY_ADVERTISEMENT)
+    if reply.channel_key == reply.mask_key:
+        raise PeerViolation("one public key for both purposes", culprit=sender)
     for key in (reply.channel_key, reply.mask_key):
         check_canonical(key)
         PROBE.agree(key)
@@ -57,12 +59,8 @@ def check_keys(context: ServerContext, sender: ClientId, reply: AdvertiseKeys) -
 
 
 def take_keys(state: Advertising, sender: ClientId, reply: AdvertiseKeys) -> Advertising:
-    """Keeps checked keys that nobody else has."""
-    public = reply.channel_key, reply.mask_key
-    if reply.channel_key == reply.mask_key or state.owners.keys() & public:
-        raise PeerViolation("a public key that stands in the cohort already", culprit=sender)
+    """Keeps checked keys. They may be another client's: see SPEC, "Copied keys"."""
     state.keys[sender] = reply
-    state.owners.update(dict.fromkeys(public, sender))
     return state
 
 
@@ -105,7 +103,7 @@ def open_sharing(context: ServerContext, state: Advertising, present: frozenset[
         mask_keys[place] = (keys_of.mask_key, hashlib.sha256(keys_of.mask_encapsulation).digest())
     dealings = Dealings(epoch.round, there, {}, mask_keys)
     layout_of(epoch, there)  # made once, before many threads check their dealings against it
-    return Opened(Sharing(epoch, minima, dealings), 1, requests)
+    return Opened(Sharing(state.accusers, epoch, minima, dealings), 1, requests)
 
 
 def require_enough(count: int, needed: int, what: str) -> None:

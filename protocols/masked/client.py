@@ -13,7 +13,7 @@ fewer survivors than its plan, its own policy and its neighbours' policies allow
 
 from typing import Any, ClassVar
 
-from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied
+from protocols.machine.suite import Asked, ClientContext, ClientSteps, Declined, Replied
 from protocols.machine.summand import Summand
 from protocols.masked.collecting import mask_input, prepare_first, prepare_next
 from protocols.masked.joining import advertise_keys, share_keys
@@ -40,7 +40,7 @@ class MaskedClientSteps(ClientSteps):
     def idle(self, state: Any) -> Idle | Ready:
         return state if isinstance(state, Ready) else Idle()
 
-    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
+    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked | Declined:
         malicious = context.suite.requirements.adversary is Adversary.MALICIOUS
         match state, request:
             case ((Idle() | Ready()), Announcement()):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.machine.channels import chain_key, first_seal_key, pair_bytes
-from protocols.machine.suite import Asked, ClientContext, Replied, check_length
+from protocols.machine.suite import Asked, ClientContext, Declined, Replied, check_length
 from protocols.machine.summand import Summand, Surface, Words
 from protocols.masked.dealing import sealed_context, share_hashes
 from protocols.masked.epoch import Edge
@@ -26,6 +26,7 @@ from protocols.masked.states import (
     Active,
     Collecting,
     Dealt,
+    Idle,
     Masked,
     Ready,
     View,
@@ -69,15 +70,28 @@ def received_values(surface: Surface, message: MaskedInput, *, count: int) -> ND
 # Round 2, MaskedInputCollection
 
 
-def prepare_first(context: ClientContext, state: Dealt, request: CollectInput) -> Asked:
-    """First half, on the long path: make channels and pair secrets, open the shares, derive the masks."""
+def prepare_first(context: ClientContext, state: Dealt, request: CollectInput) -> Asked | Declined:
+    """First half, on the long path: make channels and pair secrets, open the shares, derive the masks.
+
+    A neighbour that signed for another pair secret than it sent is accused, with this client's round secret
+    K_u for a proof: whoever has it can look (`accusing.judge`). It opens the pair masks of a vector that this
+    client does not send, in this round or ever, and that survivors would rebuild it for; the state behind it
+    holds no secret, and it uses up in the release log what the vector would have. Channel keys, which open
+    what others dealt, are no part of it.
+    """
     view, epoch = state.view, state.view.epoch
     if request.length != state.length:
         raise PeerViolation(
             f"{request.length} values after an announcement of {state.length}", culprit=FROM_SERVER
         )
     active = _active(context, view, request, origin=epoch.round, there=frozenset({view.me, *state.keys}))
-    edges = _first_edges(state, active, request)
+    try:
+        edges = _first_edges(state, active, request)
+    except PeerViolation as error:
+        if error.culprit == FROM_SERVER:
+            raise
+        proof = state.secrets.round_secret.reveal()
+        return Declined(Idle(), error.reason, error.culprit, proof, spends=active.origin)
     dealing = state.dealing
     return _prepare(
         context, view, active, request, edges, seed=state.secrets.self_mask_seed, own=dealing.own_shares

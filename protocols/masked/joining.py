@@ -146,12 +146,11 @@ def _enter_epoch(
 def _check_keys(
     context: ClientContext, state: Advertised, epoch: Epoch, neighbours: dict[int, AdvertiseKeys]
 ) -> None:
-    public = [key for each in (state.mine, *neighbours.values()) for key in (each.channel_key, each.mask_key)]
-    for key in public:
-        check_canonical(key)
-    if len(set(public)) != len(public):  # Fig. 4, round 1: assert that all the public key pairs differ
-        raise PeerViolation("a public key stands in the cohort twice", culprit=FROM_SERVER)
+    # Fig. 4, round 1, asserts that all the public key pairs differ. Here they need not: whatever is derived
+    # from a pair of keys is bound to both places (SPEC, "Copied keys"), and who is copied should not pay.
     for place, keys in neighbours.items():
+        for key in (keys.channel_key, keys.mask_key):
+            check_canonical(key)
         client = epoch.cohort[place]
         statement = _signed_keys(context, state.cohort, state.length, client, keys)
         try:

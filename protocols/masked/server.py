@@ -12,13 +12,15 @@ it came in, and relayed by slices.
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId
-from protocols.machine.suite import Finished, Opened, ServerContext, ServerSteps
+from protocols.machine.suite import Finished, Judged, Opened, ServerContext, ServerSteps
+from protocols.masked.accusing import judge
 from protocols.masked.admission import check_keys, open_sharing, require_enough, take_keys
 from protocols.masked.collecting import check_words, lanes_of
 from protocols.masked.epoch import Epoch
@@ -46,6 +48,7 @@ from protocols.masked.relay import (
     relay,
 )
 from protocols.masked.server_states import (
+    Accusers,
     Advertising,
     Confirming,
     Idle,
@@ -60,6 +63,7 @@ from protocols.masked.transcript import (
     mask_transcript,
 )
 from protocols.masked.unmasking import check_reveals, remove_masks
+from protocols.messages.envelope import Refusal
 from protocols.messages.schema import encode
 from protocols.planning.requirements import Adversary, Plan
 from secagg import labels
@@ -74,16 +78,21 @@ class MaskedServerSteps(ServerSteps):
     states: ClassVar[tuple[type, ...]] = (Idle, Advertising, Sharing, Summing, Confirming, Unmasking)
 
     def idle(self, state: Any) -> Idle:
-        return state if isinstance(state, Idle) else Idle()
+        return state if isinstance(state, Idle) else Idle(accusers=accusers_in(state))
 
     def begin(self, context: ServerContext, state: Any, cohort: tuple[ClientId, ...]) -> Opened:
         standing = state.standing
         if standing is not None and _goes_on(standing, cohort):
             return open_collecting(
-                context, standing.epoch, standing.minima, standing.dealings, present=frozenset(cohort)
+                context,
+                state.accusers,
+                standing.epoch,
+                standing.minima,
+                standing.dealings,
+                present=frozenset(cohort),
             )
         request = Announcement(context.suite.digest, cohort, context.round.length)
-        return Opened(Advertising(), 0, dict.fromkeys(cohort, request))
+        return Opened(Advertising(state.accusers), 0, dict.fromkeys(cohort, request))
 
     def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         match state, reply:
@@ -125,7 +134,9 @@ class MaskedServerSteps(ServerSteps):
             case Advertising():
                 return open_sharing(context, state, present)
             case Sharing():
-                return open_collecting(context, state.epoch, state.minima, state.dealings, present=present)
+                return open_collecting(
+                    context, state.accusers, state.epoch, state.minima, state.dealings, present=present
+                )
             case Summing():
                 return close_collecting(context, state, present)
             case Confirming():
@@ -133,6 +144,19 @@ class MaskedServerSteps(ServerSteps):
             case Unmasking():
                 return finish(context, state, present)
         raise ParameterError("no exchange is open")
+
+    def refused(self, context: ServerContext, state: Any, client: ClientId, refusal: Refusal) -> Judged:
+        if not (isinstance(state, Summing) and state.dealings.first and refusal.accused):
+            return Judged(state)
+        epoch, accused = state.epoch, refusal.accused
+        if epoch.members.index(client) in state.inputs:  # it has vouched for its edges
+            return Judged(state)
+        culprit, reason = judge(
+            epoch, state.dealings, state.active, accuser=client, accused=accused, proof=refusal.proof
+        )
+        if culprit == accused:
+            state = replace(state, guilty=state.guilty | {epoch.members.index(accused)})
+        return Judged(state, {culprit: reason})
 
     def plan(self, context: ServerContext, state: Any) -> Plan:
         """That of the epoch's cohort, which may be larger than the round's."""
@@ -171,6 +195,7 @@ def _goes_on(standing: Standing, cohort: tuple[ClientId, ...]) -> bool:
 
 def open_collecting(
     context: ServerContext,
+    accusers: Accusers,
     epoch: Epoch,
     minima: dict[int, int],
     dealings: Dealings,
@@ -207,7 +232,8 @@ def open_collecting(
         expected[holder] = each.expected
     total = lanes.wide.zeros(lanes.words(surface.elements(length) + check_words(lanes.ring.bits)))
     kept = dealings.without_seals(active)
-    return Opened(Summing(epoch, minima, kept, active, expected, transcript, total, {}, {}), 2, requests)
+    following = Summing(accusers, epoch, minima, kept, active, expected, transcript, total, {}, {})
+    return Opened(following, 2, requests)
 
 
 # Round 2, MaskedInputCollection
@@ -239,6 +265,10 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
     """End of round 2: assert |U_3| >= t and that all can be unmasked, tell the survivors who they are."""
     epoch = state.epoch
     survivors = one_object(frozenset(epoch.members.index(client) for client in present))
+    if caught := survivors & state.guilty:
+        # Its masks are in the sum. They cannot be taken off, so nobody needs to reveal anything any more.
+        names = frozenset(epoch.cohort[place] for place in caught)
+        raise RoundAborted(f"{sorted(names)} contributed, and dealt a wrong pair secret", culprits=names)
     require_survivors(epoch, state.minima, survivors, "contributed")
     left = holders_left(epoch, survivors).tolist()
     against = Counter(dealer for holder in survivors for dealer in state.unopened[holder])
@@ -249,8 +279,7 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
             raise RoundAborted(
                 f"{holding} surviving holders could open what {epoch.cohort[dealer]!r} dealt, "
                 f"{epoch.threshold} must; {complaints} complain",
-                # As many as may be corrupt could have made their complaints up.
-                culprits=frozenset([epoch.cohort[dealer]] if complaints > epoch.corrupt else []),
+                culprits=frozenset([epoch.cohort[dealer]] if blamed(state, dealer, complaints) else []),
             )
     bitmap, model = epoch.members.bitmap(present), hashlib.sha256(context.round.model).digest()
     if context.suite.requirements.adversary is Adversary.MALICIOUS:
@@ -259,6 +288,33 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
         following = Confirming(state, survivors, statement, {})
         return Opened(following, 3, dict.fromkeys(sorted(present), request))
     return open_unmasking(context, state, survivors, sorted(survivors), signatures={})
+
+
+def blamed(state: Summing, dealer: int, complaints: int) -> bool:
+    """Whether more complain of a dealer than could all have made it up.
+
+    A share that does not open proves nothing without the key of its channel, which opens all that the dealer
+    ever sealed to that client. So accusers are counted: those of one round against the corrupt neighbours
+    that a client may have; and all of the session against the corrupt clients that there may be, for a dealer
+    may wrong one client at a time. On a random graph the session's cannot be held against the former: each
+    epoch has another graph, and brings other corrupt neighbours.
+    """
+    name = state.epoch.cohort[dealer]
+    ever = accusers_in(state).get(name, frozenset())
+    return complaints > state.epoch.corrupt or len(ever) > state.epoch.corrupt
+
+
+def accusers_in(state: Any) -> Accusers:
+    """Who complained of whom so far, this round included."""
+    summing = state.sum if isinstance(state, Confirming | Unmasking) else state
+    accusers: Accusers = dict(summing.accusers)
+    if isinstance(summing, Summing):
+        cohort = summing.epoch.cohort
+        for holder, dealers in summing.unopened.items():
+            for dealer in dealers:
+                name = cohort[dealer]
+                accusers[name] = accusers.get(name, frozenset()) | {cohort[holder]}
+    return accusers
 
 
 def open_unmasking(
@@ -362,7 +418,7 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
         )
     contributors = frozenset(epoch.cohort[place] for place in state.survivors)
     total = surface.decode(lanes.view(summing.total, elements, padding=padding), contributors)
-    return Finished(Idle(_standing(state, there)), total=total)
+    return Finished(Idle(_standing(state, there), accusers_in(state)), total=total)
 
 
 def _standing(state: Unmasking, there: frozenset[int]) -> Standing | None:

@@ -1,7 +1,7 @@
 """What the server of MaskedSum keeps while each exchange is open. See `server` for the steps."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -24,25 +24,31 @@ class Standing:
     dealings: Dealings
 
 
+Accusers: TypeAlias = dict[Name, frozenset[Name]]
+"""By dealer, who ever complained of its shares in this session."""
+
+
 @dataclass(frozen=True, slots=True)
 class Idle:
     """Between rounds."""
 
     standing: Standing | None = None
+    accusers: Accusers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Advertising:
-    """AdvertiseKeys is open: the keys so far (U_1), and whose each public key is. Filled in place."""
+    """AdvertiseKeys is open: the keys so far (U_1). Filled in place."""
 
+    accusers: Accusers
     keys: dict[Name, AdvertiseKeys] = field(default_factory=dict)
-    owners: dict[Key32, Name] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
     """ShareKeys is open: the dealings so far (U_2). Filled in place."""
 
+    accusers: Accusers
     epoch: Epoch
     minima: dict[U32, U32]
     dealings: Dealings
@@ -53,9 +59,10 @@ class Summing:
     """MaskedInput is open: the sum of masked vectors so far (U_3). Filled in place.
 
     `active` are the places of those whose masks are in the vectors, `expected` the hashes of the shares that
-    each of them holds.
+    each of them holds, `guilty` those who were shown to have dealt a wrong pair secret.
     """
 
+    accusers: Accusers
     epoch: Epoch
     minima: dict[U32, U32]
     dealings: Dealings
@@ -65,6 +72,7 @@ class Summing:
     total: NDArray[Any]
     unopened: dict[U32, frozenset[U32]]
     inputs: dict[U32, Signature]
+    guilty: frozenset[U32] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from protocols.identity import ClientId
 from protocols.machine.channels import pair_bytes
+from protocols.masked.accusing import agreed_secret
 from protocols.masked.dealing import PAIR_KEY, SELF_MASK
 from protocols.masked.epoch import Epoch
-from protocols.masked.keys import MaskKeys, first_pair_secret, pair_mask_seed, pairs_key, self_mask_seed
+from protocols.masked.keys import MaskKeys, pair_mask_seed, pairs_key, self_mask_seed
 from protocols.masked.messages import COMMITMENT_BYTES, SHARE_BYTES, Unmask, columns
 from protocols.masked.relay import PAIR_SECRET_BYTES, Dealings, Places, holder_table, layout_of
 from protocols.masked.transcript import commitment, edge_hash, share_hash_column
@@ -18,7 +19,6 @@ from secagg.errors import DecodeError, PeerViolation, RoundAborted, Verification
 from secagg.secret import Secret
 from secagg.shamir import combine_encoded
 from secagg.standard.aead import open_sealed
-from secagg.standard.kem import CIPHERTEXT_BYTES
 from secagg.vectors.masking import apply_masks
 from secagg.vectors.ring import Ring, Words
 
@@ -192,16 +192,7 @@ class _Rebuilding:
             self._blame(dealer, "shares of another secret than its mask keys come from")
         secrets: dict[int, Secret] = {}
         for peer in peers:
-            position, promised = self._edges(peer)[dealer]
-            start = (self._layout.neighbours.count(peer) + position) * CIPHERTEXT_BYTES
-            ciphertext = self._dealings.made[peer].encapsulations[start : start + CIPHERTEXT_BYTES]
-            secret = first_pair_secret(
-                mask.agreement.agree(self._dealings.mask_keys[peer][0]),
-                mask.encapsulation.decapsulate(ciphertext),
-                ciphertext,
-                epoch=self._epoch.digest,
-                pair=pair_bytes(dealer, peer),
-            )
+            secret, promised = agreed_secret(self._epoch, self._dealings, low=peer, high=dealer, mask=mask)
             secrets[peer] = self._confirmed(dealer, peer, maker=peer, secret=secret, promised=promised)
         return secrets
 

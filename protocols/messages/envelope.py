@@ -6,9 +6,10 @@ A stage is 2·e for what the server sends in exchange e, 2·e + 1 for what a cli
 stages above stand for messages that any protocol may need. What does not fit is a `DecodeError`.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Annotated, Final
 
+from protocols.messages.schema import Name, UpTo
 from secagg.errors import DecodeError, ParameterError
 from secagg.release import RELEASE
 from secagg.wire import Buffer, Piece, Reader, Writer
@@ -60,9 +61,17 @@ def check_session(session: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a client releases nothing. The reason is for people; it contains no value."""
+    """Why a client releases nothing.
+
+    Attributes:
+        reason: for people; it contains no value.
+        accused: the client whose bytes are the cause, by the refuser's word; empty where it is nobody's.
+        proof: what lets the server see for itself, in the protocol's own terms; empty where there is none.
+    """
 
     reason: str
+    accused: Name = ""
+    proof: Annotated[bytes, UpTo(64)] = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         if len(self.reason.encode()) > 4096:

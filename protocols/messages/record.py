@@ -29,7 +29,9 @@ class RoundRecord:
         parameters: SHA-256 of the protocol's public parameters.
         session, round, length, model: which sum; `model` is the SHA-256 of the model that was sent.
         cohort: in the roster's order.
-        contributors, dropped: as in `Outcome`.
+        contributors, dropped, culprits: as in `Outcome`.
+        opened: whether a sum of these contributors was opened, or sealed for those who open it. A round that
+            was aborted may have such a sum: it was seen, and then refused.
         degree, threshold, ring_bits: the plan.
         transcript: SHA-256 chain over every accepted message.
         aborted: why there is no sum; empty when there is one.
@@ -44,6 +46,8 @@ class RoundRecord:
     cohort: tuple[Name, ...]
     contributors: frozenset[Name]
     dropped: dict[Name, Reason]
+    culprits: frozenset[Name]
+    opened: bool
     degree: U32
     threshold: U32
     ring_bits: U16
