@@ -32,7 +32,7 @@ from secagg.entropy import Entropy
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.secret import Secret
 from secagg.standard.signing import SigningKey
-from secagg.wire import Buffer, Piece
+from secagg.wire import Buffer, Piece, Writer
 
 __all__ = ["KEPT_RESULTS", "ClientMachine", "Received", "Request"]
 
@@ -123,7 +123,8 @@ class ClientMachine(Guarded, Client):
         self._identity = identity
         self._roster = roster
         self._session = check_session(session)
-        self._log_name = session + b"/" + identity.client.encode()
+        # With lengths: a slash may stand in either, and two clients must not share a place in one log.
+        self._log_name = Writer().blob(session).text(identity.client).finish()
         self._min_contributors = (
             least if policy.min_contributors is None else max(least, policy.min_contributors)
         )

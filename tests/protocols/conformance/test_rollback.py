@@ -4,15 +4,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protocols import (
     Client,
+    Identity,
     MemoryReleaseLog,
     NeedUpdate,
     ParameterError,
     PeerViolation,
+    PlainSum,
     Policy,
+    Roster,
+    Round,
     Session,
     SumProtocol,
 )
@@ -220,6 +225,22 @@ def test_a_restored_client_still_knows_what_it_opened(consortium: Family) -> Non
     assert world.clients["a"].open(outcome.result).contributors == frozenset("abc")
     with pytest.raises(PeerViolation):
         world.clients["a"].open(other.play(updates_of("abc")).result or b"")
+
+
+def test_two_sessions_and_clients_of_one_spelling_do_not_share_a_place() -> None:
+    """A slash may stand in a session and in a client's id: S/x and y, S and x/y would be one name."""
+    log = MemoryReleaseLog()
+    for session, name in ((bytes(16), "x/y"), (bytes(16) + b"/x", "y")):
+        identities = [Identity.generate(each) for each in (name, "b", "c")]
+        roster = Roster.of(*identities)
+        protocol = PlainSum(max_clients=3)
+        server = protocol.server(roster=roster, session=session)
+        client = protocol.client(
+            identity=identities[0], roster=roster, session=session, policy=Policy(release_log=log)
+        )
+        request = server.start(Round(0, roster.members, 4))[name]
+        assert isinstance(client.receive(request), NeedUpdate)
+        assert not is_refusal(client.contribute(np.zeros(4)))
 
 
 def test_clients_of_one_host_may_share_a_log(family: Family) -> None:
