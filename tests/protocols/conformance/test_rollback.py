@@ -119,6 +119,8 @@ def test_an_older_state_cannot_release_a_second_thing(
         # Without it, nothing can hold it back; so no state that had a log is restored without that one.
         with pytest.raises(ParameterError, match="release_log"):
             protocol.restore_client(blob, key=STATE_KEY)
+        with pytest.raises(ParameterError, match="another release log"):
+            watched.rewound(place, MemoryReleaseLog())
         forgetful = watched.rewound(place, watched.logs[place])
         assert not is_refusal(answer_of(forgetful, watched.requests[place], update))
 
