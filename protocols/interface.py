@@ -16,7 +16,8 @@ Promises, which the conformance suite holds every protocol to:
   answered. One machine, one process: it is neither copied nor pickled, and a forked copy of it raises
   `ParameterError` whatever it is asked, because it would be a rollback.
 * State may leave the process between any two exchanges (`export`), sealed. The caller stores the new state
-  before a reply leaves and never restores an older one; the `ReleaseLog` is what holds if it does.
+  before a reply leaves and never restores an older one; the `ReleaseLog` is what holds if it does. A state
+  comes back with its own log alone, and only while no entry that it saw is missing.
 """
 
 import os
@@ -24,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,9 @@ Reply: TypeAlias = bytes
 
 Update: TypeAlias = NDArray[Any]
 """A 1-D vector: float32 or float64 for the protocols, uint64 for their integer surface."""
+
+IDENTITY_BYTES: Final = 16
+"""Of a release log."""
 
 
 class Learner(Enum):
@@ -166,7 +170,15 @@ class ReleaseLog(Protocol):
 
     A client writes here before a reply leaves it. Should it ever come back from an older state, the entry
     refuses a second, different release for the same step (ATTACKS A14); sealing the state cannot do that.
+    Another log in its place, or an older copy of it, would not hold that entry: so a saved client knows the
+    log by its identity, and how many entries of its own it has seen there (ATTACKS D9). An entry is never
+    removed. A log and a state that were restored together from one backup agree; nothing here can tell.
     """
+
+    @property
+    def identity(self) -> bytes:
+        """16 random bytes, drawn when the log was made and kept with it for good. They are no secret."""
+        ...  # a Protocol's signature
 
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
         """Stores the digest unless (session, round, step) has one, durably; returns the one that stands.
@@ -175,20 +187,50 @@ class ReleaseLog(Protocol):
         """
         ...  # a Protocol's signature
 
+    def count(self, session: bytes) -> int:
+        """How many entries stand under this name: a high-water mark, because none is ever removed."""
+        ...  # a Protocol's signature
+
 
 class MemoryReleaseLog:
-    """A release log that lasts as long as its process. It cannot see a rollback across processes.
+    """A release log that lasts as long as its process, and so does what is saved with it.
+
+    It sees no rollback across processes: a state that knows this log does not come back in another one,
+    where its entries are gone. For that take `fl_integration.SqliteReleaseLog`, or one of your own.
 
     >>> log = MemoryReleaseLog()
     >>> log.insert(b"session", 1, 3, b"first") == log.insert(b"session", 1, 3, b"second") == b"first"
     True
+    >>> log.count(b"session")
+    1
     """
 
     def __init__(self) -> None:
-        self._digests: dict[tuple[bytes, int, int], bytes] = {}
+        self._identity = os.urandom(IDENTITY_BYTES)
+        self._digests: dict[bytes, dict[tuple[int, int], bytes]] = {}
+
+    @property
+    def identity(self) -> bytes:
+        return self._identity
 
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
-        return self._digests.setdefault((session, round, step), digest)
+        # Clients of other threads may share the log: nothing here walks over a mapping.
+        return self._digests.setdefault(session, {}).setdefault((round, step), digest)
+
+    def count(self, session: bytes) -> int:
+        return len(self._digests.get(session, ()))
+
+
+def _check_log(log: object) -> None:
+    """A log is any object of this shape; one that lacks a member is refused before anything relies on it."""
+    identity = getattr(log, "identity", None)
+    named = isinstance(identity, bytes) and len(identity) == IDENTITY_BYTES
+    if not named or not all(callable(getattr(log, name, None)) for name in ("insert", "count")):
+        raise ParameterError(
+            f"a release log has insert(session, round, step, digest), count(session) and an identity, "
+            f"{IDENTITY_BYTES} random bytes that it keeps for good; {type(log).__name__} lacks one of the "
+            f"three, see protocols.ReleaseLog"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +257,8 @@ class Policy:
             raise ParameterError(f"min_contributors is {least!r}; a policy asks for at least 2")
         if type(self.max_length) is not int or self.max_length < 1:
             raise ParameterError(f"max_length is {self.max_length!r}; it must be at least 1")
+        if self.release_log is not None:
+            _check_log(self.release_log)
 
 
 class Server(ABC):
@@ -386,10 +430,15 @@ class SumProtocol(ABC):
         release_log: ReleaseLog | None = None,
         entropy: Entropy = os.urandom,
     ) -> Client:
-        """The machine that `Client.export` saved. A client that had a release log needs it again.
+        """The machine that `Client.export` saved. A client that had a release log needs that very log again.
+
+        One that had none may be given one, for what it releases from then on. A log that holds more than the
+        state saw is welcome: the state is an older one, and the log keeps the client to what it said since.
 
         Raises:
             ParameterError, VerificationError: as `restore_server`.
+            ParameterError: the release log is missing, is another one, or has lost entries. Find the log; if
+                it is lost for good, start this client afresh in a new session.
         """
 
     @abstractmethod

@@ -7,8 +7,13 @@ only if the step has none; what stands there decides.
 
 Durable means that the transaction has reached the disk when `insert` returns: `synchronous` has its strictest
 setting, which is FULL and in addition syncs the folder once the journal is gone. It holds as far as the disk
-keeps its word, and as long as nobody restores the *file* from a backup: put it on storage of its own and
-leave it out of snapshots. Only digests are stored, never a share, a vector or a key.
+keeps its word. Only digests are stored, never a share, a vector or a key.
+
+The file has an identity, drawn when it was made, and no entry is ever removed. A saved client knows both: it
+does not come back with another file, nor with a copy of its own that lacks entries which it has seen (ATTACKS
+D9). **A file and a state that were restored together from one backup agree, and nobody on that machine can
+tell**: put the file on storage of its own and leave it out of backups and snapshots. If it is lost, the
+clients that wrote to it start afresh, in a new session.
 
 >>> import tempfile, pathlib
 >>> with tempfile.TemporaryDirectory() as folder, SqliteReleaseLog(pathlib.Path(folder) / "releases") as log:
@@ -31,11 +36,15 @@ __all__ = ["SqliteReleaseLog"]
 _APPLICATION: Final = 0x53414747
 """Written into the file's header, so that another program's database is not taken for a log."""
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_WITHOUT_IDENTITY: Final = 1
+"""What the first releases wrote: entries alone."""
+
+_IDENTITY_BYTES: Final = 16
 _INTEGERS: Final = 1 << 63
 _WAIT_SECONDS: Final = 30.0
 
-_TABLE: Final = """
+_RELEASES: Final = """
 CREATE TABLE releases (
     session BLOB NOT NULL,
     round INTEGER NOT NULL,
@@ -44,13 +53,16 @@ CREATE TABLE releases (
     PRIMARY KEY (session, round, step)
 ) STRICT, WITHOUT ROWID
 """
+_IDENTITY: Final = "CREATE TABLE identity (identity BLOB NOT NULL) STRICT"
 
 
 class SqliteReleaseLog:
     """A durable insert-if-absent map; implements `protocols.ReleaseLog`.
 
     Several processes and threads may share one file: each insertion is one exclusive transaction. Each
-    process opens the file itself; what was opened before a fork refuses in the child, as SQLite asks.
+    process opens the file itself; what was opened before a fork refuses in the child, as SQLite asks. A file
+    that an earlier release made gets its identity when it is first opened here, and keeps its entries; that
+    release then refuses it.
 
     Args:
         path: the file; it is created when absent, its folder is not.
@@ -73,10 +85,15 @@ class SqliteReleaseLog:
                 self._connection.execute("PRAGMA journal_mode = DELETE")
                 self._connection.execute("PRAGMA synchronous = EXTRA")
                 with self._transaction():
-                    self._prepare()
+                    self._identity = self._prepare()
         except ParameterError:
             self._connection.close()
             raise
+
+    @property
+    def identity(self) -> bytes:
+        """16 random bytes, drawn when the file was made and kept in it."""
+        return self._identity
 
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
         """Stores the digest unless (session, round, step) has one, durably; returns the one that stands.
@@ -91,16 +108,11 @@ class SqliteReleaseLog:
             ParameterError: an argument is outside its range, the log was closed or opened in another process,
                 or the disk refused. Nothing may be released then.
         """
-        for name, data in (("session", session), ("digest", digest)):
-            if type(data) is not bytes or not data:
-                raise ParameterError(f"the {name} is not a non-empty bytes object")
+        _check_bytes(session=session, digest=digest)
         for name, number in (("round", round), ("step", step)):
             if type(number) is not int or not 0 <= number < _INTEGERS:
                 raise ParameterError(f"the {name} is {number!r}; it must be an int in [0, 2**63)")
-        if os.getpid() != self._home:
-            raise ParameterError(
-                f"the release log {self._path!r} was opened in another process; open the file in this one"
-            )
+        self._check_home()
         place = (session, round, step)
         with self._lock, self._refusing("written"), self._transaction():
             self._connection.execute(
@@ -110,6 +122,18 @@ class SqliteReleaseLog:
                 "SELECT digest FROM releases WHERE session = ? AND round = ? AND step = ?", place
             ).fetchone()
         return bytes(stands[0])
+
+    def count(self, session: bytes) -> int:
+        """How many entries stand under this name.
+
+        Raises:
+            ParameterError: `session` is no non-empty bytes object, the log was closed or opened in another
+                process, or the file cannot be read.
+        """
+        _check_bytes(session=session)
+        self._check_home()
+        with self._lock, self._refusing("read"):
+            return self._one("SELECT count(*) FROM releases WHERE session = ?", session)
 
     def close(self) -> None:
         """Closes the file; closing twice is harmless."""
@@ -127,21 +151,42 @@ class SqliteReleaseLog:
     ) -> None:
         self.close()
 
-    def _prepare(self) -> None:
-        """Makes the table in an empty file; refuses a file that is not a log of this version."""
-        found = tuple(self._one(f"PRAGMA {name}") for name in ("application_id", "user_version"))
-        if found == (0, 0) and not self._one("SELECT count(*) FROM sqlite_schema"):
-            self._connection.execute(_TABLE)
-            self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-            self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
-        elif found != (_APPLICATION, _FORMAT):
+    def _check_home(self) -> None:
+        if os.getpid() != self._home:
             raise ParameterError(
-                f"the file {self._path!r} holds something else than a release log of version {_FORMAT}; "
-                "name a new file or one that this class wrote"
+                f"the release log {self._path!r} was opened in another process; open the file in this one"
             )
 
-    def _one(self, query: str) -> int:
-        return int(self._connection.execute(query).fetchone()[0])
+    def _prepare(self) -> bytes:
+        """The file's identity; makes the tables in an empty file, refuses one that is not a log of ours."""
+        found = tuple(self._one(f"PRAGMA {name}") for name in ("application_id", "user_version"))
+        if found == (0, 0) and not self._one("SELECT count(*) FROM sqlite_schema"):
+            self._connection.execute(_RELEASES)
+            self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._draw_identity()
+        elif found == (_APPLICATION, _WITHOUT_IDENTITY):
+            self._draw_identity()
+        elif found != (_APPLICATION, _FORMAT):
+            raise self._something_else()
+        stored = self._connection.execute("SELECT identity FROM identity").fetchall()
+        if [len(each) for (each,) in stored] != [_IDENTITY_BYTES]:
+            raise self._something_else()
+        return bytes(stored[0][0])
+
+    def _draw_identity(self) -> None:
+        """Within the transaction that opens the file: of several processes one draws, and the others read."""
+        self._connection.execute(_IDENTITY)
+        self._connection.execute("INSERT INTO identity VALUES (?)", (os.urandom(_IDENTITY_BYTES),))
+        self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
+
+    def _something_else(self) -> ParameterError:
+        return ParameterError(
+            f"the file {self._path!r} holds something else than a release log of version {_FORMAT}; "
+            "name a new file or one that this class wrote"
+        )
+
+    def _one(self, query: str, *values: bytes) -> int:
+        return int(self._connection.execute(query, values).fetchone()[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -163,3 +208,9 @@ class SqliteReleaseLog:
             raise ParameterError(
                 f"the release log {self._path!r} cannot be {what}: {error}; release nothing until it can"
             ) from error
+
+
+def _check_bytes(**named: object) -> None:
+    for name, data in named.items():
+        if type(data) is not bytes or not data:
+            raise ParameterError(f"the {name} is not a non-empty bytes object")

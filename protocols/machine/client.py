@@ -25,14 +25,14 @@ from protocols.messages.envelope import (
     check_session,
     reply_stage,
 )
-from protocols.messages.schema import U8, U64, Body, Key32, Name, UpTo, decode, encode, parts
+from protocols.messages.schema import U8, U64, Body, Key32, Name, Size, UpTo, decode, encode, parts
 from protocols.messages.sealing import open_state, seal_state
 from secagg import labels
 from secagg.entropy import Entropy
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.secret import Secret
 from secagg.standard.signing import SigningKey
-from secagg.wire import Buffer, Piece
+from secagg.wire import Buffer, Piece, Writer
 
 __all__ = ["KEPT_RESULTS", "ClientMachine", "Received", "Request"]
 
@@ -40,6 +40,10 @@ KEPT_RESULTS: Final = 4
 """Unopened results that a client keeps, and that a server keeps for a member who does not fetch them."""
 MAXIMUM_ROUND: Final = (1 << 63) - 1
 HEAD_BYTES: Final = 32
+FIND_THE_LOG: Final = (
+    "find the log as this client left it; if it is lost for good, start this client afresh in a new session "
+    "and do not continue this state"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,14 @@ class Pending:
     model: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """The release log as a state knows it: which one, and how many entries of this client it held."""
+
+    identity: Annotated[bytes, Size(16)]
+    entries: U64
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Everything that a client remembers, as it is saved."""
@@ -85,7 +97,7 @@ class Memory:
     session: Annotated[bytes, UpTo(64)]
     min_contributors: U64
     max_length: U64
-    logged_elsewhere: bool
+    logged: Logged | None
     round: U64
     clipped: U64
     answers: dict[U8, Answer]
@@ -121,7 +133,8 @@ class ClientMachine(Guarded, Client):
         self._identity = identity
         self._roster = roster
         self._session = check_session(session)
-        self._log_name = session + b"/" + identity.client.encode()
+        # With lengths: a slash may stand in either, and two clients must not share a place in one log.
+        self._log_name = Writer().blob(session).text(identity.client).finish()
         self._min_contributors = (
             least if policy.min_contributors is None else max(least, policy.min_contributors)
         )
@@ -418,7 +431,7 @@ class ClientMachine(Guarded, Client):
             session=self._session,
             min_contributors=self._min_contributors,
             max_length=self._max_length,
-            logged_elsewhere=self._log is not None,
+            logged=self._logged(),
             round=self._round,
             clipped=self.clipped,
             answers=self._answers,
@@ -433,14 +446,33 @@ class ClientMachine(Guarded, Client):
             encode(memory), key=key, role="client", parameters=self._suite.digest, entropy=self._entropy
         )
 
+    def _logged(self) -> Logged | None:
+        return None if self._log is None else Logged(self._log.identity, self._log.count(self._log_name))
+
+    def _check_log(self, saved: Logged | None) -> None:
+        """A state goes on with its own log alone: an entry that is missing is a release that is forgotten."""
+        if saved is None:
+            return
+        if self._log is None:
+            raise ParameterError("this client wrote to a release log; pass the same one as release_log")
+        if (found := self._log.identity) != saved.identity:
+            raise ParameterError(
+                f"this client wrote to another release log: its log is {saved.identity.hex()}, this one is "
+                f"{found.hex()}; {FIND_THE_LOG}"
+            )
+        # More than the state saw is fine: the state is an older one, and the entries hold it to what it said.
+        if (entries := self._log.count(self._log_name)) < saved.entries:
+            raise ParameterError(
+                f"the release log lost entries: it holds {entries}, the state saw {saved.entries}; it was "
+                f"restored from an older copy; {FIND_THE_LOG}"
+            )
+
     @classmethod
     def restore(
         cls, suite: Suite, blob: Buffer, *, key: Secret, release_log: ReleaseLog | None, entropy: Entropy
     ) -> "ClientMachine":
         """The machine that `export` saved."""
         memory = decode(Memory, open_state(blob, key=key, role="client", parameters=suite.digest))
-        if memory.logged_elsewhere and release_log is None:
-            raise ParameterError("this client wrote to a release log; pass the same one as release_log")
         machine = cls(
             suite,
             identity=Identity(memory.name, SigningKey.from_secret(memory.signing_key)),
@@ -453,6 +485,7 @@ class ClientMachine(Guarded, Client):
             ),
             entropy=entropy,
         )
+        machine._check_log(memory.logged)
         machine._round = memory.round
         machine._answers = memory.answers
         machine._pending = memory.pending

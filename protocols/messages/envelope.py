@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 MAGIC: Final = b"SAGG"
-VERSION: Final = 1
+VERSION: Final = 2
 MINIMUM_SESSION: Final = 16
 MAXIMUM_SESSION: Final = 64
 

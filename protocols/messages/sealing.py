@@ -1,7 +1,7 @@
 """Saved states: versioned bytes, sealed whole under a key of the caller and a fresh nonce.
 
 Sealing keeps a state secret and unchanged. It cannot tell an old state from the newest one: that is what a
-`ReleaseLog` is for.
+`ReleaseLog` is for. A client's state says which log that is, and how many of its entries it has seen.
 """
 
 from typing import Final

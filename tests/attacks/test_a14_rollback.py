@@ -4,14 +4,14 @@ Whoever holds the disk of a client restores yesterday's state: the seal on it is
 a second vector under the same masks (y - y' = x - x'), or answers a second survivor list, so that both kinds
 of shares are out (A1). What stops it is a durable, insert-if-absent release log outside the state.
 
-The weakened copy has the default in-memory log, which a restored process starts anew: this is the library's
-own default, documented to see no rollback across processes. Ours here has a log that lasts.
+The weakened copy has no log: this is the library's own default, enough for a client that never leaves its
+process, and documented to see no rollback. Ours here has a log that lasts.
 
 In the steady state of MaskedSum a round begins with what the round before prepared. A client that is restored
 to it after it was spent may be asked under a *new* round number, for which no log has an entry: so a release
 says what it spends, and the log keeps that too. A second weakened copy has a log that ignores it.
 
-Not covered: a release log that is itself rolled back.
+Not covered: a release log that is itself lost or rolled back (D9).
 """
 
 from collections.abc import Callable

@@ -2,8 +2,11 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import warnings
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from fl_integration.site.release_log import SqliteReleaseLog
 from protocols import Identity, MaskedSum, NeedUpdate, Policy, ReleaseLog, Roster, Round
 from secagg.errors import ParameterError
 from secagg.secret import Secret
+from tests.fresh import ROOT
 
 
 @pytest.fixture
@@ -138,13 +142,151 @@ def test_another_programs_database_is_refused(path):
         SqliteReleaseLog(path)
 
 
-def test_a_log_of_a_later_version_is_refused(path):
+@pytest.mark.parametrize("version", [0, 3])
+def test_a_log_of_another_version_is_refused(path, version):
     SqliteReleaseLog(path).close()
     with sqlite3.connect(path) as other:
-        other.execute("PRAGMA user_version = 2")
+        other.execute(f"PRAGMA user_version = {version}")
     other.close()
-    with pytest.raises(ParameterError, match="version 1"):
+    with pytest.raises(ParameterError, match="version 2"):
         SqliteReleaseLog(path)
+
+
+# Its identity, and what it counts
+
+
+def test_an_identity_is_drawn_once_for_a_file(path, tmp_path):
+    with SqliteReleaseLog(path) as log, SqliteReleaseLog(tmp_path / "another") as other:
+        identity = log.identity
+        assert type(identity) is bytes
+        assert len(identity) == 16
+        assert identity != other.identity
+        with SqliteReleaseLog(path) as twice:
+            assert twice.identity == identity
+    with SqliteReleaseLog(path) as log:
+        assert log.identity == identity
+
+
+def test_entries_are_counted_by_their_session(path):
+    with SqliteReleaseLog(path) as log:
+        assert log.count(b"s") == 0
+        for place in [(b"s", 1, 1), (b"s", 1, 2), (b"s", 2, 1), (b"t", 1, 1), (b"s", 1, 1)]:
+            log.insert(*place, b"digest")
+        assert [log.count(name) for name in (b"s", b"t", b"s\x00", b"S")] == [3, 1, 0, 0]
+    with SqliteReleaseLog(path) as log:
+        assert log.count(b"s") == 3
+
+
+@pytest.mark.parametrize("session", [b"", "s", bytearray(b"s"), None])
+def test_what_is_no_name_is_not_counted(path, session):
+    with SqliteReleaseLog(path) as log, pytest.raises(ParameterError, match="session"):
+        log.count(session)
+
+
+def test_a_closed_log_counts_nothing(path):
+    log = SqliteReleaseLog(path)
+    log.close()
+    with pytest.raises(ParameterError, match=r"cannot be read.*closed"):
+        log.count(b"s")
+
+
+FIRST_FORMAT = """
+CREATE TABLE releases (
+    session BLOB NOT NULL,
+    round INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (session, round, step)
+) STRICT, WITHOUT ROWID;
+PRAGMA application_id = 0x53414747;
+PRAGMA user_version = 1;
+INSERT INTO releases VALUES (CAST('s' AS BLOB), 1, 3, CAST('first' AS BLOB));
+"""
+
+
+def write_first_format(path):
+    """A log as release 0.1.0 left it, with one entry."""
+    other = sqlite3.connect(path)
+    other.executescript(FIRST_FORMAT)
+    other.close()
+
+
+def test_a_log_of_the_first_format_gets_an_identity_and_keeps_its_entries(path):
+    write_first_format(path)
+    with SqliteReleaseLog(path) as log:
+        identity = log.identity
+        assert len(identity) == 16
+        assert log.count(b"s") == 1
+        assert log.insert(b"s", 1, 3, b"second") == b"first"
+    with SqliteReleaseLog(path) as log:
+        assert log.identity == identity
+        assert log.insert(b"s", 1, 3, b"second") == b"first"
+
+
+def test_an_upgrade_that_fails_leaves_the_file_as_it_was(path, monkeypatch):
+    write_first_format(path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "urandom", lambda size: b"too short")
+        with pytest.raises(ParameterError):
+            SqliteReleaseLog(path)
+    assert path.read_bytes() == before
+    with SqliteReleaseLog(path) as log:
+        assert log.insert(b"s", 1, 3, b"second") == b"first"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM identity",
+        "DROP TABLE identity",
+        "UPDATE identity SET identity = CAST('short' AS BLOB)",
+        "INSERT INTO identity VALUES (randomblob(16))",
+    ],
+)
+def test_a_log_whose_identity_was_tampered_with_is_refused(path, change):
+    SqliteReleaseLog(path).close()
+    with sqlite3.connect(path) as other:
+        other.execute(change)
+    other.close()
+    with pytest.raises(ParameterError):
+        SqliteReleaseLog(path)
+
+
+@pytest.mark.parametrize("prepare", [lambda path: None, write_first_format], ids=["new", "first format"])
+def test_processes_that_open_a_file_at_once_agree_on_its_identity(path, prepare):
+    prepare(path)
+    program = """
+import sys
+from fl_integration.site.release_log import SqliteReleaseLog
+print("ready", flush=True)
+sys.stdin.readline()
+with SqliteReleaseLog(sys.argv[1]) as log:
+    print(log.identity.hex())
+    log.insert(b"session", 0, int(sys.argv[2]), b"digest")
+"""
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", program, str(path), str(index)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    cwd=ROOT,
+                )
+            )
+            for index in range(6)
+        ]
+        assert all(child.stdout.readline() == "ready\n" for child in children)
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        said = {child.communicate(timeout=120)[0].strip() for child in children}
+    assert all(child.returncode == 0 for child in children)
+    with SqliteReleaseLog(path) as log:
+        assert said == {log.identity.hex()}
+        assert log.count(b"session") == 6
 
 
 @pytest.mark.parametrize("name", ["", ":memory:", "absent/releases", "."])
@@ -209,13 +351,14 @@ def test_a_log_that_was_opened_before_a_fork_refuses_in_the_child(path):
             child = os.fork()
         if not child:
             try:
-                try:
-                    said = log.insert(b"session", 1, 1, b"second")
-                except ParameterError as error:
-                    said = str(error).encode()
-                os.write(write, said)
+                for call in (lambda: log.insert(b"session", 1, 1, b"second"), lambda: log.count(b"session")):
+                    try:
+                        said = b"%r" % call()
+                    except ParameterError as error:
+                        said = str(error).encode()
+                    os.write(write, said)
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
-        assert b"was opened in another process" in os.read(read, 1000)
+        assert os.read(read, 1000).count(b"was opened in another process") == 2
         assert log.insert(b"session", 1, 1, b"third") == b"first"

@@ -1,18 +1,24 @@
 """A client that comes back from an older state releases nothing different: the release log holds."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protocols import (
     Client,
+    Identity,
     MemoryReleaseLog,
     NeedUpdate,
     ParameterError,
     PeerViolation,
+    PlainSum,
     Policy,
+    Roster,
+    Round,
     Session,
     SumProtocol,
 )
@@ -41,15 +47,26 @@ pytestmark = pytest.mark.usefixtures("one_paillier_key")
 class EmptyLog(dict[tuple[bytes, int, int], bytes]):
     """A release log that is false while it is empty, as a mapping is."""
 
+    identity = b"an empty mapping"
+
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
         return self.setdefault((session, round, step), digest)
 
+    def count(self, session: bytes) -> int:
+        return sum(name == session for name, _, _ in self)
+
 
 class Watched:
-    """Rounds of a world in which a has a release log: its state before each request, and its answer."""
+    """Rounds of a world in which a has a release log: its state before each request, and its answer.
+
+    `logs` are copies of the log of the same moments. A copy that is restored together with its state forgets
+    what both have not seen: this is how a client without a durable log does.
+    """
 
     def __init__(self, protocol: SumProtocol, names: str, log: Any, *, rounds: int) -> None:
         self.world = World(protocol, names, policies={"a": Policy(release_log=log)})
+        self.log = log
+        self.logs: dict[tuple[int, int], Any] = {}
         self.older: dict[tuple[int, int], bytes] = {}
         self.requests: dict[tuple[int, int], bytes] = {}
         self.released: dict[tuple[int, int], bytes] = {}
@@ -62,6 +79,7 @@ class Watched:
         if name == "a":
             place = (self.world.number, exchange)
             self.older[place] = self.world.clients["a"].export(key=STATE_KEY)
+            self.logs[place] = deepcopy(self.log)
             self.requests[place] = message
         return message
 
@@ -98,11 +116,13 @@ def test_an_older_state_cannot_release_a_second_thing(
         if is_refusal(answer):
             assert client.refusal is not None
             assert "before" in client.refusal
-        # Without it, nothing can hold it back; so no state that had a log is restored without one.
+        # Without it, nothing can hold it back; so no state that had a log is restored without that one.
         with pytest.raises(ParameterError, match="release_log"):
             protocol.restore_client(blob, key=STATE_KEY)
-        fresh = watched.rewound(place, MemoryReleaseLog())
-        assert not is_refusal(answer_of(fresh, watched.requests[place], update))
+        with pytest.raises(ParameterError, match="another release log"):
+            watched.rewound(place, MemoryReleaseLog())
+        forgetful = watched.rewound(place, watched.logs[place])
+        assert not is_refusal(answer_of(forgetful, watched.requests[place], update))
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["first", "steady"])
@@ -116,7 +136,7 @@ def test_an_older_state_does_not_reveal_the_other_kind_of_share(masked: Family, 
     assert is_refusal(client.receive(lie))
     assert "before" in (client.refusal or "")
     # The lie is well formed: a client without a memory falls for it.
-    assert not is_refusal(watched.rewound((number, 3), MemoryReleaseLog()).receive(lie))
+    assert not is_refusal(watched.rewound((number, 3), watched.logs[number, 3]).receive(lie))
 
 
 def lists_dropped(kind: type, message: bytes, client: str) -> bytes:
@@ -150,7 +170,7 @@ def test_what_was_prepared_is_spent_once_in_whatever_round(masked: Family, later
     assert "round 1" in (client.refusal or "")
     assert is_refusal(client.receive(survived))
     # The request is well formed: a client without a memory falls for it.
-    naive = watched.rewound((1, 2), MemoryReleaseLog())
+    naive = watched.rewound((1, 2), watched.logs[1, 2])
     assert not is_refusal(answer_of(naive, asked, update))
 
 
@@ -177,6 +197,57 @@ def test_a_memory_log_keeps_the_first_digest() -> None:
     assert log.insert(b"s", 1, 2, b"y") == b"x"
     for place in ((b"t", 1, 2), (b"s", 2, 2), (b"s", 1, 3)):
         assert log.insert(*place, b"z") == b"z"
+
+
+def test_a_memory_log_counts_its_entries_and_has_an_identity_of_its_own() -> None:
+    log, other = MemoryReleaseLog(), MemoryReleaseLog()
+    assert log.count(b"s") == 0
+    for place in ((b"t", 1, 2), (b"s", 2, 2), (b"s", 1, 3), (b"s", 1, 3)):
+        log.insert(*place, b"z")
+    assert [log.count(name) for name in (b"s", b"t", b"u")] == [2, 1, 0]
+    assert len(log.identity) == 16
+    assert log.identity == log.identity != other.identity
+
+
+class Lacking(MemoryReleaseLog):
+    """A log without one of its members, or with something else in its place."""
+
+    def __init__(self, name: str, value: object) -> None:
+        super().__init__()
+        self.lacks = name, value
+
+    def __getattribute__(self, name: str) -> Any:
+        lacks, value = object.__getattribute__(self, "__dict__").get("lacks", ("", None))
+        return value if name == lacks else super().__getattribute__(name)
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ("insert", None),
+        ("count", None),
+        ("count", 0),
+        ("identity", None),
+        ("identity", b""),
+        ("identity", bytes(15)),
+        ("identity", "0123456789abcdef"),
+    ],
+)
+def test_what_is_no_log_is_refused_wherever_it_is_passed(lacking: tuple[str, object]) -> None:
+    log = Lacking(*lacking)
+    with pytest.raises(ParameterError, match=r"16 random bytes.*Lacking lacks one of the three"):
+        Policy(release_log=log)
+    world = World(PlainSum(max_clients=3), "abc")
+    world.play(updates_of("abc"))
+    blob = world.clients["a"].export(key=STATE_KEY)
+    with pytest.raises(ParameterError, match=r"16 random bytes.*Lacking lacks one of the three"):
+        world.protocol.restore_client(blob, key=STATE_KEY, release_log=log)
+
+
+@pytest.mark.parametrize("log", [MemoryReleaseLog, {}, "releases"])
+def test_a_class_a_mapping_or_a_path_is_no_log(log: Any) -> None:
+    with pytest.raises(ParameterError, match="a release log has"):
+        Policy(release_log=log)
 
 
 def test_every_release_is_in_the_log_before_it_leaves(family: Family) -> None:
@@ -220,6 +291,22 @@ def test_a_restored_client_still_knows_what_it_opened(consortium: Family) -> Non
     assert world.clients["a"].open(outcome.result).contributors == frozenset("abc")
     with pytest.raises(PeerViolation):
         world.clients["a"].open(other.play(updates_of("abc")).result or b"")
+
+
+def test_two_sessions_and_clients_of_one_spelling_do_not_share_a_place() -> None:
+    """A slash may stand in a session and in a client's id: S/x and y, S and x/y would be one name."""
+    log = MemoryReleaseLog()
+    for session, name in ((bytes(16), "x/y"), (bytes(16) + b"/x", "y")):
+        identities = [Identity.generate(each) for each in (name, "b", "c")]
+        roster = Roster.of(*identities)
+        protocol = PlainSum(max_clients=3)
+        server = protocol.server(roster=roster, session=session)
+        client = protocol.client(
+            identity=identities[0], roster=roster, session=session, policy=Policy(release_log=log)
+        )
+        request = server.start(Round(0, roster.members, 4))[name]
+        assert isinstance(client.receive(request), NeedUpdate)
+        assert not is_refusal(client.contribute(np.zeros(4)))
 
 
 def test_clients_of_one_host_may_share_a_log(family: Family) -> None:

@@ -31,7 +31,7 @@ from protocols.messages.envelope import REFUSAL, STAGES, Envelope, request_stage
 from protocols.messages.schema import U64, Body, Stream, decode, encode
 from secagg.entropy import SeededEntropy, draw
 from secagg.errors import PeerViolation, VerificationError
-from secagg.wire import Buffer
+from secagg.wire import Buffer, Writer
 from tests.protocols.conftest import STATE_KEY
 
 SESSION = bytes(range(16))
@@ -211,7 +211,7 @@ def test_different_steps_and_different_clients_have_material_of_their_own() -> N
 def test_both_places_are_written_before_anything_leaves() -> None:
     log = SpiedLog()
     client_of(log).receive(ask(5, prepared=3))
-    name = SESSION + b"/alice"
+    name = Writer().blob(SESSION).text("alice").finish()
     assert log.places == [(name, 5, 0), (name, 3, STAGES)]
     # Where the step itself was answered before, its material is not touched.
     log.places.clear()
