@@ -360,7 +360,8 @@ class Client(ABC):
         """The sum inside a result (`Learner.CLIENTS` only).
 
         Whether a result opens is for its bytes alone to say: every client that holds its key finds the same.
-        One that does not is done with, and no longer in `results`; go on with the next, as all others do.
+        One that does not is done with, and no longer in `results`; go on with the next, as all others do. One
+        under a key that this client does not hold stays there, for it may still be given that key.
 
         Raises:
             PeerViolation: the result does not decode or does not verify: the server, or a contributor,
@@ -368,8 +369,7 @@ class Client(ABC):
                 tried; after four such this client asks for another key, after eight it uses this one no more.
             RoundAborted: it is authentic, but cannot have come from honest summands; it was seen, though
                 (`RoundAborted.opened`).
-            ParameterError: this protocol's clients learn no sum, or this client does not hold its key; the
-                result stays in `results`, for the key may still come.
+            ParameterError: this protocol's clients learn no sum, or this client has no key yet.
         """
 
     @abstractmethod

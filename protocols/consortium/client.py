@@ -34,7 +34,7 @@ from protocols.consortium.messages import (
 from protocols.consortium.scheme import Key, Scheme
 from protocols.identity import ClientId
 from protocols.interface import Sum
-from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied, check_request
+from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied, UnknownKeyError, check_request
 from protocols.machine.summand import Summand
 from protocols.messages.schema import U32, U64, Key32, decode, encode
 from secagg import labels
@@ -322,7 +322,7 @@ class ConsortiumClientSteps(ClientSteps):
         if not isinstance(keyed, Keyed):
             raise ParameterError("this client has no key yet; it gets one in a round that it takes part in")
         if given.key_id != keyed.key_id:
-            raise ParameterError("a sum under another key than this client holds; it may have none of it yet")
+            raise UnknownKeyError("a sum under another key than this client holds")
         _check_result(context, keyed, given)
         surface = context.suite.surface
         secret = decode(ConsortiumSecret, keyed.secret.reveal())

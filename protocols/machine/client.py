@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from protocols.identity import SERVER, Identity, Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
 from protocols.machine.guard import Guard, Guarded, guarded
-from protocols.machine.suite import Asked, ClientContext, Declined, Replied, Suite
+from protocols.machine.suite import Asked, ClientContext, Declined, Replied, Suite, UnknownKeyError
 from protocols.messages.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
@@ -382,7 +382,8 @@ class ClientMachine(Guarded, Client):
         try:
             return self._open(digest, result)
         except DecodeError as error:
-            self._done_with(digest)
+            if not isinstance(error, UnknownKeyError):
+                self._done_with(digest)
             raise PeerViolation(f"a result that does not decode: {error}", culprit=SERVER) from error
         except VerificationError as error:
             raise PeerViolation(f"a result that does not verify: {error}", culprit=SERVER) from error

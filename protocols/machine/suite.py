@@ -22,7 +22,7 @@ from protocols.machine.summand import Summand, Surface
 from protocols.messages.envelope import Refusal
 from protocols.planning.requirements import Plan, Requirements
 from secagg.entropy import Entropy
-from secagg.errors import ParameterError, PeerViolation
+from secagg.errors import DecodeError, ParameterError, PeerViolation
 from secagg.secret import Secret
 from secagg.wire import Buffer
 
@@ -38,6 +38,7 @@ __all__ = [
     "ServerContext",
     "ServerSteps",
     "Suite",
+    "UnknownKeyError",
     "check_length",
     "check_request",
 ]
@@ -85,6 +86,10 @@ class Declined:
     accused: ClientId
     proof: bytes = field(repr=False)
     spends: int | None = None
+
+
+class UnknownKeyError(DecodeError):
+    """A result under a key that this client does not hold, and may be given later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +232,9 @@ class ClientSteps(ABC):
 
         Raises:
             VerificationError: the key was needed to see that it is wrong.
-            DecodeError: it was not.
+            DecodeError: it was not; `UnknownKeyError` where it may open under another key than this client's.
             RoundAborted: it is authentic, and no sum of honest summands.
-            ParameterError: this client lacks the key, for now or for good.
+            ParameterError: this client has no key yet.
         """
         raise ParameterError(
             f"{context.suite.name} tells the sum to the server; clients have nothing to open"

@@ -255,6 +255,7 @@ class World:
         reply: Hook | None = None,
         event: Callable[[], None] | None = None,
         cohort: Iterable[str] | None = None,
+        order: str = "",
     ) -> Outcome:
         """One round.
 
@@ -263,6 +264,7 @@ class World:
             gone: for a client, the exchange on the wire from which on it neither hears nor answers.
             request, reply: see and replace messages.
             event: called after each thing that happened to any party.
+            order: in which the clients are reached; that of the outbox if left out.
         """
         self.number += 1
         self.exchanges = 0
@@ -280,6 +282,7 @@ class World:
             request=request,
             reply=reply,
             event=event,
+            order=order,
         )
 
     def resume(
@@ -293,13 +296,14 @@ class World:
         request: Hook | None = None,
         reply: Hook | None = None,
         event: Callable[[], None] | None = None,
+        order: str = "",
     ) -> Outcome:
         """A round from an open exchange on."""
         happened = event or (lambda: None)
         happened()
         while outbox:
             self.exchanges += 1
-            for name, message in outbox.items():
+            for name, message in sorted(outbox.items(), key=lambda each: order.find(each[0])):
                 exchange = exchange_of(message)
                 if (gone or {}).get(name, 1000) <= exchange:
                     continue

@@ -65,9 +65,11 @@ def test_one_message_beside_the_input(collecting: tuple[World, dict[str, bytes]]
         assert again is reply
         assert peak < SLACK
         replies[name] = reply
+    accumulator = 9 * LENGTH  # which the first vector makes where only vectors of one head are summed
     for name, reply in replies.items():
         _, peak = peak_of(lambda name=name, reply=reply: world.server.receive(name, reply))  # type: ignore[misc]
-        assert peak < SLACK
+        assert peak < accumulator + SLACK
+        accumulator = 0
     assert_little_but_the_result(world)
 
 

@@ -195,17 +195,32 @@ EDGE_LIES = [
 def test_a_pair_secret_that_is_not_what_its_hash_says(
     masked: Family, change: Callable[[ShareKeys], ShareKeys]
 ) -> None:
-    # g cannot make the mask and refuses; when its secret is rebuilt for that, the server sees why.
+    # g cannot make the mask, and proves whose fault that is. b's vector was in the sum by then.
     world = world_with(masked, Liar(ShareKeys, signed_dealing(change)))
     with pytest.raises(RoundAborted) as aborted:
         world.play(updates_of(NAMES))
     assert aborted.value.culprits == frozenset("b")
-    assert "'b' dealt another pair secret than it signed for" in aborted.value.reason
-    dropped = dict(world.server.record().record.dropped)
-    assert set(dropped) == {"b", "g"}
-    assert "'b'" in dropped["g"]
+    assert "['b'] contributed, and dealt a wrong pair secret" in aborted.value.reason
+    record = world.server.record().record
+    assert set(record.dropped) == {"b", "g"}
+    assert record.culprits == {"b"}
+    assert "another one than it signed for" in record.dropped["b"]
+    assert "the pair secret that 'b' sent" in record.dropped["g"]
+    assert not any(sent.exchange > 2 for sent in world.log)  # nobody was asked to reveal anything
     play_well(world, OTHERS)
     assert is_long(world)
+
+
+@pytest.mark.parametrize("change", EDGE_LIES)
+def test_a_proof_that_comes_before_the_dealers_vector_saves_the_round(
+    masked: Family, change: Callable[[ShareKeys], ShareKeys]
+) -> None:
+    world = world_with(masked, Liar(ShareKeys, signed_dealing(change)))
+    updates = updates_of(NAMES)
+    outcome = world.play(updates, order="gfedcba")
+    assert set(outcome.dropped) == {"b", "g"}
+    assert outcome.culprits == {"b"}
+    assert_right(world.learn(outcome), world.protocol, updates, "acdef")
 
 
 @pytest.mark.parametrize("change", EDGE_LIES)
@@ -228,10 +243,11 @@ def test_a_pair_secret_between_two_who_are_gone_is_nobodys_business(
     ids=["hashes", "mask key"],
 )
 def test_a_dealer_of_pair_secrets_that_nobody_can_use(masked: Family, lie: Liar) -> None:
-    # All behind b refuse, and say why: the record has its name five times, whoever the server believes.
+    # All behind b refuse; the first proof names it, and the reasons of the others are in the record.
     world = world_with(masked, lie)
-    with pytest.raises(RoundAborted):
+    with pytest.raises(RoundAborted) as aborted:
         world.play(updates_of(NAMES))
+    assert aborted.value.culprits == frozenset("b")
     dropped = dict(world.server.record().record.dropped)
     assert all("the pair secret that 'b' sent" in dropped[name] for name in "cdefg")
     assert "a" not in dropped

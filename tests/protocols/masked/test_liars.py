@@ -101,7 +101,7 @@ SHAPES: list[tuple[Change, str]] = [
         (AdvertiseKeys, signed_keys(channel_encapsulation=b"\xff" * 1184), "encapsulation key"),
         (AdvertiseKeys, signed_keys(mask_encapsulation=b"\xff" * 1184), "encapsulation key"),
         (AdvertiseKeys, signed_keys(minimum=8), "wants 8 contributors"),
-        (AdvertiseKeys, lambda c, s, m: signed_keys(mask_key=m.channel_key)(c, s, m), "already"),
+        (AdvertiseKeys, lambda c, s, m: signed_keys(mask_key=m.channel_key)(c, s, m), "both purposes"),
         *[(ShareKeys, change, said) for change, said in SHAPES],
         (ShareKeys, unsigned(encapsulations=flipped), "verify"),
         (MaskedInput, unsigned(transcript=zeros), "another transcript"),
@@ -129,7 +129,7 @@ def test_a_liar_that_the_server_sees_is_left_out(
     assert is_long(world)
 
 
-def test_a_key_that_another_client_advertised_is_refused(masked: Family) -> None:
+def test_a_key_that_another_client_advertised_is_its_copiers_loss(masked: Family) -> None:
     seen: list[AdvertiseKeys] = []
 
     def copy(context: ClientContext, state: Any, message: AdvertiseKeys) -> AdvertiseKeys:
@@ -141,10 +141,12 @@ def test_a_key_that_another_client_advertised_is_refused(masked: Family) -> None
         return message
 
     world = world_with(masked, Liar(AdvertiseKeys, copy))
-    outcome = world.play(updates_of(NAMES), reply=look)
-    assert set(outcome.dropped) == {"b"}
-    assert "stands in the cohort already" in outcome.dropped["b"]
-    assert_right(world.learn(outcome), world.protocol, updates_of(NAMES), OTHERS)
+    # Nothing that it deals opens, and all say so.
+    with pytest.raises(RoundAborted) as aborted:
+        world.play(updates_of(NAMES), reply=look)
+    assert aborted.value.culprits == frozenset("b")
+    assert set(world.server.record().record.dropped) == {"b"}
+    play_well(world, OTHERS)
 
 
 @pytest.mark.parametrize(("change", "said"), SHAPES)

@@ -81,7 +81,7 @@ def keys_of(place: int, **changes: Any) -> Change:
 
 
 def echoed(world: World, request: CohortKeys) -> CohortKeys:
-    """b is given a's own keys."""
+    """Its own keys, as those of b."""
     mine = body_of(AdvertiseKeys, world, "a")
     return replace(request, keys=(mine, *request.keys[1:]))
 
@@ -141,8 +141,8 @@ def body_of(kind: type, world: World, name: str) -> Any:
         (lambda world, request: replace(request, path=request.path[:1]), "path"),
         (other_leaf, "under this root"),
         (other_place, "under this root"),
-        (echoed, "twice"),
-        (same_key_twice, "twice"),
+        (echoed, "'b' are not signed"),
+        (same_key_twice, "'b' are not signed"),
         (signed_by_another, "signed"),
         (twins_keys, "signed"),
         (keys_of(0, minimum=1), "'b' are not signed"),

@@ -35,7 +35,7 @@ from protocols.machine.client import Request
 from protocols.masked import dealing
 from protocols.masked.messages import AdvertiseKeys
 from protocols.masked.transcript import SignedKeys, cohort_digest
-from protocols.messages.envelope import Envelope
+from protocols.messages.envelope import Envelope, Refusal
 from protocols.messages.schema import decode, encode
 from secagg import labels
 from secagg.secret import Secret
@@ -394,8 +394,13 @@ def test_a_bad_message_is_refused(bad: Mapping[str, Any]) -> None:
             reached = True
             wrong = edited(world, bad, message)
             assert wrong != message
-            assert is_refusal(world.clients[name].receive(wrong))
+            answer = world.clients[name].receive(wrong)
+            assert isinstance(answer, bytes)
+            assert is_refusal(answer)
             assert (world.clients[name].refusal or "").startswith(bad["error"])
+            refusal = decode(Refusal, Envelope.decode(answer).body)
+            assert refusal.accused == bad.get("accuses", "")
+            assert len(refusal.proof) == (32 if refusal.accused else 0)
         return message
 
     def deliver_to_server(number: int, exchange: int, name: str, message: bytes) -> bytes | None:
@@ -419,7 +424,12 @@ def test_a_bad_message_is_refused(bad: Mapping[str, Any]) -> None:
         request=deliver_to_client,
         reply=deliver_to_server,
     )
-    if down or not bad["expelled"]:
+    if "accuses" in bad:  # who proves something has had its round: the right message is refused then
+        with closing(sessions), suppress(RoundAborted):
+            next(sessions)
+        found = world.server.record().record
+        assert "a different message for a step that was answered" in found.dropped[client]
+    elif down or not bad["expelled"]:
         # It is as if the message had never come: every other one is the pinned one.
         assert [list(log) for log, _ in sessions] == clean(bad["session"])
     else:

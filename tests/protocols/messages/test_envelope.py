@@ -21,7 +21,7 @@ from secagg.wire import Stream
 
 GOOD = Envelope(protocol=2, session=bytes(range(16)), round=258, stage=5, sender="wien", body=b"the body")
 PINNED = (
-    b"SAGG\x01\x02"
+    b"SAGG\x02\x02"
     + b"\x00\x00\x00\x10"
     + bytes(range(16))
     + b"\x00\x00\x00\x00\x00\x00\x01\x02\x05"
@@ -79,7 +79,7 @@ def test_noise_and_stumps(noise: bytes) -> None:
         PINNED[:20],
         b"sagg" + PINNED[4:],
         PINNED[:4] + b"\x00" + PINNED[5:],
-        PINNED[:4] + b"\x02" + PINNED[5:],
+        PINNED[:4] + b"\x01" + PINNED[5:],
         PINNED.replace(b"\x00\x00\x00\x10" + bytes(range(16)), b"\x00\x00\x00\x0f" + bytes(15)),
         PINNED.replace(b"\x00\x00\x00\x10" + bytes(range(16)), b"\x00\x00\x00\x41" + bytes(65)),
         PINNED.replace(b"\x00\x00\x00\x10" + bytes(range(16)), b"\xff\xff\xff\xff" + bytes(16)),
