@@ -8,8 +8,12 @@ what moves the bytes is one `exchange` function, here `InProcess`, and may be re
 * `Learner.SERVER`: the model goes down with the request for the update, and the server applies the mean.
 * `Learner.CLIENTS`: the server never knows the model. All clients begin from the same one; a round's sealed
   sum rides on the next start, and each client opens it and moves its own copy before it trains again. One
-  that was away catches up when it is back. With the request goes a digest of all sums so far, so that a
-  client whose copy is another one sits the round out instead of spoiling it.
+  that was away catches up when it is back. With its update each names the copy that it trained from, and the
+  largest group is summed; whoever the others left behind takes the model from one of them.
+
+A round that fails costs that round. A client that an aborted round names as the culprit is not asked again,
+as long as enough are left without it. A sum that was opened and then refused (`RoundAborted.opened`) is tried
+again with its very contributors: with one of them less, the two sums would tell that one's update.
 
 Every client draws its batches from (seed, round, client), so two runs from equal models train equally,
 whatever protocol is between them: `fedavg` is the same loop without one, in plain floating point.
@@ -30,8 +34,8 @@ and sees the sum of the other two. An update that lies is not detected.
 import copy
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -78,8 +82,10 @@ class RoundReport:
 
     Attributes:
         number: from 0.
-        contributors: whose updates are in the mean; empty when the round was aborted.
+        contributors: whose updates are in the mean; in an aborted round those of a sum that was opened and
+            refused, or nobody.
         dropped: reason by client; one that had contributed stands in both.
+        culprits: those of them who broke the protocol.
         total_weight: the contributors' examples together. Where only clients learn it, it is None while the
             run goes on and filled in afterwards.
         aborted: why there is no mean; empty when there is one.
@@ -91,6 +97,7 @@ class RoundReport:
     number: int
     contributors: frozenset[ClientId]
     dropped: dict[ClientId, str]
+    culprits: frozenset[ClientId]
     total_weight: int | None
     aborted: str
     clipped: dict[ClientId, int]
@@ -197,8 +204,6 @@ def federate(
 ) -> FederatedRun:
     """Trains one model on everybody's examples, all parties in this process.
 
-    A client that an aborted round names as the culprit is not asked again.
-
     Args:
         protocol: any protocol; its `max_weight` must admit the largest number of examples.
         model: architecture and initial values; it is left alone.
@@ -240,7 +245,7 @@ def federate(
             loss=loss,
             settings=settings,
             seed=seed,
-            on_model=means.opened,
+            on_model=means.applied,
         )
         for each in identities
     }
@@ -256,13 +261,19 @@ def federate(
     history: list[RoundReport] = []
     handed_over: set[ClientId] = set()
     culprits: set[ClientId] = set()
+    seen: set[frozenset[ClientId]] = set()
     for number in range(rounds):
-        handed_over |= _bring_along(clients)
+        handed_over |= _bring_along(clients, [name for name, each in clients.items() if each.stranded])
         exchange.begin(number, drop.get(number, {}))
-        cohort = {name: client for name, client in clients.items() if name not in culprits}
-        report, named = _run(server, number, cohort, exchange, means)
+        seen = seen.union(*(client.refused for client in clients.values()))
+        cohort = _next_cohort(protocol, tuple(clients), culprits, seen)
+        report, failed = _run(server, number, {name: clients[name] for name in cohort}, exchange, means)
         history.append(report)
-        culprits |= named  # who spoilt a round for all is not asked again
+        if failed is not None:
+            culprits |= failed.culprits
+            seen |= {failed.opened} if failed.opened else set()
+        elif learns is Learner.SERVER:
+            seen.clear()  # the model moved; where clients move it, they know
         if on_round is not None:
             on_round(history[-1])
     exchange.begin(rounds, {})
@@ -323,6 +334,7 @@ def fedavg(
                 number=number,
                 contributors=mean.contributors,
                 dropped={client: "absent" for client in loaders if client not in present},
+                culprits=frozenset(),
                 total_weight=weight,
                 aborted="",
                 clipped={},
@@ -337,15 +349,10 @@ def fedavg(
 
 @dataclass(slots=True)
 class _Means:
-    """Who has applied which round's mean first: the clients count sums, this counts rounds."""
+    """Which rounds' means somebody has applied."""
 
     on_model: OnModel | None
-    rounds: list[int] = field(default_factory=list)
     weights: dict[int, int] = field(default_factory=dict)
-
-    def opened(self, position: int, total: Sum, state: State) -> None:
-        """A client applied the sum in this position."""
-        self.applied(self.rounds[position], total, state)
 
     def applied(self, number: int, total: Sum, state: State) -> None:
         """A party applied this round's sum."""
@@ -356,69 +363,84 @@ class _Means:
             self.on_model(number, total, state)
 
 
+def _next_cohort(
+    protocol: MachineProtocol,
+    members: tuple[ClientId, ...],
+    culprits: Collection[ClientId],
+    seen: Collection[frozenset[ClientId]],
+) -> tuple[ClientId, ...]:
+    """Whom the next round asks: all but the culprits, or all where there is no plan for the others alone.
+
+    `seen` are the contributors of sums of this very model that were opened and refused. A sum of nearly the
+    same would tell their difference: then the same are asked again.
+    """
+    requirements = protocol.suite.requirements
+    cohort = tuple(name for name in members if name not in culprits)
+    try:
+        plan = protocol.plan(len(cohort), roster=len(members))
+    except ParameterError:
+        return members  # and if there is none for all, the server says so before anything is sent
+    apart = max(requirements.min_contributors, plan.corrupt + 2)
+    for contributors in seen:
+        if 0 < len(contributors.symmetric_difference(cohort)) < apart:
+            return tuple(name for name in members if name in contributors)
+    return cohort
+
+
 def _run(
     server: FederatedServer,
     number: int,
     clients: Mapping[ClientId, FederatedClient],
     exchange: InProcess,
     means: _Means,
-) -> tuple[RoundReport, frozenset[ClientId]]:
-    """One round: its report, and whose fault it was if it was aborted; the model is then as it was."""
-    aborted, culprits = "", frozenset[ClientId]()
+) -> tuple[RoundReport, RoundAborted | None]:
+    """One round: its report, and why there is no mean if it was aborted; the model is then as it was."""
+    failed: RoundAborted | None = None
     try:
         outcome = server.round(number, tuple(clients), exchange)
     except RoundAborted as error:
-        aborted, culprits = error.reason, error.culprits
+        failed = error
     traffic, seconds = exchange.costs()
     record = server.machine.record().record
-    if not aborted:
-        means.rounds.append(number)
-        if outcome.total is not None and server.state is not None:
-            means.applied(number, outcome.total, server.state)
+    if failed is None and outcome.total is not None and server.state is not None:
+        means.applied(number, outcome.total, server.state)
     report = RoundReport(
         number=number,
         contributors=record.contributors,
         dropped=dict(record.dropped),
+        culprits=record.culprits,
         total_weight=means.weights.get(number),
-        aborted=aborted,
+        aborted=record.aborted,
         clipped={name: clients[name].clipped for name in sorted(record.contributors)},
         traffic=traffic,
         seconds=seconds,
     )
-    return report, culprits
+    return report, failed
 
 
-def _bring_along(clients: Mapping[ClientId, FederatedClient]) -> set[ClientId]:
-    """Clients that missed more sums than are delivered later take the model from the foremost peer."""
-    stranded = {name for name, each in clients.items() if each.stranded}
-    if len(stranded) == len(clients):
-        raise VerificationError("no client has the model that the server names; this is a fault")
-    foremost = max((each for each in clients.values() if not each.stranded), key=lambda each: each.opened)
-    for name in stranded:
+def _bring_along(
+    clients: Mapping[ClientId, FederatedClient], late: Collection[ClientId]
+) -> frozenset[ClientId]:
+    """Those of `late` whose model is not that of the largest group take it from there; who they are."""
+    groups = Counter(each.base for each in clients.values())
+    foremost = next(each for each in clients.values() if each.base == groups.most_common(1)[0][0])
+    behind = frozenset(name for name in late if clients[name].base != foremost.base)
+    for name in late:
         clients[name].take_over(foremost)
-    return stranded
+    return behind
 
 
 def _settle(
     server: FederatedServer, clients: Mapping[ClientId, FederatedClient], exchange: InProcess
-) -> set[ClientId]:
+) -> frozenset[ClientId]:
     """After the last round: everybody gets the last model, from the server, a sealed sum or a peer."""
     if server.base is None:
         for client in clients.values():
             client.take_model(server.model)
-        return set()
+        return frozenset()
     for sender, reply in exchange(server.machine.deliver()):
         server.machine.receive(sender, reply)
-    for client in clients.values():
-        with suppress(ParameterError):  # it has no key: it was lost in every round's set-up
-            client.catch_up()
-    arrived = [client for client in clients.values() if client.base == server.base]
-    if not arrived:
-        raise VerificationError("no client could follow to the last model; this is a fault")
-    late = {name for name, client in clients.items() if client.base != server.base}
-    for name in late:
-        clients[name].take_over(arrived[0])
-    return late
+    return _bring_along(clients, clients)
 
 
 def _loaded(model: nn.Module, state: State) -> nn.Module:

@@ -6,8 +6,9 @@ bytes into bytes to send, training when it is asked for an update, and `Federate
 
 Where the server learns the sum, it holds the global model and sends it down with each round. Where the
 clients do, it is blind: each client opens the sealed sums and moves its own copy of the model. What goes down
-then is a digest of the initial model and of all sealed sums since, and a client whose copy is another one
-sits the round out instead of spoiling it.
+then is the digest of the initial model. Whether a sealed sum opens only clients see; so each names, with its
+update, a digest of the initial model and of all sums that it applied (its head), and updates that name others
+are not summed with it. A sum that does not open, or that honest updates cannot add up to, moves nobody.
 
 Local training draws its batches from (seed, round, client) alone. An update that lies is not detected.
 
@@ -39,7 +40,7 @@ from fl_integration.vectors.vectorise import (
 from protocols.identity import SERVER, ClientId
 from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
 from protocols.run import Exchange, run_round
-from secagg.errors import MissingExtraError, ParameterError, PeerViolation
+from secagg.errors import MissingExtraError, ParameterError, PeerViolation, RoundAborted
 from secagg.numbers import plain
 from secagg.wire import Writer
 
@@ -126,16 +127,16 @@ class FederatedClient:
         loader: its examples; their number is its weight.
         loss, settings: of local training.
         seed: of the whole run; see `training_seed`.
-        on_model: called when a mean was opened and applied here (`Learner.CLIENTS`), with its place among the
-            sums of the session, from 0.
+        on_model: called when a mean was opened and applied here (`Learner.CLIENTS`), with its round.
 
     Attributes:
         weight: its number of examples.
         seconds: processor seconds that its machine took so far; training is not in it.
         clipped: values of the last contribution that were clipped.
         opened: sums opened and applied so far.
+        refused: contributors of each sum that it opened, and refused, since its copy last moved.
         base: digest (32 bytes) of the initial model and of all sums applied to it (`Learner.CLIENTS`).
-        stranded: it missed more sums than were delivered later, and needs `take_over`.
+        stranded: the others went on from another copy than its own, and it needs `take_over`.
     """
 
     def __init__(
@@ -158,7 +159,9 @@ class FederatedClient:
         self._loader, self._loss, self._settings, self._seed = loader, loss, settings, seed
         self._on_model = on_model
         self.base, self.stranded = model_digest(self._state), False
+        self._initial = self.base
         self._applied: frozenset[bytes] = frozenset()
+        self.refused: frozenset[frozenset[ClientId]] = frozenset()
         self.weight = examples(loader, name)
         self.seconds, self.clipped, self.opened = 0.0, 0, 0
 
@@ -176,20 +179,21 @@ class FederatedClient:
         """The reply to one message of the server; trains when that message asks for an update.
 
         Raises:
-            PeerViolation: the server sent a model that is none, names a base that this client does not have,
-                or a sum that does not verify. There is nothing to reply: this client sits the round out.
+            PeerViolation: the server sent a model that is none, or names another initial one than this client
+                began from; or the others went on without it. There is no reply: it sits the round out.
             ParameterError: local training cannot work.
         """
         asked = self._timed(lambda: self._machine.receive(request))
+        if self._learns is Learner.CLIENTS:
+            self.catch_up()  # at once: the next message may bring another key
         if not isinstance(asked, NeedUpdate):
             return asked
         if self._learns is Learner.SERVER:
             self.take_model(asked.model)
-        else:
-            self.catch_up()
-            self.stranded = asked.model != self.base
-            if self.stranded:
-                raise PeerViolation("the round answers another model than this client has", culprit=SERVER)
+        elif asked.model != self._initial:
+            raise PeerViolation("the training began from another model than this client", culprit=SERVER)
+        elif self.stranded:
+            raise PeerViolation("the others went on from another model than this client has", culprit=SERVER)
         seed = training_seed(seed=self._seed, round=asked.round, client=self._name)
         try:
             update = local_update(
@@ -197,7 +201,8 @@ class FederatedClient:
             )
         except ParameterError as error:
             raise ParameterError(f"{self._name!r}, round {asked.round}: {error}") from error
-        reply = self._timed(lambda: self._machine.contribute(update, weight=self.weight))
+        head = self.base if self._learns is Learner.CLIENTS else None
+        reply = self._timed(lambda: self._machine.contribute(update, weight=self.weight, head=head))
         self.clipped = self._machine.clipped
         return reply
 
@@ -216,27 +221,37 @@ class FederatedClient:
         )
 
     def catch_up(self) -> None:
-        """Opens the sums that arrived and moves its copy of the global model, oldest first.
+        """Opens the sums that arrived, oldest first, and moves its copy of the global model.
 
-        Raises:
-            PeerViolation: a sum does not verify.
-            ParameterError: this client has no key yet.
+        One that does not open moves nobody's copy, and whoever holds its key finds that; nor does one that is
+        no sum of honest updates. One whose key this client lacks may move others: then the next that opens
+        answers another copy than its own, and it is `stranded`.
         """
         for result in self._machine.results:
-            total = self._timed(partial(self._machine.open, result))
+            try:
+                total = self._timed(partial(self._machine.open, result))
+            except RoundAborted as error:
+                self.refused |= {error.opened}
+                continue
+            except (PeerViolation, ParameterError):
+                continue
             if (digest := hashlib.sha256(result).digest()) in self._applied:
-                continue  # delivered again, because the reply to the first delivery was lost
+                continue  # taken over from a peer, before it was delivered here
+            if total.head != self.base:
+                self.stranded = True
+                continue
             self._applied |= {digest}
             self._state = moved(self._state, total)
             self.base = _next_base(self.base, result)
             self.opened += 1
-            if self._on_model is not None:
-                self._on_model(self.opened - 1, total, self._state)
+            self.refused = frozenset()
+            if self._on_model is not None and total.round is not None:
+                self._on_model(total.round, total, self._state)
 
     def take_over(self, peer: "FederatedClient") -> None:
-        """Takes a peer's copy of the model: the way back for one that missed more than is delivered later."""
+        """Takes a peer's copy of the model: the way back for one that the others left behind."""
         self._state, self.base, self.opened = dict(peer._state), peer.base, peer.opened
-        self._applied, self.stranded = peer._applied, False
+        self._applied, self.refused, self.stranded = peer._applied, peer.refused, False
 
     def _timed(self, step: Callable[[], T]) -> T:
         since = time.process_time()
@@ -252,7 +267,7 @@ class FederatedServer:
     Make it with `knowing` or `blind`.
 
     Attributes:
-        base: digest (32 bytes) of the initial model and of all sealed sums since; None if it knows the model.
+        base: digest (32 bytes) of the initial model; None if it knows the model.
     """
 
     def __init__(self, machine: Server, *, length: int, state: State | None, base: bytes | None) -> None:
@@ -271,7 +286,7 @@ class FederatedServer:
 
     @property
     def model(self) -> bytes:
-        """What goes down with a round: the model, or the digest of what its updates answer."""
+        """What goes down with a round: the model, or the digest of the one that all began from."""
         return _carried(self._state) if self._state is not None else self.base or b""
 
     @property
@@ -289,8 +304,6 @@ class FederatedServer:
         outcome = run_round(self.machine, Round(number, tuple(cohort), self._length, self.model), exchange)
         if outcome.total is not None and self._state is not None:
             self._state = moved(self._state, outcome.total)
-        if outcome.result is not None and self.base is not None:
-            self.base = _next_base(self.base, outcome.result)
         return outcome
 
 

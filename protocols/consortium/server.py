@@ -193,13 +193,8 @@ class ConsortiumServerSteps(ServerSteps):
             known = consortium.holders | consortium.deliveries.keys()
             if known.issuperset(cohort):
                 return self._collect(context, consortium, custody)
-            able = consortium.holders.intersection(cohort)
-            if not able:
-                raise ParameterError(
-                    f"nobody of the cohort holds the session's key yet and can pass it on; ask one of "
-                    f"{sorted(consortium.holders)} as well"
-                )
-            if able <= custody.distrusted:  # a key that only they have is better made anew
+            # A key that nobody here has, or only those who sealed none to others, is better made anew.
+            if consortium.holders.intersection(cohort) <= custody.distrusted:
                 consortium = None
         newcomers = [client for client in cohort if consortium is None or client not in known]
         request = Announcement(context.suite.digest, cohort, context.round.length)
