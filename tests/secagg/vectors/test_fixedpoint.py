@@ -331,7 +331,7 @@ def test_the_error_bound_is_not_idle() -> None:
 
 @pytest.mark.parametrize("rounding", Rounding)
 def test_the_error_bound_is_not_idle_under_weights(rounding: Rounding) -> None:
-    # Three parties whose errors meet at their worst in some of 100,000 values.
+    # Three parties whose errors come near their worst together in some of 100,000 values.
     codec, weights = FixedPoint(bits=8, rounding=rounding), (40, 70, 90)
     updates = np.random.default_rng(3).uniform(-1, 1, (3, 100_000))
     steps = [steps_of(codec, each, weight=w) for each, w in zip(updates, weights, strict=True)]
@@ -339,7 +339,7 @@ def test_the_error_bound_is_not_idle_under_weights(rounding: Rounding) -> None:
         codec.decode(np.sum(steps, axis=0), total_weight=200) - np.average(updates, axis=0, weights=weights)
     ).max()
     bound = codec.error_bound(summands=3, total_weight=200)
-    assert 0.85 * bound < error <= bound
+    assert 0.75 * bound < error <= bound
     share = 1.0 if rounding is STOCHASTIC else 0.5
     assert bound == pytest.approx(3 / 200 * share / 127)
     assert codec.error_bound(summands=3) == codec.error_bound(summands=3, total_weight=3)
