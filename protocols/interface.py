@@ -446,8 +446,17 @@ class SumProtocol(ABC):
         """The parameters of a round among n clients."""
 
     @abstractmethod
-    def error_bound(self, n_clients: int) -> float:
-        """Largest absolute error of a mean against the weighted mean of the clipped updates."""
+    def error_bound(self, n_clients: int, *, total_weight: int | None = None) -> float:
+        """Largest absolute error of a mean against the weighted mean of the clipped updates.
+
+        Args:
+            n_clients: how many updates are in the mean.
+            total_weight: the sum of their weights: the heavier they are, the finer they are rounded. None:
+                n_clients, for the bound that holds whatever it is.
+
+        Raises:
+            ParameterError: n_clients is not a positive integer, or total_weight none of at least n_clients.
+        """
 
     @abstractmethod
     def exact(self, *, max_summand: int) -> "SumProtocol":

@@ -158,7 +158,10 @@ class LatticeServerSteps(ServerSteps):
                 length=context.round.length,
             )
         except VerificationError as error:
-            raise RoundAborted(f"the sum of the keys does not open the sum of the vectors: {error}") from None
+            raise RoundAborted(
+                f"the sum of the keys does not open the sum of the vectors: {error}",
+                opened=keys.contributors,  # one bad coefficient keeps nobody from reading the others
+            ) from None
 
     def plan(self, context: ServerContext, state: Any) -> Plan:
         if not isinstance(state, self._summing):

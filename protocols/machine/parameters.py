@@ -222,11 +222,16 @@ class Parameters(MachineProtocol):
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.suite.exchanges
 
-    def error_bound(self, n_clients: int) -> float:
-        n_clients = plain(n_clients)
+    def error_bound(self, n_clients: int, *, total_weight: int | None = None) -> float:
+        n_clients, total_weight = plain(n_clients), plain(total_weight)
         if type(n_clients) is not int or n_clients < 1:
             raise ParameterError(f"an error bound for {n_clients!r} clients; pass a positive integer")
-        return self.surface.codec.error_bound()
+        if total_weight is not None and (type(total_weight) is not int or total_weight < n_clients):
+            raise ParameterError(
+                f"an error bound for a total weight of {total_weight!r}; pass an integer of at least "
+                f"{n_clients}, the number of clients"
+            )
+        return self.surface.codec.error_bound(summands=n_clients, total_weight=total_weight)
 
     def exact(self, *, max_summand: int) -> "ExactSum":
         return ExactSum(base=self, max_summand=max_summand)
@@ -258,7 +263,7 @@ class ExactSum(MachineProtocol):
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.base.exchanges(first=first)
 
-    def error_bound(self, n_clients: int) -> float:
+    def error_bound(self, n_clients: int, *, total_weight: int | None = None) -> float:
         return 0.0
 
     def exact(self, *, max_summand: int) -> "ExactSum":

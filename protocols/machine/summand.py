@@ -1,11 +1,13 @@
 """From an update to the integers that are summed, and from their sum back: the two surfaces.
 
 Every protocol sums integer vectors modulo 2**bits. `FloatSurface` puts `FixedPoint` on top: a client's
-vector is (w·x_1, …, w·x_d, w·metric_1, …, w), so weights are exact integers inside the sum, a small
-hospital loses no precision and nobody learns another's example count (ATTACKS B8). `IntegerSurface` is the
-level below, for callers that bring integers of their own.
+vector is (w·x_1, …, w·x_d, w·metric_1, …, w), each product rounded. So weights are exact integers inside the
+sum, a small hospital loses no precision (ATTACKS B8), and nobody's example count divides what it adds (D3).
+`IntegerSurface` is the level below, for callers that bring integers of their own.
 
-Overflow is excluded when a surface is built: the ring holds the largest possible sum with its sign.
+Overflow is excluded when a surface is built: the ring holds the largest possible sum with its sign. A client
+that lies is not bound by that, and what it sends cannot be looked at; but a sum beyond what its total weight
+allows is refused by whoever decodes it (D2).
 """
 
 from abc import ABC, abstractmethod
@@ -163,7 +165,7 @@ class Surface(Protocol):
         ...
 
     def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
-        """The sum; `RoundAborted` if it cannot have come from honest summands."""
+        """The sum; `RoundAborted` with `opened=contributors` if it cannot have come from honest summands."""
         ...
 
 
@@ -276,30 +278,40 @@ class FloatSurface:
     def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
         length = len(total) - len(self.metrics) - 1
         tail = self.ring.centred(total[length:])
-        total_weight = int(tail[-1])
-        if not len(contributors) <= total_weight <= self.max_total_weight:
+        count, total_weight = len(contributors), int(tail[-1])
+        heaviest = min(self.max_total_weight, count * self.max_weight)
+        if not count <= total_weight <= heaviest:
             raise RoundAborted(
-                f"the total weight is outside [{len(contributors)}, {self.max_total_weight}]: "
-                f"a contributor broke its cap, or max_total_weight is too small for this cohort"
+                f"the total weight is outside [{count}, {heaviest}]: "
+                f"a contributor broke its cap, or max_total_weight is too small for this cohort",
+                opened=contributors,
             )
-        mean = self._mean(total, length, total_weight)
+        most = total_weight * self._metric_codec.largest_step
+        for (name, _, _), units in zip(self.metrics, tail[:-1].tolist(), strict=True):
+            if abs(units) > most:
+                raise _beyond(f"the sum of metric {name!r}", contributors, "its range")
+        mean = self._mean(total, length, total_weight, contributors)
         metrics: dict[str, float] = {}
         if self.metrics:
-            units = self._metric_codec.decode(tail[:-1], total_weight=total_weight)
+            means = self._metric_codec.decode(tail[:-1], total_weight=total_weight)
             metrics = {
-                n: float(a + (u + 1) / 2 * (b - a)) for (n, a, b), u in zip(self.metrics, units, strict=True)
+                n: float(a + (u + 1) / 2 * (b - a)) for (n, a, b), u in zip(self.metrics, means, strict=True)
             }
         return Sum(mean, total_weight, contributors, metrics)
 
-    def _mean(self, total: Total, length: int, total_weight: int) -> NDArray[np.float64]:
+    def _mean(
+        self, total: Total, length: int, total_weight: int, contributors: frozenset[ClientId]
+    ) -> NDArray[np.float64]:
         """The weighted mean, block by block: beside the result a block of integers is all that it takes."""
         self.codec.check_length(length)
-        ring = self.ring
+        ring, most = self.ring, total_weight * self.codec.largest_step
         mean = np.empty(length, dtype=np.float64)
         for start in range(0, length, BLOCK_VALUES):
             stop = min(start + BLOCK_VALUES, length)
-            codec = self.codec.part(start, stop)
-            mean[start:stop] = codec.decode(ring.centred(total[start:stop]), total_weight=total_weight)
+            codec, block = self.codec.part(start, stop), ring.centred(total[start:stop])
+            if int(block.max()) > most or int(block.min()) < -most:
+                raise _beyond("a value of the sum", contributors, "the clip")
+            mean[start:stop] = codec.decode(block, total_weight=total_weight)
         return mean
 
 
@@ -366,9 +378,18 @@ class IntegerSurface:
             exact[start:stop] = ring.residues(total[start:stop])
         if len(exact) and int(exact.max()) > len(contributors) * self.max_summand:
             raise RoundAborted(
-                "a sum above what its contributors may add up to: a contributor broke max_summand"
+                "a sum above what its contributors may add up to: a contributor broke max_summand",
+                opened=contributors,
             )
         return IntegerSum(exact / len(contributors), len(contributors), contributors, {}, exact)
+
+
+def _beyond(what: str, contributors: frozenset[ClientId], limit: str) -> RoundAborted:
+    return RoundAborted(
+        f"{what} is beyond what {len(contributors)} contributors of the total weight may add up to within "
+        f"{limit}: a contributor broke {limit}",
+        opened=contributors,
+    )
 
 
 def check_weight(weight: object, max_weight: int) -> int:

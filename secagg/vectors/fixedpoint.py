@@ -1,22 +1,28 @@
 """Fixed point: real vectors on a signed grid of integers, so that sums are exact and rings can carry them.
 
-A value v with |v| <= clip becomes an integer q with |q| <= largest_step = 2**(bits-1) - 1; one step is
-clip / largest_step. The grid is symmetric and zero is a point of it. What lies outside the clip is clipped
-and counted; NaN and infinity are refused. Arithmetic is in float64, the sum is in integers, and the mean of
-many parties is `decode(sum of weight * q, total_weight=sum of weights)`.
+One step is clip / largest_step, with largest_step = 2**(bits-1) - 1, and a value v of at most the clip is v /
+step steps. Under a weight w it becomes the integer round(w * v / step), at most w * largest_step: the product
+is rounded, not multiplied after rounding, because sums of multiples of the weights tell the weights (ATTACKS
+D3). So the *unit* of a party of weight w is 1/w of a step. The grid is symmetric and zero is a point of it.
+What lies outside the clip is clipped and counted; NaN and infinity are refused. Arithmetic is in float64, the
+sum is in integers, and the mean of many parties is `decode(sum of their integers, total_weight=sum of their
+weights)`.
 
 **Stochastic rounding** (the default; Gupta et al., ICML'15) goes up with a probability equal to the fraction
-that remains, so its mean is the value and small updates survive many rounds. The scaled value is rounded to a
-multiple of 2**-32 step, a uniform 32-bit word is added, and the low 32 bits are dropped, in exact integers.
-Given the multiple the probability is exact; that first rounding alone is biased, by at most 2**-33 step,
-beside the float64 round-off of the scaling (2**-52 of the value). Zero stays zero, and up to 18 bits every
-point of the grid stays itself. The words are the AES-256-CTR keystream of a fresh key: who foresees the
-rounding sees finer than a step.
+that remains, so its mean is the value and small updates survive many rounds. The product is rounded to a
+multiple of 2**-F unit, F uniform bits are added, and the low F bits are dropped, in exact integers; F is what
+49 bits leave beside w * largest_step, at most 32. Given the multiple the probability is exact; that first
+rounding alone is biased, by at most 2**-(F+1) unit, beside the float64 round-off of the product (2**-52 of
+the value). Where w * largest_step takes all 49 bits or more, F is 0, because float64 has hardly a fraction
+there, and rounding is to the nearest integer. Up to 49 bits every point of the grid becomes exactly w times
+its number; zero and the clip are exact always. The random bits are the AES-256-CTR keystream of a fresh key:
+who foresees the rounding sees finer than a unit.
 
-Rounding to the nearest point has half the error at worst, always the same one, and needs no randomness.
+Rounding to the nearest integer has half the error at worst, always the same one, and needs no randomness.
 
 The codec bounds values, not influence: a client that lies within its clip is not detected, and neither is a
-lying weight. Sums that could wrap are excluded beforehand, by `sum_ring`.
+lying weight. Nor does rounding hide the weight of a party whose values are known, as clipped ones are, or lie
+on a grid coarser than the codec's own. Sums that could wrap are excluded beforehand, by `sum_ring`.
 
 >>> from secagg.entropy import system_entropy
 >>> codec = FixedPoint(bits=8, clip=1.0, rounding=Rounding.NEAREST)
@@ -25,9 +31,9 @@ lying weight. Sums that could wrap are excluded beforehand, by `sum_ring`.
 1
 >>> total = steps.view(np.int32).astype(np.int64)
 >>> total.tolist()
-[0, 128, -254, 254]
+[0, 127, -254, 254]
 >>> codec.decode(total, total_weight=2).round(3).tolist()
-[0.0, 0.504, -1.0, 1.0]
+[0.0, 0.5, -1.0, 1.0]
 >>> codec.sum_ring(max_total_weight=300)
 Ring(bits=17)
 """
@@ -55,6 +61,8 @@ Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 _MIN_BITS: Final = 2
 _MAX_BITS: Final = 32
 _FRACTION_BITS: Final = 32
+_PRODUCT_BITS: Final = 49
+"""Of a product with its fraction: four roundings in float64 put it off by less than a quarter."""
 _MIN_CLIP: Final = 1e-100
 _MAX_CLIP: Final = 1e100
 _CHUNK: Final = 1 << 14
@@ -68,9 +76,9 @@ class Rounding(Enum):
     """How a value between two points of the grid becomes one of them."""
 
     STOCHASTIC = "stochastic"
-    """Up or down by chance, so that the mean is the value. The error is less than one step."""
+    """Up or down by chance, so that the mean is the value. The error is less than one unit."""
     NEAREST = "nearest"
-    """To the nearest point, ties to the even one. The error is at most half a step."""
+    """To the nearest integer, ties to the even one. The error is at most half a unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +175,14 @@ class FixedPoint:
         return FixedPoint(bits=self.bits, clip=tuple(segments), rounding=self.rounding)
 
     def encode(self, values: Floats, *, weight: int = 1, out: Words, entropy: Entropy) -> int:
-        """Writes weight * q into `out`, in two's complement of its machine word.
+        """Writes round(weight * value / step) into `out`, in two's complement of its machine word.
 
         Args:
             values: shape (length,) of float32 or float64, contiguous or not.
             weight: at least 1, an `int`; weight * largest_step must fit the signed machine word of `out`.
             out: shape (length,) of uint32 or uint64, writeable. After an error its content is undefined.
-            entropy: gives the 32-byte key of the rounding; not called by `Rounding.NEAREST`.
+            entropy: gives the 32-byte key of the rounding; not called where no fraction is left to chance,
+                as by `Rounding.NEAREST`.
 
         Returns:
             How many values were clipped: |v| > clip, compared in float64.
@@ -202,7 +211,7 @@ class FixedPoint:
         Any int64 total will do. Four roundings of float64 put the mean off by at most 2**-50 of itself.
 
         Args:
-            total: shape (length,) of int64, the centred sums of weight * q.
+            total: shape (length,) of int64, the centred sums of encoded values.
             total_weight: the sum of the weights, at least 1.
 
         Returns:
@@ -226,19 +235,40 @@ class FixedPoint:
                 np.multiply(part, clip, out=part)
         return mean
 
-    def error_bound(self) -> float:
-        """The largest absolute error of one decoded value, in the unit of the values.
+    def error_bound(self, *, summands: int = 1, total_weight: int | None = None) -> float:
+        """The largest absolute error of one decoded value against the exact weighted mean of clipped inputs.
 
-        Compared with the exact weighted mean of the clipped inputs, whatever the weights: a weighted mean
-        of errors is no larger than the largest. It is one step (half a step to nearest) of the widest
-        segment, plus the float64 round-off of encoding (2**-52 of the clip) and decoding (2**-50 of it).
+        A summand is off by its unit, a step over its weight (half of it to nearest), and a mean takes it by
+        its weight: each adds step / total_weight, whatever the weights. Step and clip are those of the widest
+        segment. float64 adds less than 2**-50 of the clip: there are two roundings in an encoded value, of
+        the scale and of the product, and four in a mean, of the sum, the divisor, the quotient and the
+        product with the clip. Each is off by at most 2**-53 of a number that stands for the clip at most.
+
+        Args:
+            summands: how many vectors are added.
+            total_weight: the sum of their weights. None: `summands`, for the bound that holds whatever it is.
+
+        Returns:
+            The bound, in the unit of the values.
+
+        Raises:
+            ParameterError: summands is not an integer of at least 1, or total_weight not one of at least
+                `summands`.
         """
+        summands, total_weight = plain(summands), plain(total_weight)
+        _check_weight(summands, "summands")
+        weight = summands if total_weight is None else total_weight
+        if type(weight) is not int or weight < summands:
+            raise ParameterError(
+                f"total_weight is {total_weight!r}; it is an integer of at least {summands}, as each of the "
+                "summands weighs 1 or more"
+            )
         clip = max(clip for _, clip in self._lengths_and_clips(1))
-        steps = 1.0 if self.rounding is Rounding.STOCHASTIC else 0.5
-        return clip * (steps / self.largest_step + 2.0**-49)
+        units = 1.0 if self.rounding is Rounding.STOCHASTIC else 0.5
+        return clip * (units / self.largest_step * (summands / weight) + 2.0**-50)
 
     def sum_bits(self, *, max_total_weight: int) -> int:
-        """Bits that hold each of the 2 * max_total_weight * largest_step + 1 possible sums of weight * q.
+        """Bits that hold each of the 2 * max_total_weight * largest_step + 1 possible sums.
 
         Raises:
             ParameterError: max_total_weight is not an integer in [1, 2**63).
@@ -247,7 +277,7 @@ class FixedPoint:
         return (2 * max_total_weight * self.largest_step).bit_length()
 
     def sum_ring(self, *, max_total_weight: int) -> Ring:
-        """The smallest ring in which a sum of weight * q does not wrap. Decoding is precise for all of it.
+        """The smallest ring in which a sum does not wrap. Decoding is precise for all of it.
 
         Raises:
             ParameterError: no ring of 64 bits is wide enough; the text says what to lower.
@@ -306,11 +336,15 @@ class Encoder:
     Args:
         codec: the codec of the whole vector.
         weight, entropy: as for `FixedPoint.encode`; one rounding key serves all parts.
+
+    Raises:
+        ParameterError: weight is not an integer in [1, 2**63), or the entropy source fails.
     """
 
     __slots__ = ("_codec", "_rounder", "_weight")
 
     def __init__(self, codec: FixedPoint, *, weight: int, entropy: Entropy) -> None:
+        _check_weight(weight, "weight")
         self._codec = codec
         self._weight = weight
         self._rounder = _Rounder(codec, weight, entropy, _CHUNK)
@@ -329,55 +363,72 @@ class Encoder:
 class _Rounder:
     """Encodes chunks of up to `capacity` values in buffers that it keeps."""
 
-    __slots__ = ("_integers", "_keystream", "_largest_step", "_random", "_scaled", "_weight", "_zeros")
+    __slots__ = ("_fraction_bits", "_integers", "_keystream", "_limit", "_random", "_scaled", "_zeros")
 
     def __init__(self, codec: FixedPoint, weight: int, entropy: Entropy, capacity: int) -> None:
-        self._largest_step = codec.largest_step
-        self._weight = weight
+        self._limit = weight * codec.largest_step
+        room = _PRODUCT_BITS - self._limit.bit_length()
+        stochastic = codec.rounding is Rounding.STOCHASTIC
+        self._fraction_bits = max(0, min(_FRACTION_BITS, room)) if stochastic else 0
         self._scaled = np.empty(capacity, dtype=np.float64)
         self._integers = np.empty(capacity, dtype=np.int64)
         self._random = np.empty(capacity, dtype="<u4")
         self._zeros = memoryview(bytes(self._random.nbytes))
         self._keystream: CipherContext | None = None
-        if codec.rounding is Rounding.STOCHASTIC:
+        if self._fraction_bits:
             key = draw(entropy, _KEY_BYTES)
             self._keystream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
     def encode(self, values: Floats, largest: float, clip: float, out: Words) -> int:
         """One chunk of `FixedPoint.encode`; `largest` is the largest magnitude in it."""
-        fraction_bits = 0 if self._keystream is None else _FRACTION_BITS
-        limit = float(self._largest_step << fraction_bits)
-        scale = limit / clip
-        scaled, integers = self._scaled[: len(values)], self._integers[: len(values)]
+        scaled = self._scaled[: len(values)]
         np.copyto(scaled, values)
         clipped = 0
         if largest > clip:
             clipped = int(np.count_nonzero(np.abs(scaled) > clip))
             np.clip(scaled, -clip, clip, out=scaled)
+        limit = float(self._limit << self._fraction_bits)
+        if limit < _SHIFTED_LIMIT:
+            integers = self._shifted(scaled, min(largest, clip), limit, limit / clip)
+        else:
+            integers = self._wide(scaled, clip, limit)
+        np.copyto(out, integers, casting="unsafe")
+        return clipped
+
+    def _shifted(
+        self, scaled: npt.NDArray[np.float64], largest: float, limit: float, scale: float
+    ) -> npt.NDArray[np.int64]:
+        """Clipped values as integers, in the values' memory: where float64 has all of them."""
         np.multiply(scaled, scale, out=scaled)
         # clip * (limit / clip) may round to just above the limit; float64 multiplication is monotone, so
         # one product speaks for the chunk.
-        if min(largest, clip) * scale > limit:
+        if largest * scale > limit:
             np.clip(scaled, -limit, limit, out=scaled)
-        if limit < _SHIFTED_LIMIT:
-            # Added to 1.5 * 2**52 a float64 is rounded to an integer, and its low bits are that integer.
-            np.add(scaled, _SHIFT, out=scaled)
-            integers = scaled.view(np.int64)
-        else:
-            np.rint(scaled, out=scaled)
-            np.copyto(integers, scaled, casting="unsafe")
+        # Added to 1.5 * 2**52 a float64 is rounded to an integer, and its low bits are that integer.
+        np.add(scaled, _SHIFT, out=scaled)
+        integers = scaled.view(np.int64)
         if self._keystream is not None:
-            random = self._random[: len(values)]
+            random = self._random[: len(scaled)]
             self._keystream.update_into(self._zeros[: random.nbytes], random.data.cast("B"))
-            # At most limit + 2**32 - 1, which falls to largest_step: rounding never leaves the grid.
+            if self._fraction_bits < _FRACTION_BITS:
+                np.bitwise_and(random, (1 << self._fraction_bits) - 1, out=random)
+            # At most limit + 2**F - 1, which falls to weight * largest_step: rounding never leaves the grid.
             np.add(integers, random, out=integers)
-            np.right_shift(integers, _FRACTION_BITS, out=integers)
-        if limit < _SHIFTED_LIMIT:
-            np.subtract(integers, _SHIFT_BITS >> fraction_bits, out=integers)
-        if self._weight != 1:
-            np.multiply(integers, self._weight, out=integers)
-        np.copyto(out, integers, casting="unsafe")
-        return clipped
+            np.right_shift(integers, self._fraction_bits, out=integers)
+        np.subtract(integers, _SHIFT_BITS >> self._fraction_bits, out=integers)
+        return integers
+
+    def _wide(self, scaled: npt.NDArray[np.float64], clip: float, limit: float) -> npt.NDArray[np.int64]:
+        """Clipped values as integers so large that float64 may lack the largest, which is then set as one."""
+        integers = self._integers[: len(scaled)]
+        top, bottom = scaled == clip, scaled == -clip
+        np.multiply(scaled, limit / clip, out=scaled)
+        np.rint(scaled, out=scaled)
+        below = limit if int(limit) <= self._limit else math.nextafter(limit, 0.0)
+        np.clip(scaled, -below, below, out=scaled)
+        np.copyto(integers, scaled, casting="unsafe")
+        integers[top], integers[bottom] = self._limit, -self._limit
+        return integers
 
 
 def _largest_magnitude(values: Floats, offset: int) -> float:

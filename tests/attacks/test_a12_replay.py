@@ -76,7 +76,8 @@ def test_an_old_vector_is_counted_by_a_server_that_does_not_look() -> None:
 
 
 def test_a_vector_is_counted_twice_by_a_server_that_does_not_look() -> None:
-    stage = Stage(PlainSum(max_clients=6), NAMES, server_machine=NoQuestions)
+    """Under a cap of 1 the total weight would tell."""
+    stage = Stage(PlainSum(max_clients=6, max_weight=2), NAMES, server_machine=NoQuestions)
     data = updates_of(NAMES)
     for name, message in stage.open(data, until=0).items():
         answer = stage.tell(name, message, data[name])

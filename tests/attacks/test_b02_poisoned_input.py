@@ -4,28 +4,28 @@
 comes from a broken training run, moves the mean by no more than 2·clip·w / Σw: without the clip (the weakened
 copy) one client decides the model. A corrupt client may send any vector inside the clip, and that passes.
 
-Worse, it may break the clip: its vector is any element of the ring, and the server sees only the sum. The
-tests show what that does on ours, as what it is. Two lies are seen: a weight that leaves the range of sums,
-and check words that are not zero, as from masks that do not follow from the dealt secrets. Both abort the
-round and name nobody, because the sum does not say whose lie it was. The weakened server has no check words
-and returns garbage.
+Worse, it may break the clip: its vector is any element of the ring, and the server sees only the sum. Three
+lies are seen: a sum beyond what its total weight may add up to within the clip (D2), a weight that leaves the
+range of sums, and check words that are not zero, as from masks that do not follow from the dealt secrets. All
+three abort the round and name nobody, because the sum does not say whose lie it was. The weakened server has
+no check words and returns garbage. What stays in the range of honest sums passes, and the tests show what it
+does on ours, as what it is.
 
 Not covered: proofs that an input is well-formed, norm bounds, robust aggregation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from protocols import Adversary, MaskedSum, ParameterError, Requirements, RoundAborted
-from protocols.machine.summand import Summand
 from protocols.masked import collecting, server
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.keys import pair_mask_seed
 from secagg.secret import Secret
-from tests.attacks.weakened import LENGTH, Stage, Vector, updates_of
+from tests.attacks.weakened import LENGTH, Breaks, Stage, Vector, updates_of
 
 NAMES = "abcdm"
 HONEST = "abcd"
@@ -87,33 +87,13 @@ def test_a_poisoned_vector_inside_the_clip_passes() -> None:
 # A client that breaks the clip
 
 
-class Doctored(Summand):
-    """A summand whose values are changed before they are masked, check words included."""
-
-    def __init__(self, summand: Summand, change: Callable[[Vector], None]) -> None:
-        self.elements, self._summand, self._change = summand.elements, summand, change
-
-    def blocks(self, padding: int = 0, **size: int) -> Iterator[Any]:
-        for block in self._summand.blocks(padding, **size):
-            self._change(block)
-            yield block
-
-    def _write(self, start: int, block: Any) -> None:
-        raise AssertionError("blocks are doctored as a whole")
-
-
-class Breaks(MaskedClientSteps):
-    """A corrupt client that puts into the ring what it likes."""
-
-    def __init__(self, change: Callable[[Vector], None]) -> None:
-        self._change = change
-
-    def fold(self, context: Any, state: Any, summand: Summand) -> Any:
-        return super().fold(context, state, Doctored(summand, self._change))
+def broken(change: Callable[[Vector], None], protocol: MaskedSum = PROTOCOL) -> Stage:
+    """A stage on which m puts into the ring what it likes, check words included."""
+    return Stage(protocol, NAMES, steps={"m": Breaks(protocol.suite.client, change)})
 
 
 def large(block: Vector) -> None:
-    """Values far outside the clip, with an honest weight and honest check words."""
+    """Three clips in each place, with an honest weight and honest check words."""
     block[:LENGTH] = 3 << (PROTOCOL.bits - 1)
 
 
@@ -129,19 +109,28 @@ def checked(block: Vector) -> None:
     block[LENGTH + 1] = 1
 
 
-def test_a_broken_clip_passes_and_moves_the_mean_by_more_than_the_clip() -> None:
+def test_a_broken_clip_passes_where_the_sum_stays_within_five_clips() -> None:
     """Not covered. Nobody can tell; an honest client with this update would have been clipped to a fifth."""
-    data = updates_of(NAMES)
-    stage = Stage(PROTOCOL, NAMES, steps={"m": Breaks(large)})
-    outcome = stage.play(data)
+    data = {name: update / 4 for name, update in updates_of(NAMES).items()}
+    outcome = broken(large).play(data)
     assert outcome.total is not None
     assert not outcome.dropped
-    assert np.abs(outcome.total.mean - mean_of(data, HONEST) * 4 / 5).min() > 0.5
+    assert np.abs(outcome.total.mean - mean_of(data, HONEST) * 4 / 5 - 3 / 5).max() < 1e-3
+
+
+def test_a_sum_beyond_five_clips_aborts_the_round() -> None:
+    """The same lie, where honest updates fill their clip."""
+    stage = broken(large)
+    with pytest.raises(RoundAborted, match="broke the clip") as caught:
+        stage.play(updates_of(NAMES))
+    assert not caught.value.culprits
+    assert caught.value.opened == frozenset(NAMES)
+    assert stage.play(updates_of(HONEST)).contributors == frozenset(HONEST)
 
 
 @pytest.mark.parametrize("change", [weighty, weightless])
 def test_a_weight_that_no_sum_can_have_aborts_the_round(change: Callable[[Vector], None]) -> None:
-    stage = Stage(PROTOCOL, NAMES, steps={"m": Breaks(change)})
+    stage = broken(change)
     with pytest.raises(RoundAborted, match="total weight") as caught:
         stage.play(updates_of(NAMES))
     assert not caught.value.culprits  # the sum does not say whose it was
@@ -154,7 +143,7 @@ def test_a_weight_that_no_sum_can_have_aborts_the_round(change: Callable[[Vector
 @pytest.mark.parametrize("adversary", list(Adversary))
 def test_broken_check_words_abort_the_round_and_the_next_one_works(adversary: Adversary) -> None:
     protocol = MaskedSum(max_clients=8, requirements=Requirements(adversary=adversary))
-    stage = Stage(protocol, NAMES, steps={"m": Breaks(checked)})
+    stage = broken(checked, protocol)
     with pytest.raises(RoundAborted, match="do not cancel") as caught:
         stage.play(updates_of(NAMES))
     assert not caught.value.culprits

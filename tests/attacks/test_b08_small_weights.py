@@ -2,8 +2,8 @@
 
 Seen in a shipped implementation, which multiplies each update by its share of the total weight as a float and
 quantises the product: at a weight of 1 in 1000 the rms error was 8.9e-4, and a small hospital's update is
-mostly noise. Here weights are integers inside the sum, Σ w·x and Σ w, so that a value is quantised once, at
-full precision, and multiplied exactly.
+mostly noise. Here weights are integers inside the sum, Σ w·x and Σ w, and w·x is quantised once, on the grid
+of an update of weight 1: the heavier a client, the finer, and the lightest as fine as if it were alone.
 
 Not covered: a lying weight; each client caps its own. The weakened copy prescales. Errors are those of the
 small client's own update, read from the sum when all others contribute zero.

@@ -181,11 +181,19 @@ def test_an_addition_that_takes_its_time_is_alone(
 
 
 @pytest.mark.usefixtures("unguarded")
-@pytest.mark.parametrize("build", [PlainSum, MaskedSum])
 def test_without_the_guard_a_mean_is_false_and_nobody_says_so(
-    build: Callable[..., Any], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert error_of_a_slow_mean(build, pool, monkeypatch) > 100 * build(max_clients=6).error_bound(6)
+    assert error_of_a_slow_mean(PlainSum, pool, monkeypatch) > 100 * PlainSum(max_clients=6).error_bound(6)
+
+
+@pytest.mark.usefixtures("unguarded")
+def test_without_the_guard_masks_stay_in_a_sum_and_a_contributor_is_blamed(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vector that is lost leaves its masks, which are beyond any clip (D2)."""
+    with pytest.raises(RoundAborted, match="broke the clip"):
+        error_of_a_slow_mean(MaskedSum, pool, monkeypatch)
 
 
 @pytest.mark.parametrize("build", [PlainSum, MaskedSum, LatticeSum])

@@ -11,7 +11,7 @@ masks off with it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from protocols.machine.client import ClientMachine, Request
 from protocols.machine.parameters import MachineProtocol
 from protocols.machine.server import ServerMachine
 from protocols.machine.suite import (
+    Asked,
     ClientContext,
     ClientSteps,
     Finished,
@@ -34,6 +35,7 @@ from protocols.machine.suite import (
     ServerContext,
     ServerSteps,
 )
+from protocols.machine.summand import Summand
 from protocols.masked import revealing
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.collecting import check_words, lanes_of
@@ -44,6 +46,7 @@ from protocols.messages.envelope import REFUSAL, RESULT, Envelope, request_stage
 from protocols.messages.schema import decode, encode
 from secagg import labels
 from secagg.entropy import SeededEntropy
+from secagg.secret import Secret
 from secagg.standard.signing import SIGNATURE_BYTES
 from secagg.vectors.ring import Ring
 
@@ -362,6 +365,63 @@ class Liar(MaskedClientSteps):
 
     def _changed(self, context: ClientContext, state: Any, step: Replied) -> Replied:
         return replace(step, message=self._lie(context, state, step.message))
+
+
+class Doctored(Summand):
+    """A summand whose elements are changed before they are masked or encrypted, padding included.
+
+    Args:
+        change: what is done in place to each block, or to all elements where they are asked for as integers.
+    """
+
+    def __init__(self, summand: Summand, change: Callable[[Vector], None]) -> None:
+        super().__init__(summand._ring, summand.elements)
+        self._summand, self._change = summand, change
+
+    def blocks(self, padding: int = 0, **size: int) -> Iterator[Any]:
+        for block in self._summand.blocks(padding, **size):
+            self._change(block)
+            yield block
+        self.clipped = self._summand.clipped
+
+    def integers(self) -> NDArray[np.int64]:
+        vector = self._summand.integers()
+        self._change(vector)
+        return vector
+
+    def _write(self, start: int, block: Any) -> None:
+        raise AssertionError("blocks are doctored as a whole")
+
+
+class Breaks(ClientSteps):
+    """A corrupt client of any protocol, which puts into its vector what it likes.
+
+    Args:
+        honest: the protocol's own steps.
+        change: see `Doctored`.
+    """
+
+    def __init__(self, honest: ClientSteps, change: Callable[[Vector], None]) -> None:
+        self.states = honest.states  # type: ignore[misc]  # of the steps at hand, not of the class
+        self._honest, self._change = honest, change
+
+    def idle(self, state: Any) -> Any:
+        return self._honest.idle(state)
+
+    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
+        return self._honest.react(context, state, request)
+
+    def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
+        return self._honest.fold(context, state, Doctored(summand, self._change))
+
+    def common_secret(self, state: Any) -> Secret | None:
+        return self._honest.common_secret(state)
+
+    def round_of(self, context: ClientContext, result: Any) -> int:
+        return self._honest.round_of(context, result)
+
+    def open(self, context: ClientContext, state: Any, result: Any) -> Sum:
+        return self._honest.open(context, state, result)
 
 
 class Advertises(Liar):

@@ -407,7 +407,7 @@ def assert_right(
     assert learnt.total_weight == total
     assert learnt.mean.dtype == np.float64
     assert learnt.mean.shape == mean.shape
-    assert np.abs(learnt.mean - mean).max() <= protocol.error_bound(len(expected))
+    assert np.abs(learnt.mean - mean).max() <= protocol.error_bound(len(expected), total_weight=total)
 
 
 def values_of(kind: Any, names: Sequence[str] = ("a", "b", "c")) -> st.SearchStrategy[Any]:

@@ -389,6 +389,12 @@ def test_questions_about_no_clients(family: Family, count: Any) -> None:
         family().plan(count)
 
 
+@pytest.mark.parametrize("total_weight", [2, 0, -3, 3.0, True, "3"])
+def test_questions_about_a_weight_that_no_three_clients_have(family: Family, total_weight: Any) -> None:
+    with pytest.raises(ParameterError, match="total weight"):
+        family().error_bound(3, total_weight=total_weight)
+
+
 def test_plans_below_the_minimum(family: Family) -> None:
     with pytest.raises(ParameterError, match="min_contributors"):
         family().plan(2)

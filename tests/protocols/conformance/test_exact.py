@@ -102,7 +102,7 @@ def test_a_surface_is_a_protocol_of_its_own(family: Family) -> None:
     assert protocol.learns is (Learner.CLIENTS if family.opened_by_clients else Learner.SERVER)
     for first in (True, False):
         assert protocol.exchanges(first=first) == base.exchanges(first=first)
-    assert protocol.error_bound(3) == 0.0
+    assert protocol.error_bound(3) == protocol.error_bound(3, total_weight=5) == 0.0
     assert protocol.exact(max_summand=8) == base.exact(max_summand=8)
     assert protocol.plan(4).threshold == base.plan(4).threshold
     # A client of one does not talk to a server of the other.

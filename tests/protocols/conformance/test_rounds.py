@@ -85,6 +85,9 @@ def test_bits_and_roundings(family: Family, bits: int, rounding: Rounding) -> No
     assert_right(run.sum, protocol, updates, updates, clip=2.5)
     steps = 1.0 if rounding is Rounding.STOCHASTIC else 0.5
     assert protocol.error_bound(4) == pytest.approx(steps * 2.5 / (2 ** (bits - 1) - 1), rel=1e-3)
+    # The heavier the same number of clients, the finer.
+    assert protocol.error_bound(4, total_weight=4) == protocol.error_bound(4)
+    assert protocol.error_bound(4, total_weight=400) == pytest.approx(protocol.error_bound(4) / 100, rel=1e-3)
 
 
 @pytest.mark.parametrize("rounding", Rounding)

@@ -73,6 +73,8 @@ def test_numpys_scalars_are_numbers(build: Callable[..., Any]) -> None:
         assert theirs.suite.digest == ours.suite.digest
         assert theirs.plan(integer(5)) == ours.plan(5)
         assert theirs.error_bound(integer(5)) == ours.error_bound(5)
+        heavy = integer(100)
+        assert theirs.error_bound(5, total_weight=heavy) == ours.error_bound(5, total_weight=100)
         assert theirs.exact(max_summand=integer(9)) == ours.exact(max_summand=9)
 
 

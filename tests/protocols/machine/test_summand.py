@@ -59,15 +59,13 @@ def encoded(
 
 
 def slow_mean(rows: list[Row], clip: float, steps: int) -> list[Fraction]:
-    """Σ w·q / Σ w in units of the values, with q the nearest step (ties to even), all in fractions."""
+    """Σ q / Σ w in units of the values, with q the integer nearest to w·x (ties to even), in fractions."""
     weight = sum(w for _, w, _ in rows)
     means = []
     for place in range(len(rows[0][0])):
-        values = [Fraction(min(max(float(u[place]), -clip), clip)) for u, _, _ in rows]
-        encoded = [round(value * steps / Fraction(clip)) for value in values]
-        means.append(
-            sum(w * q for (_, w, _), q in zip(rows, encoded, strict=True)) * Fraction(clip) / steps / weight
-        )
+        values = [(Fraction(min(max(float(u[place]), -clip), clip)), w) for u, w, _ in rows]
+        encoded = [round(w * value * steps / Fraction(clip)) for value, w in values]
+        means.append(sum(encoded) * Fraction(clip) / steps / weight)
     return means
 
 
@@ -110,13 +108,23 @@ def test_the_largest_sums_do_not_wrap(sign: float, bits: int) -> None:
     assert learnt.total_weight == 45
 
 
-def test_a_summand_is_weights_times_steps_and_the_weight() -> None:
+def test_a_summand_is_weighted_values_and_the_weight() -> None:
     made = surface(bits=8, metrics=(("accuracy", 0.0, 1.0), ("loss", 0.0, 4.0)))
     words, clipped = encoded(made, np.array([0.0, 1.0, -1.0, 9.0]), 3, {"loss": 4.0, "accuracy": 0.0})
     assert made.ring.centred(words).tolist() == [0, 381, -381, 381, -381, 381, 3]
     assert clipped == 1
     assert made.elements(4) == 7
     assert words.dtype == made.ring.dtype
+
+
+def test_values_and_metrics_are_rounded_after_they_are_weighted() -> None:
+    made = surface(bits=8, metrics=(("accuracy", 0.0, 1.0),))
+    words, _ = encoded(made, np.array([0.3, -0.3, 0.001]), 7, {"accuracy": 0.8})
+    assert made.ring.centred(words).tolist() == [
+        *(round(7 * 127 * Fraction(value)) for value in (0.3, -0.3, 0.001)),
+        round(7 * 127 * Fraction(3, 5)),
+        7,
+    ]
 
 
 def test_segments_have_their_own_clips() -> None:
@@ -142,13 +150,101 @@ def test_metrics_are_weighted_means(values: list[tuple[float, int]]) -> None:
     assert 0 <= learnt.metrics["loss"] <= 10
 
 
-@pytest.mark.parametrize("weights", [[0], [11, 11, 11, 11], [], [1]])
+@pytest.mark.parametrize("weights", [[0], [11, 11, 11, 11], [], [1], [10, 11], [20, 20]])
 def test_total_weights_that_nobody_honest_makes(weights: list[int]) -> None:
     made = surface(clients=4, weight=10, total=40)
     total = made.ring.zeros(2)
     total[-1] = sum(weights)
-    with pytest.raises(RoundAborted, match="weight"):
+    with pytest.raises(RoundAborted, match=r"outside \[2, 20\]") as caught:
         made.decode(total, frozenset("ab"))
+    assert caught.value.opened == frozenset("ab")
+
+
+@pytest.mark.parametrize(("total_weight", "fits"), [(2, True), (15, True), (16, False)])
+def test_the_total_weight_is_within_what_both_caps_allow(total_weight: int, fits: bool) -> None:
+    made = surface(clients=4, weight=10, total=15)
+    total = made.ring.zeros(2)
+    total[-1] = total_weight
+    if fits:
+        assert made.decode(total, frozenset("ab")).total_weight == total_weight
+    else:
+        with pytest.raises(RoundAborted, match=r"outside \[2, 15\]"):
+            made.decode(total, frozenset("ab"))
+
+
+# What no contributors may add up to
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("bits", [2, 8, 16, 31])
+@pytest.mark.parametrize("place", [0, 5, 2**15 - 1, 2**15, 2**15 + 6])
+def test_a_sum_beyond_the_weight_times_the_clip_is_no_sum(place: int, bits: int, sign: int) -> None:
+    """The last sum that can be is decoded, the one after it is refused; wherever it stands."""
+    made, length = surface(bits=bits, clients=3, weight=7), 2**15 + 7
+    total = made.ring.zeros(length + 1)
+    total[-1] = 12
+    most = sign * 12 * made.codec.largest_step
+    total[place] = np.int64(most).astype(made.ring.dtype)
+    learnt = made.decode(total, frozenset("ab"))
+    assert learnt.mean[place] == sign
+    assert np.count_nonzero(learnt.mean) == 1
+    total[place] = np.int64(most + sign).astype(made.ring.dtype)
+    with pytest.raises(RoundAborted, match=r"2 contributors .* broke the clip") as caught:
+        made.decode(total, frozenset("ab"))
+    assert caught.value.opened == frozenset("ab")
+    assert not caught.value.culprits
+
+
+@pytest.mark.parametrize("bits", [5, 8, 16, 24])
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_metric_beyond_its_range_is_no_sum(sign: int, place: int, bits: int) -> None:
+    made = surface(bits=bits, clients=3, weight=7, metrics=(("auc", 0.0, 1.0), ("loss", -2.0, 4.0)))
+    most = 12 * (2 ** (min(bits, 16) - 1) - 1)
+    total = made.ring.zeros(5)
+    total[2 + place], total[-1] = np.int64(sign * most).astype(made.ring.dtype), 12
+    name = ("auc", "loss")[place]
+    learnt = made.decode(total, frozenset("ab"))
+    assert learnt.metrics[name] == {"auc": (0.0, 1.0), "loss": (-2.0, 4.0)}[name][sign > 0]
+    total[2 + place] = np.int64(sign * (most + 1)).astype(made.ring.dtype)
+    with pytest.raises(RoundAborted, match=f"metric '{name}' .* broke its range") as caught:
+        made.decode(total, frozenset("ab"))
+    assert caught.value.opened == frozenset("ab")
+
+
+def test_the_lowest_number_of_the_widest_ring_is_no_sum() -> None:
+    """It has no opposite in 64 bits, and would pass where a magnitude is compared."""
+    made = surface(bits=32, clients=2, weight=2**31)
+    assert made.ring.bits == 64
+    total = np.array([1 << 63, 2], dtype=np.uint64)
+    with pytest.raises(RoundAborted, match="broke the clip"):
+        made.decode(total, frozenset("ab"))
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.lists(floats, min_size=3, max_size=3), st.integers(1, 2**20)), min_size=1, max_size=5
+    ),
+    bits=st.integers(2, 32),
+    rounding=st.sampled_from(Rounding),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    metric=st.floats(-5, 5),
+)
+def test_no_honest_sum_is_refused(
+    rows: list[tuple[list[float], int]], bits: int, rounding: Rounding, dtype: type, metric: float
+) -> None:
+    made = surface(
+        bits=bits, clip=2.0, clients=5, weight=2**20, rounding=rounding, metrics=(("loss", -5.0, 5.0),)
+    )
+    encoded_rows: list[Row] = [(np.array(row, dtype=dtype), w, {"loss": metric}) for row, w in rows]
+    learnt = made.decode(summed(made, encoded_rows), frozenset("abcde"[: len(rows)]))
+    assert learnt.total_weight == sum(w for _, w in rows)
+    bound = made.codec.error_bound(summands=len(rows), total_weight=learnt.total_weight)
+    clipped = np.clip([row for row, _ in rows], -2, 2)
+    assert (
+        np.abs(learnt.mean - np.average(clipped, axis=0, weights=[w for _, w in rows])).max() <= bound + 1e-14
+    )
+    assert abs(learnt.metrics["loss"] - metric) <= 5 / (2 ** (min(bits, 16) - 1) - 1)
 
 
 def test_a_negative_total_weight_is_no_weight() -> None:
@@ -284,8 +380,10 @@ def test_a_mean_decoded_in_blocks_is_the_mean_decoded_at_once(length: int, bits:
     for clip in (3.0, clips):
         made = surface(bits=bits, clip=clip, clients=3, weight=7)
         total = made.ring.zeros(made.elements(length))
-        words = np.random.default_rng(length).integers(0, 2**made.ring.bits, length, dtype=np.uint64)
-        total[:length] = words.astype(made.ring.dtype)
+        most = 20 * made.codec.largest_step
+        sums = np.random.default_rng(length).integers(-most, most, length, endpoint=True)
+        sums[[0, -1]] = most, -most
+        total[:length] = sums.astype(made.ring.dtype)
         total[-1] = 20
         learnt = made.decode(total, frozenset("abc"))
         expected = made.codec.decode(made.ring.centred(total[:length]), total_weight=20)
@@ -348,5 +446,6 @@ def test_a_sum_above_its_contributors_is_no_sum() -> None:
     made = IntegerSurface(max_clients=5, max_summand=10)
     total = np.array([21, 0], dtype=made.ring.dtype)
     assert made.decode(total, frozenset("abc")).total.tolist() == [21, 0]  # type: ignore[attr-defined]
-    with pytest.raises(RoundAborted, match="max_summand"):
+    with pytest.raises(RoundAborted, match="max_summand") as caught:
         made.decode(total, frozenset("ab"))
+    assert caught.value.opened == frozenset("ab")

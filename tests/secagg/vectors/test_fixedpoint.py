@@ -1,4 +1,8 @@
-"""Fixed point: a twin over fractions, the error bound, no bias, no overflow, and every wrong argument."""
+"""Fixed point: a twin over fractions, the error bound, no bias, no overflow, and every wrong argument.
+
+The twins round the product of weight and value, as the codec does; what it was worth to round it so, and not
+the value, is in `tests/attacks/test_d03_weights.py`.
+"""
 
 import itertools
 import warnings
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 
 from secagg.entropy import Entropy, SeededEntropy
 from secagg.errors import ParameterError
-from secagg.vectors.fixedpoint import FixedPoint, Floats, Rounding, Segment, suggest_clip
+from secagg.vectors.fixedpoint import Encoder, FixedPoint, Floats, Rounding, Segment, suggest_clip
 from secagg.vectors.ring import Words
 
 NEAREST, STOCHASTIC = Rounding.NEAREST, Rounding.STOCHASTIC
@@ -29,7 +33,28 @@ def steps_of(codec: FixedPoint, values: Floats, *, weight: int = 1, entropy: Ent
 
 
 def no_entropy(size: int) -> bytes:
-    raise AssertionError("rounding to nearest draws no randomness")
+    raise AssertionError("no fraction is left to chance, and no randomness is drawn")
+
+
+def fraction_bits(codec: FixedPoint, weight: int) -> int:
+    """Of a product, as the module says."""
+    return max(0, min(32, 49 - (weight * codec.largest_step).bit_length()))
+
+
+def weighted(codec: FixedPoint, value: float, weight: int) -> Fraction:
+    """The product of a clipped value, in units, exactly."""
+    assert isinstance(codec.clip, float)
+    clipped = min(max(Fraction(value), -Fraction(codec.clip)), Fraction(codec.clip))
+    return clipped * weight * codec.largest_step / Fraction(codec.clip)
+
+
+def weights_of(bits: int) -> list[int]:
+    """Small ones, odd ones for many numbers of fraction bits, and the largest that 64 bits take."""
+    largest = 2 ** (bits - 1) - 1
+    most = (2**63 - 1) // largest
+    return sorted(
+        {1, 2, 3, 7, 500, *(min((1 << power) + 1, most) for power in range(0, 64 - bits, 5)), most - 1, most}
+    )
 
 
 # Known answers
@@ -44,52 +69,124 @@ def test_the_grid() -> None:
 
 
 @pytest.mark.parametrize("rounding", Rounding)
-@pytest.mark.parametrize("bits", range(2, 17))
+@pytest.mark.parametrize("bits", range(2, 33))
 @pytest.mark.parametrize("clip", [1.0, 0.1, 3e-7, 1234.5])
-def test_points_of_the_grid_stay(bits: int, clip: float, rounding: Rounding) -> None:
+def test_points_of_the_grid_become_the_weight_times_their_number(
+    bits: int, clip: float, rounding: Rounding
+) -> None:
     codec = FixedPoint(bits=bits, clip=clip, rounding=rounding)
     largest = codec.largest_step
-    points = np.unique(np.linspace(-largest, largest, 4001).round()).astype(np.int64)
+    points = np.unique(np.linspace(-largest, largest, 401).round()).astype(np.int64)
     assert 0 in points
-    assert steps_of(codec, points * (clip / largest)) == points.tolist()
+    for weight in weights_of(bits):
+        if (weight * largest).bit_length() <= 49:
+            expected = (weight * points).tolist()
+            assert steps_of(codec, points * (clip / largest), weight=weight) == expected
+            assert steps_of(codec, points * clip / largest, weight=weight) == expected
 
 
+@settings(deadline=None)
+@given(
+    bits=st.integers(2, 32),
+    weight=st.integers(1, 2**47),
+    clip=st.floats(1e-100, 1e100),
+    rounding=st.sampled_from(Rounding),
+    data=st.data(),
+)
+def test_a_point_of_any_grid_is_exact_up_to_49_bits(
+    bits: int, weight: int, clip: float, rounding: Rounding, data: st.DataObject
+) -> None:
+    codec = FixedPoint(bits=bits, clip=clip, rounding=rounding)
+    largest = codec.largest_step
+    weight = min(weight, (2**49 - 1) // largest)
+    points = data.draw(st.lists(st.integers(-largest, largest), min_size=1, max_size=20))
+    values = np.array(points) * (clip / largest)
+    assert steps_of(codec, values, weight=weight) == [weight * point for point in points]
+
+
+@pytest.mark.parametrize("rounding", Rounding)
 @pytest.mark.parametrize("bits", range(2, 33))
 @pytest.mark.parametrize("clip", [1.0, 0.1, 1 / 3, 1e-100, 1e100])
-def test_zero_and_the_ends_are_exact(bits: int, clip: float) -> None:
-    codec = FixedPoint(bits=bits, clip=clip)
-    largest = codec.largest_step
-    values = np.array([0.0, -0.0, clip, -clip] * 5000)
-    out = np.empty(len(values), dtype=np.uint64)
-    assert codec.encode(values, out=out, entropy=ENTROPY) == 0
-    steps = out.view(np.int64)
-    assert not steps[0::4].any()
-    assert not steps[1::4].any()
-    # Above 18 bits float64 may see the clip a hair inside the last step; never outside of it.
-    for ends in (steps[2::4], -steps[3::4]):
-        assert ends.max() == largest
-        assert ends.min() >= largest - (bits > 18)
+def test_zero_and_the_ends_are_exact_under_every_weight(bits: int, clip: float, rounding: Rounding) -> None:
+    codec = FixedPoint(bits=bits, clip=clip, rounding=rounding)
+    values = np.array([0.0, -0.0, clip, -clip] * 50)
+    for weight in weights_of(bits):
+        end = weight * codec.largest_step
+        assert steps_of(codec, values, weight=weight) == [0, 0, end, -end] * 50
 
 
-def test_stochastic_rounding_agrees_with_fractions() -> None:
-    # With clip 1 and float32 values, every product of the codec is exact in float64.
-    codec = FixedPoint(bits=16, clip=1.0)
+# With clip 1, float32 values and these weights, every product of the codec is exact in float64.
+EXACT = [
+    (16, 1),
+    (16, 3),
+    (16, 500),
+    (16, 2**14),
+    (8, 12_345),
+    (12, 77_777),
+    (24, 1),
+    (24, 21),
+    (3, 2**27 - 1),
+]
+
+
+@pytest.mark.parametrize(("bits", "weight"), EXACT)
+def test_stochastic_rounding_agrees_with_fractions(bits: int, weight: int) -> None:
+    codec = FixedPoint(bits=bits, clip=1.0)
     key = bytes(range(32))
     values = np.random.default_rng(7).uniform(-1, 1, 20_011).astype(np.float32)
     stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(4 * len(values)))
+    one = 2 ** fraction_bits(codec, weight)
     expected = [
-        (round(Fraction(value) * 32767 * 2**32) + int.from_bytes(stream[4 * i : 4 * i + 4], "little"))
-        // 2**32
+        (
+            round(weighted(codec, value, weight) * one)
+            + int.from_bytes(stream[4 * i : 4 * i + 4], "little") % one
+        )
+        // one
         for i, value in enumerate(values.tolist())
     ]
-    assert steps_of(codec, values, entropy=lambda size: key[:size]) == expected
+    assert steps_of(codec, values, weight=weight, entropy=lambda size: key[:size]) == expected
 
 
-def test_nearest_rounding_agrees_with_fractions() -> None:
-    codec = FixedPoint(bits=16, clip=1.0, rounding=NEAREST)
+@pytest.mark.parametrize(("bits", "weight"), EXACT)
+def test_nearest_rounding_agrees_with_fractions(bits: int, weight: int) -> None:
+    codec = FixedPoint(bits=bits, clip=1.0, rounding=NEAREST)
     values = np.random.default_rng(7).uniform(-1, 1, 20_011).astype(np.float32)
-    expected = [round(Fraction(value) * 32767) for value in values.tolist()]
-    assert steps_of(codec, values, entropy=no_entropy) == expected
+    expected = [round(weighted(codec, value, weight)) for value in values.tolist()]
+    assert steps_of(codec, values, weight=weight, entropy=no_entropy) == expected
+
+
+def test_the_product_is_rounded_and_not_the_value() -> None:
+    # Half a step under a weight of 7 is 3.5 units: no multiple of the weight, whichever way it is rounded.
+    values = np.full(1000, 0.5 / 127)
+    assert set(steps_of(FixedPoint(bits=8), values, weight=7)) == {3, 4}
+    assert set(steps_of(FixedPoint(bits=8, rounding=NEAREST), values, weight=7)) == {4}
+
+
+@settings(deadline=None)
+@given(
+    bits=st.integers(2, 32),
+    weight=st.integers(1, 2**62),
+    clip=st.floats(1e-100, 1e100),
+    rounding=st.sampled_from(Rounding),
+    kind=st.sampled_from([np.float32, np.float64]),
+    shares=st.lists(st.floats(-1.5, 1.5), min_size=1, max_size=20),
+)
+def test_an_integer_is_within_a_unit_of_its_product_and_within_the_clip(
+    bits: int, weight: int, clip: float, rounding: Rounding, kind: type, shares: list[float]
+) -> None:
+    codec = FixedPoint(bits=bits, clip=clip, rounding=rounding)
+    end = codec.largest_step * (weight := min(weight, (2**63 - 1) // codec.largest_step))
+    with np.errstate(all="ignore"):  # float32 has no number for some of these
+        values = np.array([0.0, -0.0, *(share * clip for share in shares)]).astype(kind)
+    values = values[np.isfinite(values)]
+    integers = steps_of(codec, values, weight=weight)
+    assert integers[:2] == [0, 0]
+    unit = 1 if rounding is STOCHASTIC and fraction_bits(codec, weight) else Fraction(1, 2)
+    for value, integer in zip(values.tolist(), integers, strict=True):
+        exact = weighted(codec, value, weight)
+        assert abs(integer) <= end
+        assert integer == 0 or (integer < 0) == (value < 0)
+        assert abs(integer - exact) <= unit + end * Fraction(1, 2**52) * Fraction(5, 4)
 
 
 # Bias
@@ -104,6 +201,61 @@ def test_stochastic_rounding_is_unbiased(step: float) -> None:
     assert set(np.unique(steps)) == {step - fraction, step - fraction + 1}
     sigma = sqrt(fraction * (1 - fraction) / count)
     assert abs(steps.mean() - step) < 5 * sigma
+
+
+@pytest.mark.parametrize(("bits", "weight"), [(16, 2**27 + 1), (24, 2**20 - 3), (30, 2**16 - 1), (32, 2**15)])
+@pytest.mark.parametrize("clip", [1.0, 0.1])
+def test_over_all_random_words_the_mean_is_the_product(
+    bits: int, weight: int, clip: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few fraction bits are left, so that all words can be tried: each comes up once, above garbage.
+    codec = FixedPoint(bits=bits, clip=clip)
+    one = 2 ** fraction_bits(codec, weight)
+    assert 2 <= one <= 128
+    words = (np.arange(one) + one * np.arange(one)[::-1] * 1234567 % 2**32).astype("<u4").tobytes()
+
+    class Counting:
+        def update_into(self, zeros: memoryview, out: memoryview) -> None:
+            out[:] = words[: len(out)]
+
+    for value in np.random.default_rng(bits).uniform(-clip, clip, 50):
+        encoder = Encoder(codec, weight=weight, entropy=ENTROPY)
+        monkeypatch.setattr(encoder._rounder, "_keystream", Counting())
+        out = np.empty(one, dtype=np.uint64)
+        encoder.encode(np.full(one, value), start=0, out=out)
+        integers = out.view(np.int64).tolist()
+        exact = weighted(codec, value, weight)
+        # Beside the rounding to a multiple of 2**-F: the round-off of the product.
+        bias = Fraction(1, 2 * one) + abs(exact) / 2**52
+        assert abs(Fraction(sum(integers), one) - exact) <= bias
+        assert max(integers) - min(integers) <= 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "weight", "step"), [(8, 500, 0.0007), (16, 500, 1000.7713), (16, 3, -0.1), (24, 500, -0.3007)]
+)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_stochastic_rounding_is_unbiased_under_weights(
+    bits: int, weight: int, step: float, kind: type
+) -> None:
+    codec, count = FixedPoint(bits=bits, clip=1.0), 200_000
+    value = kind(step / codec.largest_step)
+    integers = np.array(steps_of(codec, np.full(count, value), weight=weight))
+    product = float(weighted(codec, float(value), weight))
+    fraction = product % 1
+    assert set(np.unique(integers)) == {product - fraction, product - fraction + 1}
+    assert abs(integers.mean() - product) < 5 * sqrt(fraction * (1 - fraction) / count)
+
+
+def test_without_a_fraction_no_randomness_is_drawn() -> None:
+    codec = FixedPoint(bits=32)
+    values = np.random.default_rng(0).uniform(-1, 1, 1000)
+    for weight in (2**17 + 1, 2**25, 2**32):
+        assert fraction_bits(codec, weight) == 0
+        nearest = steps_of(FixedPoint(bits=32, rounding=NEAREST), values, weight=weight)
+        assert steps_of(codec, values, weight=weight, entropy=no_entropy) == nearest
+    with pytest.raises(AssertionError):
+        codec.encode(values, weight=2**17, out=np.empty(1000, dtype=np.uint64), entropy=no_entropy)
 
 
 def test_rounding_to_nearest_loses_what_stochastic_rounding_keeps() -> None:
@@ -136,7 +288,7 @@ def test_equal_entropy_gives_equal_steps() -> None:
     bits=st.integers(2, 32),
     clip=st.floats(1e-6, 1e6),
     rounding=st.sampled_from(Rounding),
-    weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5),
+    weights=st.lists(st.integers(1, 1000) | st.integers(1, 2**28), min_size=1, max_size=5),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_the_mean_is_within_the_error_bound(
@@ -153,7 +305,8 @@ def test_the_mean_is_within_the_error_bound(
         assert clipped == sum(abs(value) > clip for value in update.tolist())
         ring.add_packed(total, ring.pack(steps))
     mean = codec.decode(ring.centred(total), total_weight=sum(weights))
-    bound = Fraction(codec.error_bound())
+    bound = Fraction(codec.error_bound(summands=len(weights), total_weight=sum(weights)))
+    assert bound <= Fraction(codec.error_bound())
     exact_clip = Fraction(clip)
     for index, decoded in enumerate(mean.tolist()):
         exact = sum(
@@ -176,6 +329,50 @@ def test_the_error_bound_is_not_idle() -> None:
     assert FixedPoint(bits=8, rounding=STOCHASTIC).error_bound() == pytest.approx(1 / 127)
 
 
+@pytest.mark.parametrize("rounding", Rounding)
+def test_the_error_bound_is_not_idle_under_weights(rounding: Rounding) -> None:
+    # Three parties whose errors come near their worst together in some of 100,000 values.
+    codec, weights = FixedPoint(bits=8, rounding=rounding), (40, 70, 90)
+    updates = np.random.default_rng(3).uniform(-1, 1, (3, 100_000))
+    steps = [steps_of(codec, each, weight=w) for each, w in zip(updates, weights, strict=True)]
+    error = np.abs(
+        codec.decode(np.sum(steps, axis=0), total_weight=200) - np.average(updates, axis=0, weights=weights)
+    ).max()
+    bound = codec.error_bound(summands=3, total_weight=200)
+    assert 0.75 * bound < error <= bound
+    share = 1.0 if rounding is STOCHASTIC else 0.5
+    assert bound == pytest.approx(3 / 200 * share / 127)
+    assert codec.error_bound(summands=3) == codec.error_bound(summands=3, total_weight=3)
+    assert codec.error_bound(summands=3) == codec.error_bound() == pytest.approx(share / 127)
+
+
+@pytest.mark.parametrize(
+    ("summands", "total_weight"),
+    [
+        (0, None),
+        (-1, None),
+        (1.0, None),
+        (True, None),
+        ("1", None),
+        (2, 1),
+        (2, 0),
+        (2, -5),
+        (2, 3.0),
+        (1, True),
+        (1, "3"),
+    ],
+)
+def test_error_bounds_of_nothing(summands: int, total_weight: int | None) -> None:
+    with pytest.raises(ParameterError, match="is an integer"):
+        FixedPoint().error_bound(summands=summands, total_weight=total_weight)
+
+
+def test_numbers_of_numpy_make_the_same_error_bound() -> None:
+    codec = FixedPoint()
+    ours = codec.error_bound(summands=3, total_weight=200)
+    assert codec.error_bound(summands=np.int64(3), total_weight=np.uint16(200)) == ours  # type: ignore[arg-type]
+
+
 def test_the_error_bound_covers_float64_at_its_limit() -> None:
     # At 32 bits the middle between two points is not a float64, and half a step alone is too little.
     codec = FixedPoint(bits=32, clip=0.1, rounding=NEAREST)
@@ -186,17 +383,35 @@ def test_the_error_bound_covers_float64_at_its_limit() -> None:
     assert step / 2 < max(errors) <= Fraction(codec.error_bound())
 
 
-def test_rounding_never_leaves_the_grid() -> None:
-    # A clip that float64 scales to a hair over the largest step, which one word in 2**22 would carry over.
+@pytest.mark.parametrize("weight", [1, 7, 2**17, 2**18 - 1, 2**20, 2**22 + 1, 2**31, 2**32])
+def test_rounding_never_leaves_the_grid(weight: int) -> None:
+    # Clips that float64 scales to a hair over the limit, and values beside them.
     codec = FixedPoint(bits=32, clip=0.1)
-    limit = float(codec.largest_step << 32)
-    clip = next(clip for clip in np.linspace(0.1, 0.2, 1000).tolist() if clip * (limit / clip) > limit)
-    codec = FixedPoint(bits=32, clip=clip)
-    values = np.full(2**21, clip)
-    out = np.empty(2**21, dtype=np.uint64)
-    for _ in range(24):
-        assert codec.encode(values, out=out, entropy=ENTROPY) == 0
-        assert out.max() == codec.largest_step
+    end = weight * codec.largest_step
+    limit = float(end << fraction_bits(codec, weight))
+    clips = np.linspace(0.1, 0.2, 1000).tolist()
+    for clip in sorted(clips, key=lambda clip: clip * (limit / clip))[-20:]:
+        codec = FixedPoint(bits=32, clip=clip)
+        values = np.repeat([clip, -clip, nextafter(clip, 0), -nextafter(clip, 0)], 5000)
+        integers = steps_of(codec, values, weight=weight)
+        assert set(integers[:5000]) == {end}
+        assert set(integers[5000:10_000]) == {-end}
+        assert max(integers) == end
+        assert min(integers) == -end
+
+
+def test_an_end_that_float64_does_not_have_is_reached_and_not_passed() -> None:
+    # float64 rounds these limits up, past the clip, or down, short of it.
+    for bits in (32, 16, 2):
+        codec = FixedPoint(bits=bits)
+        most = (2**63 - 1) // codec.largest_step
+        for weight in (most, most - 1, most - 2, most // 2 + 1, most // 3, most // 500 + 7):
+            end = weight * codec.largest_step
+            values = np.array([1.0, -1.0, nextafter(1.0, 0), -nextafter(1.0, 0), 7.0])
+            integers = steps_of(codec, values, weight=weight)
+            assert integers[:2] == [end, -end]
+            assert integers[4] == end
+            assert end - end // 2**51 - 1 <= integers[2] == -integers[3] <= end
 
 
 def test_a_small_weight_loses_no_precision() -> None:
@@ -215,7 +430,7 @@ def test_a_small_weight_loses_no_precision() -> None:
 def test_inputs_outputs_and_lengths(kind: type, word: type, length: int) -> None:
     codec = FixedPoint(bits=12, clip=0.7, rounding=NEAREST)
     values = np.random.default_rng(length).uniform(-1, 1, length).astype(kind)
-    expected = np.rint(np.clip(values.astype(np.float64), -0.7, 0.7) * (2047 / 0.7)).astype(np.int64) * 3
+    expected = np.rint(np.clip(values.astype(np.float64), -0.7, 0.7) * (3 * 2047 / 0.7)).astype(np.int64)
     before = values.copy()
     out = np.empty(length, dtype=word)
     clipped = codec.encode(values, weight=3, out=out, entropy=ENTROPY)
@@ -461,6 +676,8 @@ def test_wrong_weights(weight: int) -> None:
         codec.encode(np.zeros(1), weight=weight, out=np.zeros(1, dtype=np.uint64), entropy=ENTROPY)
     with pytest.raises(ParameterError, match=r"^total_weight is an integer"):
         codec.decode(np.zeros(1, dtype=np.int64), total_weight=weight)
+    with pytest.raises(ParameterError, match=r"^weight is an integer"):
+        Encoder(codec, weight=weight, entropy=ENTROPY)
     for use in (codec.sum_bits, codec.sum_ring):
         with pytest.raises(ParameterError, match=r"^max_total_weight is an integer"):
             use(max_total_weight=weight)
