@@ -36,7 +36,7 @@ from protocols.identity import ClientId
 from protocols.interface import Sum
 from protocols.machine.suite import Asked, ClientContext, ClientSteps, Replied, check_request
 from protocols.machine.summand import Summand
-from protocols.messages.schema import U64, Key32, decode, encode
+from protocols.messages.schema import U32, U64, Key32, decode, encode
 from secagg import labels
 from secagg.entropy import draw
 from secagg.errors import DecodeError, ParameterError, PeerViolation, VerificationError
@@ -81,7 +81,7 @@ class Keyed:
 
 @dataclass(frozen=True, slots=True)
 class Collecting:
-    """Asked for an update."""
+    """Asked for an update. `minimum`: the fewest contributors that it is given for."""
 
     key_id: Key32
     secret: Secret
@@ -89,6 +89,7 @@ class Collecting:
     answered: dict[U64, Key32]
     length: U64
     model: Key32
+    minimum: U32
 
 
 class ConsortiumClientSteps(ClientSteps):
@@ -139,10 +140,9 @@ class ConsortiumClientSteps(ClientSteps):
         if isinstance(state, Keyed):
             keyed = state
         else:
-            if len(newcomers) + 1 < context.min_contributors:
+            if len(newcomers) + 1 < (least := _minimum(context, request.cohort)):
                 raise PeerViolation(
-                    f"a key for {len(newcomers) + 1} clients; this client shares one from "
-                    f"{context.min_contributors} on",
+                    f"a key for {len(newcomers) + 1} clients; this client shares one from {least} on",
                     culprit=FROM_SERVER,
                 )
             keyed = self._generate(context, state.channel)
@@ -221,7 +221,13 @@ class ConsortiumClientSteps(ClientSteps):
             raise PeerViolation("the server works with another key than this client", culprit=FROM_SERVER)
         model = hashlib.sha256(request.model).digest()
         following = Collecting(
-            keyed.key_id, keyed.secret, keyed.channel, keyed.answered, request.length, model
+            keyed.key_id,
+            keyed.secret,
+            keyed.channel,
+            keyed.answered,
+            request.length,
+            model,
+            _minimum(context, request.cohort),
         )
         return Asked(following, request.length, request.model)
 
@@ -230,14 +236,14 @@ class ConsortiumClientSteps(ClientSteps):
         values = summand.integers()
         tag = MacKey(secret.mac_key).tag(
             values,
-            signer=signer(context.me, context.min_contributors),
+            signer=signer(context.me, state.minimum),
             context=_context(context, context.round, state.length, state.model),
         )
         body = self._key(secret.private_key).encrypt(values, entropy=context.entropy)
         message = Contribution(
             state.key_id,
             state.model,
-            context.min_contributors,
+            state.minimum,
             tag.to_bytes(TAG_BYTES, "big"),
             memoryview(body),
         )
@@ -287,12 +293,21 @@ def _check_result(context: ClientContext, state: Keyed | Collecting, given: Resu
     least = max(context.min_contributors, *given.contributors.values()) if given.contributors else 1
     if not least <= len(given.contributors) <= context.suite.max_clients:
         raise DecodeError(f"a sum of {len(given.contributors)}; it is opened from {least} on")
+    try:
+        context.plan(len(given.contributors))  # so many leave two honest ones, whatever cohort was asked
+    except ParameterError as error:
+        raise DecodeError(f"a sum of {len(given.contributors)}: {error}") from None
     if not 1 <= given.length <= context.max_length:
         raise DecodeError(f"a sum of {given.length} values")
     try:
         context.suite.surface.check_length(given.length)
     except ParameterError as error:
         raise DecodeError(str(error)) from None
+
+
+def _minimum(context: ClientContext, cohort: tuple[ClientId, ...]) -> int:
+    """The fewest contributors that this client's policy and its plan for this cohort allow."""
+    return max(context.min_contributors, context.plan(len(cohort)).min_survivors)
 
 
 def _keyed(state: Collecting) -> Keyed:

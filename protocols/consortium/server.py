@@ -179,11 +179,8 @@ class ConsortiumServerSteps(ServerSteps):
         consortium = state.consortium
         if consortium is not None and not newcomers:
             return self._collect(context, consortium)
-        if consortium is None and len(newcomers) < context.suite.requirements.min_contributors:
-            raise RoundAborted(
-                f"{len(newcomers)} clients advertised a key, at least "
-                f"{context.suite.requirements.min_contributors} are needed"
-            )
+        if consortium is None and len(newcomers) < (least := _least(context)):
+            raise RoundAborted(f"{len(newcomers)} clients advertised a key, at least {least} are needed")
         able = consortium.holders & set(context.round.cohort) if consortium is not None else set(newcomers)
         able -= context.dropped
         # The roster's first member that is present; one whose key or seals failed before comes last.
@@ -237,8 +234,7 @@ class ConsortiumServerSteps(ServerSteps):
         answer, known = state.answer, state.consortium
         if answer is None or state.custodian not in present:
             newcomers = {c: key for c, key in state.newcomers.items() if c != state.custodian}
-            enough = known is not None or len(newcomers) >= context.suite.requirements.min_contributors
-            if not enough:
+            if known is None and len(newcomers) < _least(context):
                 raise RoundAborted("too few clients are left to make a key for")
             left = tuple(client for client in state.next_custodians if client not in context.dropped)
             return self._ask(context, known, newcomers, left)
@@ -299,6 +295,8 @@ class ConsortiumServerSteps(ServerSteps):
         )
 
     def _finish(self, context: ServerContext, state: Summing, present: frozenset[ClientId]) -> Finished:
+        if len(present) < (planned := _least(context)):
+            raise RoundAborted(f"{len(present)} contributors, at least {planned} are needed by the plan")
         least = max(state.minima[client] for client in present)
         if len(present) < least:
             strict = sorted(client for client in present if state.minima[client] > len(present))
@@ -336,3 +334,8 @@ class ConsortiumServerSteps(ServerSteps):
             state.consortium.public, state.total, count=state.count, summands=len(state.tags)
         )
         return Summing(state.consortium, state.tags, state.minima, total)
+
+
+def _least(context: ServerContext) -> int:
+    """Without how many clients of the round's cohort the plan opens nothing."""
+    return context.plan(len(context.round.cohort)).min_survivors

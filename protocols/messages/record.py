@@ -31,6 +31,8 @@ class RoundRecord:
         cohort: in the roster's order.
         contributors, dropped: as in `Outcome`.
         degree, threshold, ring_bits: the plan.
+        roster: the size of the roster that the cohort was chosen from.
+        corrupt: the corrupt clients that were planned for, in the cohort as in the whole roster.
         transcript: SHA-256 chain over every accepted message.
         aborted: why there is no sum; empty when there is one.
     """
@@ -47,6 +49,8 @@ class RoundRecord:
     degree: U32
     threshold: U32
     ring_bits: U16
+    roster: U32
+    corrupt: U32
     transcript: Key32
     aborted: Reason
 
