@@ -442,8 +442,17 @@ class SumProtocol(ABC):
         """
 
     @abstractmethod
-    def plan(self, n: int) -> Plan:
-        """The parameters of a round among n clients."""
+    def plan(self, n: int, *, roster: int | None = None) -> Plan:
+        """The parameters of a round among n clients of a roster.
+
+        Args:
+            n: the cohort's size.
+            roster: the size of the roster that whoever announces the cohort chooses it from; None for n. The
+                planned share of the roster may be corrupt, and all of them in the cohort.
+
+        Raises:
+            ParameterError: no plan holds for such a cohort; every client would refuse it.
+        """
 
     @abstractmethod
     def error_bound(self, n_clients: int, *, total_weight: int | None = None) -> float:

@@ -139,11 +139,12 @@ class PlainSum(Parameters):
             replies=(PlainUpdate,),
             client=PlainClientSteps(),
             server=PlainServerSteps(),
-            plan=lambda n: plan_unshared(
+            plan=lambda n, roster: plan_unshared(
                 n,
                 self.requirements,
+                roster=roster,
                 ring_bits=surface.ring.bits,
-                security_failure=1.0,
+                protects=False,
                 one_update="is open to the server, and to whoever sees the traffic",
             ),
         )

@@ -47,7 +47,7 @@ __all__ = ["Advice", "Candidate", "advise"]
 
 SHARE_STEPS: Final = 10**9
 LARGE_COHORT: Final = 20
-"""From here on plans take random graphs, and round a share of the clients down."""
+"""From here on plans take random graphs, and round a share of the roster down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +132,7 @@ def advise(
     server_may_learn: bool = True,
     server_may_lie: bool = True,
     megabits: float = 100.0,
+    roster: int | None = None,
 ) -> Advice:
     """Recommends a protocol for n clients with updates of `length` values, and says why.
 
@@ -140,12 +141,13 @@ def advise(
         length: values in an update.
         bits, max_weight: as for every protocol's constructor.
         dropout_fraction: the share of the clients that is expected to vanish in a round, in [0, 1).
-        corrupt_fraction: the share of the clients that may pool what they know with the server, if any may.
+        corrupt_fraction: the share of the roster that may pool what they know with the server, if any may.
         clients_may_collude: whether a client may do so at all.
         server_is_client: whether whoever runs the server also runs a client. Then one client colludes.
         server_may_learn: whether the server may know the sum.
         server_may_lie: whether the server may tell different clients different stories.
         megabits: of a client's link, a second.
+        roster: the clients that a round's are chosen from, at least n; None where all take part in each.
 
     Raises:
         ParameterError: an argument is anything else.
@@ -153,6 +155,9 @@ def advise(
     n, length, megabits = plain(n), plain(length), plain(megabits)
     bits, max_weight = plain(bits), plain(max_weight)
     asked = _check(n, length, dropout_fraction, corrupt_fraction, megabits)
+    roster = n if roster is None else plain(roster)
+    if type(roster) is not int or roster < n:
+        raise ParameterError(f"roster is {roster!r}; it must be an integer of at least n, which is {n}")
     dropout_fraction, corrupt_fraction = asked.dropout_fraction, asked.corrupt_fraction
     _check_flags(
         clients_may_collude=clients_may_collude,
@@ -162,14 +167,14 @@ def advise(
     )
     PlainSum(bits=bits, max_weight=max_weight, max_clients=n).surface.check_length(length)
     colluding = clients_may_collude or server_is_client
-    corrupt = ceil_fraction(corrupt_fraction, n) if clients_may_collude else 0
+    corrupt = ceil_fraction(corrupt_fraction, roster) if clients_may_collude else 0
     shared = Requirements(
         adversary=Adversary.MALICIOUS if server_may_lie else Adversary.SEMI_HONEST,
-        corrupt_fraction=_share(max(corrupt, int(colluding)), n),
+        corrupt_fraction=_share(max(corrupt, int(colluding)), n, roster),
         dropout_fraction=dropout_fraction,
     )
     keyed = Requirements(corrupt_fraction=0.0, dropout_fraction=dropout_fraction)
-    question = Question(clients=n, length=length, lost=ceil_fraction(dropout_fraction, n))
+    question = Question(clients=n, roster=roster, length=length, lost=ceil_fraction(dropout_fraction, n))
 
     def considered(name: str, build: Callable[..., Parameters], cost: Callable[..., Load]) -> Candidate:
         by_server = cost in (masked, lattice_over_masked)
@@ -193,13 +198,13 @@ def advise(
     return Advice(tuple(candidates), _reasons(candidates, question, lying=server_may_lie, megabits=megabits))
 
 
-def _share(count: int, n: int) -> float:
-    """A fraction of n for which plans count at least so many clients, and just so many where they are few.
+def _share(count: int, n: int, roster: int) -> float:
+    """A fraction of a roster for which plans count at least so many clients, and just so many for a small n.
 
-    Plans round a share of a small cohort up and of a large one down, in exact decimals.
+    Plans round a share of the roster up for a small cohort and down for a large one, in exact decimals.
     """
     scaled = count * SHARE_STEPS
-    return (scaled // n if n < LARGE_COHORT else -(-scaled // n)) / SHARE_STEPS
+    return (scaled // roster if n < LARGE_COHORT else -(-scaled // roster)) / SHARE_STEPS
 
 
 def _check(n: int, length: int, dropout: float, corrupt: float, megabits: float) -> Requirements:
@@ -224,7 +229,7 @@ def _priced(
     cost: Callable[..., Load],
     megabits: float,
 ) -> Candidate:
-    suite, plan = protocol.suite, protocol.plan(question.clients)
+    suite, plan = protocol.suite, protocol.plan(question.clients, roster=question.roster)
     elements = suite.surface.elements(question.length)
     load = cost(protocol, plan, question)
     body = suite.server.body_bytes(elements, packed=suite.surface.ring.packed_size(elements))

@@ -81,9 +81,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The conditions, and what follows from them for every candidate."""
+    """The conditions, and what follows from them for every candidate. `clients` are chosen from `roster`."""
 
     clients: int
+    roster: int
     length: int
     lost: int
 

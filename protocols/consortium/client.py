@@ -114,11 +114,12 @@ class Keyed:
 
 @dataclass(frozen=True, slots=True)
 class Collecting:
-    """Asked for an update."""
+    """Asked for an update. `minimum`: the fewest contributors that it is given for."""
 
     keyed: Keyed
     length: U64
     model: Key32
+    minimum: U32
 
 
 class ConsortiumClientSteps(ClientSteps):
@@ -173,10 +174,9 @@ class ConsortiumClientSteps(ClientSteps):
                 raise PeerViolation("a key is to be passed on that this client lacks", culprit=FROM_SERVER)
             keyed = state
         else:
-            if len(newcomers) + 1 < context.min_contributors:
+            if len(newcomers) + 1 < (least := _minimum(context, request.cohort)):
                 raise PeerViolation(
-                    f"a key for {len(newcomers) + 1} clients; this client shares one from "
-                    f"{context.min_contributors} on",
+                    f"a key for {len(newcomers) + 1} clients; this client shares one from {least} on",
                     culprit=FROM_SERVER,
                 )
             keyed = self._generate(context, state)
@@ -276,7 +276,8 @@ class ConsortiumClientSteps(ClientSteps):
         if keyed.key_id != request.key_id:
             raise PeerViolation("the server works with another key than this client", culprit=FROM_SERVER)
         model = hashlib.sha256(request.model).digest()
-        return Asked(Collecting(keyed, request.length, model), request.length, request.model)
+        minimum = _minimum(context, request.cohort)
+        return Asked(Collecting(keyed, request.length, model, minimum), request.length, request.model)
 
     def fold(self, context: ClientContext, state: Collecting, summand: Summand) -> Replied:
         keyed = state.keyed
@@ -284,7 +285,7 @@ class ConsortiumClientSteps(ClientSteps):
         values = summand.integers()
         tag = MacKey(secret.mac_key).tag(
             values,
-            signer=signer(context.me, context.min_contributors),
+            signer=signer(context.me, state.minimum),
             context=_context(
                 context, round=context.round, length=state.length, model=state.model, head=context.head
             ),
@@ -294,7 +295,7 @@ class ConsortiumClientSteps(ClientSteps):
             keyed.key_id,
             state.model,
             context.head,
-            context.min_contributors,
+            state.minimum,
             keyed.failures >= RENEWED_AFTER,
             tag.to_bytes(TAG_BYTES, "big"),
             memoryview(body),
@@ -357,6 +358,10 @@ def _check_result(context: ClientContext, keyed: Keyed, given: Result) -> None:
     least = max(context.min_contributors, *given.contributors.values()) if given.contributors else 1
     if not least <= len(given.contributors) <= context.suite.max_clients:
         raise DecodeError(f"a sum of {len(given.contributors)}; it is opened from {least} on")
+    try:
+        context.plan(len(given.contributors))  # so many leave two honest ones, whatever cohort was asked
+    except ParameterError as error:
+        raise DecodeError(f"a sum of {len(given.contributors)}: {error}") from None
     if not 1 <= given.length <= context.max_length:
         raise DecodeError(f"a sum of {given.length} values")
     try:
@@ -368,6 +373,11 @@ def _check_result(context: ClientContext, keyed: Keyed, given: Result) -> None:
 def _history(state: Advertised | Keyed) -> History:
     """What outlives a change of keys."""
     return state.history if isinstance(state, Keyed) else History()
+
+
+def _minimum(context: ClientContext, cohort: tuple[ClientId, ...]) -> int:
+    """The fewest contributors that this client's policy and its plan for this cohort allow."""
+    return max(context.min_contributors, context.plan(len(cohort)).min_survivors)
 
 
 def _context(context: ClientContext, *, round: int, length: int, model: bytes, head: bytes) -> bytes:

@@ -70,11 +70,12 @@ class ConsortiumParameters(Parameters):
             replies=(AdvertiseKeys, DistributeKey, Contribution),
             client=ConsortiumClientSteps(scheme),
             server=ConsortiumServerSteps(scheme),
-            plan=lambda n: plan_unshared(
+            plan=lambda n, roster: plan_unshared(
                 n,
                 self.requirements,
+                roster=roster,
                 ring_bits=surface.ring.bits,
-                security_failure=0.0,
+                protects=True,
                 one_update="opens to any client together with the server: every client holds the key",
                 post_quantum=False,
             ),

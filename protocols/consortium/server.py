@@ -245,11 +245,8 @@ class ConsortiumServerSteps(ServerSteps):
         consortium = state.consortium
         if consortium is not None and not newcomers:
             return self._collect(context, consortium, state.custody)
-        if consortium is None and len(newcomers) < context.suite.requirements.min_contributors:
-            raise RoundAborted(
-                f"{len(newcomers)} clients advertised a key, at least "
-                f"{context.suite.requirements.min_contributors} are needed"
-            )
+        if consortium is None and len(newcomers) < (least := _least(context)):
+            raise RoundAborted(f"{len(newcomers)} clients advertised a key, at least {least} are needed")
         able = consortium.holders & set(context.round.cohort) if consortium is not None else set(newcomers)
         able -= context.dropped
         # The roster's first member that is present. Who was refused comes last, and before that who made a
@@ -310,8 +307,7 @@ class ConsortiumServerSteps(ServerSteps):
         answer, known = state.answer, state.consortium
         if answer is None or state.custodian not in present:
             newcomers = {c: key for c, key in state.newcomers.items() if c != state.custodian}
-            enough = known is not None or len(newcomers) >= context.suite.requirements.min_contributors
-            if not enough:
+            if known is None and len(newcomers) < _least(context):
                 raise RoundAborted("too few clients are left to make a key for")
             left = tuple(client for client in state.next_custodians if client not in context.dropped)
             return self._ask(context, known, state.custody, newcomers, left)
@@ -392,11 +388,12 @@ class ConsortiumServerSteps(ServerSteps):
         head, group = max(
             state.groups.items(), key=lambda each: (len(each[1].tags), -min(map(place, each[1].tags)))
         )
-        minima = group.minima
+        minima, left = group.minima, len(present) - len(group.minima)
+        others = f", and {left} whose updates answer other heads" if left else ""
+        if len(minima) < (planned := _least(context)):
+            raise RoundAborted(f"{len(minima)} contributors{others}; the plan needs at least {planned}")
         if len(minima) < (least := max(minima.values())):
             strict = sorted(client for client, minimum in minima.items() if minimum > len(minima))
-            left = len(present) - len(minima)
-            others = f", and {left} whose updates answer other heads" if left else ""
             raise RoundAborted(f"{len(minima)} contributors{others}; {strict} ask for up to {least}")
         tag = sum(int.from_bytes(each, "big") for each in group.tags.values()) % PRIME
         result = Result(
@@ -451,3 +448,8 @@ def _renews(context: ServerContext, state: Summing) -> bool:
     """Whether the next set-up makes another key: more ask for it than may be corrupt, or half of all do."""
     asking, contributors = len(state.renewing), sum(len(each.tags) for each in state.groups.values())
     return asking > corrupt_in(context) or 2 * asking >= contributors
+
+
+def _least(context: ServerContext) -> int:
+    """Without how many clients of the round's cohort the plan opens nothing."""
+    return context.plan(len(context.round.cohort)).min_survivors

@@ -114,8 +114,8 @@ class LatticeParameters(Parameters):
         keys = self.key_layer.suite_on(counts, digest=digest)
         key_bytes = keys.server.body_bytes(vectors.degree, packed=counts.ring.packed_size(vectors.degree))
 
-        def plan(n: int) -> Plan:
-            numbers = keys.plan(n)
+        def plan(n: int, roster: int) -> Plan:
+            numbers = keys.plan(n, roster)
             return replace(
                 numbers,
                 ring_bits=math.ceil(vectors.bits_per_value),

@@ -167,7 +167,7 @@ class LatticeServerSteps(ServerSteps):
         if not isinstance(state, self._summing):
             return super().plan(context, state)
         keys = self._keys.server.plan(self._layer(context, state.task), state.keys)
-        return context.suite.plan(keys.clients)
+        return context.plan(keys.clients)
 
     def body_bytes(self, count: int, *, packed: int) -> int:
         return self._vectors.packed_size(count)

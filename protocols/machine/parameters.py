@@ -84,11 +84,18 @@ class MachineProtocol(SumProtocol):
 
         return ClientMachine.restore(self.suite, blob, key=key, release_log=release_log, entropy=entropy)
 
-    def plan(self, n: int) -> Plan:
-        n = plain(n)
+    def plan(self, n: int, *, roster: int | None = None) -> Plan:
+        n, roster = plain(n), plain(roster)
         if type(n) is not int or not 1 <= n <= MAXIMUM_CLIENTS:
             raise ParameterError(f"a plan for {n!r} clients; n is an integer in [1, {MAXIMUM_CLIENTS}]")
-        return self.suite.plan(n)
+        if roster is None:
+            roster = n
+        if type(roster) is not int or not n <= roster <= MAXIMUM_CLIENTS:
+            raise ParameterError(
+                f"a plan for {n} clients of a roster of {roster!r}; roster is an integer in "
+                f"[{n}, {MAXIMUM_CLIENTS}]"
+            )
+        return self.suite.plan(n, roster)
 
 
 @dataclass(frozen=True, kw_only=True)

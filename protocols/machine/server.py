@@ -153,7 +153,7 @@ class ServerMachine(Guarded, Server):
             )
         if type(round.model) is not bytes:
             raise ParameterError(f"a round's model is bytes, not {type(round.model).__name__}")
-        self._suite.plan(len(cohort))
+        self._suite.plan(len(cohort), len(self._roster))
         return cohort
 
     def _carries(self, length: int) -> bool:
@@ -283,6 +283,8 @@ class ServerMachine(Guarded, Server):
                 degree=plan.degree,
                 threshold=plan.threshold,
                 ring_bits=plan.ring_bits,
+                roster=len(self._roster),
+                corrupt=plan.corrupt,
                 transcript=self._transcript.digest(),
                 aborted=aborted[:2048],
             ),

@@ -141,6 +141,7 @@ class Suite:
         exchanges: the names of all exchanges, by their number on the wire.
         collecting: the number of the one that asks for updates.
         requests, replies: the message type of each exchange, down and up.
+        plan: from the sizes of a cohort and of the roster that it was chosen from.
     """
 
     code: int
@@ -156,7 +157,7 @@ class Suite:
     replies: tuple[type, ...]
     client: "ClientSteps"
     server: "ServerSteps"
-    plan: Callable[[int], Plan]
+    plan: Callable[[int, int], Plan]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +180,10 @@ class ClientContext:
         """This client's id."""
         return self.identity.client
 
+    def plan(self, n: int) -> Plan:
+        """This client's own plan for a cohort of n from its roster: no numbers that a server may choose."""
+        return self.suite.plan(n, len(self.roster))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
@@ -192,8 +197,8 @@ class ServerContext:
     entropy: Entropy
 
     def plan(self, n: int) -> Plan:
-        """The plan for a cohort of n."""
-        return self.suite.plan(n)
+        """The plan for a cohort of n from the roster."""
+        return self.suite.plan(n, len(self.roster))
 
 
 class ClientSteps(ABC):
@@ -277,7 +282,7 @@ class ServerSteps(ABC):
 
     def plan(self, context: ServerContext, state: Any) -> Plan:
         """The plan that the round runs under, for its record."""
-        return context.suite.plan(len(context.round.cohort))
+        return context.plan(len(context.round.cohort))
 
     def head_of(self, reply: Any) -> bytes:
         """What a decoded contribution answers, where the clients learn the sum: only equals are summed."""
@@ -307,7 +312,8 @@ def check_request(
 
     Raises:
         PeerViolation: other parameters, a cohort that is not canonical, too small, too large or without this
-            client, or a length that it does not contribute.
+            client, one in which the corrupt clients of the whole roster would be too many (ATTACKS D1), or a
+            length that this client does not contribute.
     """
     suite = context.suite
     if parameters != suite.digest:
@@ -326,6 +332,10 @@ def check_request(
             f"{suite.max_clients}",
             culprit="server",
         )
+    try:
+        context.plan(len(cohort))
+    except ParameterError as error:
+        raise PeerViolation(str(error), culprit="server") from None
     check_length(context, length)
 
 

@@ -70,7 +70,7 @@ def open_sharing(context: ServerContext, state: Advertising, present: frozenset[
     The graph spans the cohort that was announced: dropouts make no corrupt client honest.
     """
     cohort = context.round.cohort
-    plan = context.suite.plan(len(cohort))
+    plan = context.plan(len(cohort))
     require_enough(len(present), plan.min_survivors, "advertised keys")
     members = members_of(cohort)
     # After Bell et al., CCS'20: commit to everybody's keys, then draw the graph.

@@ -39,6 +39,7 @@ class Epoch:
         least: without so many survivors nothing is revealed.
         least_neighbours: without so many surviving neighbours a client reveals nothing.
         corrupt: the number of corrupt clients that is planned for (c).
+        corrupt_neighbours: the most of them that are planned for around one client.
         splits: whether a server that tells different clients different survivors is planned for.
     """
 
@@ -51,6 +52,7 @@ class Epoch:
     least: U32
     least_neighbours: U32
     corrupt: U32
+    corrupt_neighbours: U32
     splits: bool
 
     @classmethod
@@ -68,6 +70,7 @@ class Epoch:
             plan.min_survivors,
             plan.min_neighbours,
             plan.corrupt,
+            plan.corrupt_neighbours,
             plan.adversary is Adversary.SEMI_MALICIOUS,
         )
 

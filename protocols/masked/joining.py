@@ -92,7 +92,7 @@ def share_keys(context: ClientContext, state: Advertised, request: CohortKeys) -
 def _plan(context: ClientContext, n: int) -> Plan:
     """This client's own plan, not numbers that a server may choose, for the cohort that was announced."""
     try:
-        return context.suite.plan(n)
+        return context.plan(n)
     except ParameterError as error:
         raise PeerViolation(str(error), culprit=FROM_SERVER) from None
 

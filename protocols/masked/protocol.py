@@ -5,11 +5,12 @@ graph of Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic O
 complete graph for small cohorts. Neighbours share a mask that one adds and the other subtracts; each client
 adds a mask of its own; Shamir shares let the server take off what a vanished client left behind.
 
-Against: up to ⌈γn⌉ corrupt clients, together with a server that reads everything (SEMI_HONEST), that also
-tells different clients different stories (SEMI_MALICIOUS, the default), or that is kept to one story by a
-quorum of signatures (MALICIOUS, one exchange more). Traffic that is recorded today stays closed to a quantum
-computer: all pair secrets and channels are hybrids of X25519 and ML-KEM-768. Signatures are Ed25519, so who
-has a quantum computer *during* a round can forge keys.
+Against: up to c corrupt clients, a share γ of the roster whichever of them are in the cohort, together with a
+server that reads everything (SEMI_HONEST), that also tells different clients different stories
+(SEMI_MALICIOUS, the default), or that is kept to one story by a quorum of signatures (MALICIOUS, one exchange
+more). Traffic that is recorded today stays closed to a quantum computer: all pair secrets and channels are
+hybrids of X25519 and ML-KEM-768. Signatures are Ed25519, so who has a quantum computer *during* a round can
+forge keys.
 Not protected: what the sum itself says (of two contributors, everything), inputs that lie, the fact of
 taking part. See `plan`, and the package's threat model.
 
@@ -42,7 +43,7 @@ LONG_PATH = ("AdvertiseKeys", "ShareKeys")
 class MaskedSum(Parameters):
     """Double masking over a planned graph. Arguments are those of `Parameters`.
 
-    `plan(n)` says what follows from `requirements` for n clients, and prints as a table.
+    `plan(n, roster=…)` says what follows from `requirements` for n clients of a roster; it prints as a table.
     """
 
     withstands: ClassVar[frozenset[Adversary]] = frozenset(Adversary)
@@ -85,8 +86,8 @@ class MaskedSum(Parameters):
             ("Unmask", Quorum, Unmask),
         )
 
-        def plan(n: int) -> Plan:
-            numbers = plan_masked(n, self.requirements, ring_bits=surface.ring.bits)
+        def plan(n: int, roster: int) -> Plan:
+            numbers = plan_masked(n, self.requirements, ring_bits=surface.ring.bits, roster=roster)
             sent, received = control_bytes(numbers)
             return replace(
                 numbers,

@@ -162,9 +162,9 @@ class MaskedServerSteps(ServerSteps):
         """That of the epoch's cohort, which may be larger than the round's."""
         match state:
             case Sharing() | Summing():
-                return context.suite.plan(len(state.epoch.cohort))
+                return context.plan(len(state.epoch.cohort))
             case Confirming() | Unmasking():
-                return context.suite.plan(len(state.sum.epoch.cohort))
+                return context.plan(len(state.sum.epoch.cohort))
         return super().plan(context, state)
 
     def body_bytes(self, count: int, *, packed: int) -> int:

@@ -33,6 +33,8 @@ class RoundRecord:
         opened: whether a sum of these contributors was opened, or sealed for those who open it. A round that
             was aborted may have such a sum: it was seen, and then refused.
         degree, threshold, ring_bits: the plan.
+        roster: the size of the roster that the cohort was chosen from.
+        corrupt: the corrupt clients that were planned for, in the cohort as in the whole roster.
         transcript: SHA-256 chain over every accepted message.
         aborted: why there is no sum; empty when there is one.
     """
@@ -51,6 +53,8 @@ class RoundRecord:
     degree: U32
     threshold: U32
     ring_bits: U16
+    roster: U32
+    corrupt: U32
     transcript: Key32
     aborted: Reason
 

@@ -5,7 +5,12 @@ al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS'20)
 a circle, each joined to the k/2 next ones on both sides. The rule for its degree k and threshold t is that of
 Google's federated compute platform (`graph_parameter_finder`), whose published parameters it reproduces.
 
-**Complete graph.** At most c = ⌈γn⌉ holders pool their shares with the server. Against one that follows the
+**The cohort and its roster.** γ is a share of the N clients of the roster, and whoever announces a cohort of
+n of them chooses which (ATTACKS D1). So all corrupt clients of the roster are planned for among the n, never
+fewer because n is small, and a cohort in which they leave fewer than two honest ones is refused. δ is a share
+of the cohort.
+
+**Complete graph.** At most c = ⌈γN⌉ holders pool their shares with the server. Against one that follows the
 protocol, t = max(c + 1, 2) shares must be out of their reach, and m = max(min_contributors, c + 2)
 contributors must survive, or the corrupt ones could subtract themselves from the sum and hold one honest
 update. A server that tells different clients different survivors (ATTACKS A2) must not get t shares of both
@@ -18,7 +23,7 @@ corrupt; m is chosen for that to be max(min_contributors, c + 2). With one survi
 Nothing is drawn on the complete graph, so security holds with certainty while at most c are corrupt. Liveness
 is as certain: a round ends while no more than n - m vanish; the plan says 0.0 or 1.0 for a loss of d = ⌈δn⌉.
 
-**Random graph.** Of n clients c = ⌊γn⌋ are corrupt and d = ⌊δn⌋ vanish. Three things may go wrong:
+**Random graph.** Of n clients c = ⌊γN⌋ are corrupt and d = ⌊δn⌋ vanish. Three things may go wrong:
 (a) corrupt and vanished clients cut the circle, which takes two runs of k/2 of them; (b) somebody has more
 than t1 corrupt neighbours; (c) somebody has fewer than t2 neighbours left. (a) and (b) together have
 probability at most 2^-σ, (c) at most 2^-η. k is the first even number with t2 >= t, where t = t1 + 1, and at
@@ -49,6 +54,14 @@ security fails    never
 liveness fails    never
 revealed          who took part and the sum of at least 4 contributors, to the server
                   that sum without their own updates, to the server and 2 clients
+>>> chosen = plan_masked(10, Requirements(), ring_bits=20, roster=20)
+>>> chosen.corrupt, chosen.min_survivors
+(4, 8)
+>>> plan_masked(3, Requirements(), ring_bits=20, roster=20)  # doctest: +NORMALIZE_WHITESPACE
+Traceback (most recent call last):
+    ...
+secagg.errors.ParameterError: a cohort of 3 from a roster of 20, of whom 4 may be corrupt and all of them in
+it: at least 6 clients are needed, or a corrupt_fraction of at most 0.05 agreed on by all
 """
 
 import math
@@ -62,9 +75,11 @@ from protocols.planning.requirements import (
     Adversary,
     Plan,
     Requirements,
+    at_most,
     ceil_fraction,
     check_size,
     floor_fraction,
+    too_many_corrupt,
 )
 from protocols.planning.tails import chernoff, lower_quantile, upper_quantile
 from secagg.errors import ParameterError
@@ -79,39 +94,36 @@ SMALLEST_RANDOM: Final = 20
 LN2: Final = math.log(2)
 
 
-def plan_masked(n: int, requirements: Requirements, *, ring_bits: int) -> Plan:
+def plan_masked(n: int, requirements: Requirements, *, ring_bits: int, roster: int | None = None) -> Plan:
     """The plan for n clients, on the graph that fits.
 
     Args:
         n: the announced cohort's size, at least 1.
         requirements: what is asked.
         ring_bits: bits of one summed value; only passed on.
+        roster: the size of the roster that the cohort was chosen from; None where it is the whole.
 
     Raises:
         ParameterError: no graph on n clients gives what is asked; the text says which number to change.
     """
-    return _planned(n, requirements, ring_bits)
+    return _planned(n, requirements, ring_bits, n if roster is None else roster)
 
 
 @lru_cache(maxsize=256)
-def _planned(n: int, requirements: Requirements, ring_bits: int) -> Plan:
-    check_size(n, requirements)
+def _planned(n: int, requirements: Requirements, ring_bits: int, roster: int) -> Plan:
+    check_size(n, requirements, roster)
     if n < SMALLEST_RANDOM:
-        plan = _complete(n, requirements, ring_bits)
+        plan = _complete(n, roster, requirements, ring_bits)
         _refuse_few_sure(n, requirements)
         return plan
-    found = _first_degree(n, requirements)
-    if found is not None and not _is_dense(n, requirements, found):
-        return _random(n, requirements, ring_bits, found)
+    found = _first_degree(n, roster, requirements)
+    if found is not None and not _is_dense(n, roster, requirements, found):
+        return _random(n, roster, requirements, ring_bits, found)
     if n > MAXIMUM_HOLDERS:
-        raise _too_many_for_the_complete_graph(n, requirements)
-    plan = _complete(n, requirements, ring_bits)
+        raise _too_many_for_the_complete_graph(n, roster, requirements)
+    plan = _complete(n, roster, requirements, ring_bits)
     if plan.liveness_failure:
-        raise ParameterError(
-            f"no graph on {n} clients bears dropout_fraction {requirements.dropout_fraction} beside "
-            f"corrupt_fraction {requirements.corrupt_fraction}: lower dropout_fraction to at most "
-            f"{_at_most(n - plan.min_survivors, n)}, or lower corrupt_fraction"
-        )
+        raise _too_many_vanish(plan, requirements)
     return plan
 
 
@@ -123,10 +135,10 @@ def _majority(parties: int, corrupt: int) -> int:
     return (parties + corrupt) // 2 + 1
 
 
-def _complete(n: int, requirements: Requirements, ring_bits: int) -> Plan:
+def _complete(n: int, roster: int, requirements: Requirements, ring_bits: int) -> Plan:
     """All pairs share; a client keeps a share of its own secrets."""
     adversary = requirements.adversary
-    corrupt = ceil_fraction(requirements.corrupt_fraction, n)
+    corrupt = ceil_fraction(requirements.corrupt_fraction, roster)
     # A sum of one honest client and the corrupt ones is that client's update: two honest ones at least.
     least = max(requirements.min_contributors, corrupt + 2)
     threshold, survivors, quorum = max(corrupt + 1, 2), least, 0
@@ -139,19 +151,24 @@ def _complete(n: int, requirements: Requirements, ring_bits: int) -> Plan:
     if n == 2:
         survivors = 2  # of two, nobody is private from the other; who typed min_contributors=2 has been told
     if max(survivors, threshold, quorum) > n:
-        raise ParameterError(
-            f"{corrupt} of {n} clients may be corrupt, which leaves fewer than two honest ones: ask more "
-            f"clients, or lower corrupt_fraction to at most {_at_most(max(n - 2, 1), n)}"
+        raise too_many_corrupt(
+            n,
+            roster=roster,
+            corrupt=corrupt,
+            needed=_needed(n, roster, requirements, corrupt),
+            bearable=_bearable(n, requirements),
         )
     lost = ceil_fraction(requirements.dropout_fraction, n)
     return Plan(
         clients=n,
+        roster=roster,
         adversary=adversary,
         degree=n - 1,
         threshold=threshold,
         min_survivors=survivors,
         min_neighbours=survivors - 1,
         corrupt=corrupt,
+        corrupt_neighbours=corrupt,
         quorum=quorum,
         ring_bits=ring_bits,
         security_failure=0.0,
@@ -172,14 +189,54 @@ def _refuse_few_sure(n: int, requirements: Requirements) -> None:
             f"{n} clients of whom {lost} may vanish: a server that tells different clients different "
             f"survivors can open a sum of {max(sure, 0)}, min_contributors is {least}; lower "
             f"min_contributors to at most {max(3, sure)}, or dropout_fraction to at most "
-            f"{_at_most((n - least) // 2, n)}"
+            f"{at_most((n - least) // 2, n)}"
         )
 
 
-def _at_most(part: int, n: int) -> str:
-    """part/n rounded down to a decimal that can be typed, of as many places as n needs."""
-    places = max(2, len(str(n)) - 1)
-    return f"{max(part, 0) * 10**places // n / 10**places:.{places}f}"
+def _spare(n: int, requirements: Requirements) -> int:
+    """By how many clients, for those who vanish, a cohort must be larger than c + 2 on the complete graph.
+
+    Small cohorts are planned without, and their plan says that a round which loses somebody fails.
+    """
+    lost = ceil_fraction(requirements.dropout_fraction, n) if n >= SMALLEST_RANDOM else 0
+    # m <= n - d, and c + 2 of m, 2m - n or a quorum's 2m - n + 1 are asked for.
+    if requirements.adversary is Adversary.SEMI_HONEST:
+        return lost
+    return max(2 * lost - 1, lost) if requirements.adversary is Adversary.MALICIOUS else 2 * lost
+
+
+def _bearable(n: int, requirements: Requirements) -> int:
+    """The most corrupt clients that the complete graph on n clients bears."""
+    # Of two, nobody is private from the other.
+    return max(n - 2, 1) if n < SMALLEST_RANDOM else n - 2 - _spare(n, requirements)
+
+
+def _needed(n: int, roster: int, requirements: Requirements, corrupt: int) -> int:
+    """The fewest clients, n or more, on whose complete graph so many may be corrupt; else above `roster`."""
+    # What is needed grows with the cohort, so the first size that is as large as its own need is the least.
+    while n <= roster and (more := corrupt + 2 + _spare(n, requirements)) > n:
+        n = more
+    return n
+
+
+def _too_many_vanish(plan: Plan, requirements: Requirements) -> ParameterError:
+    """What to change where the complete graph, and so every other, loses more than it bears."""
+    n, roster, dropout = plan.clients, plan.roster, requirements.dropout_fraction
+    fewer = (
+        f"lower dropout_fraction to at most {at_most(n - plan.min_survivors, n)}, or lower corrupt_fraction"
+    )
+    if n == roster:
+        return ParameterError(
+            f"no graph on {n} clients bears dropout_fraction {dropout} beside corrupt_fraction "
+            f"{requirements.corrupt_fraction}: {fewer}"
+        )
+    needed = _needed(n, roster, requirements, plan.corrupt)
+    return ParameterError(
+        f"a cohort of {n} from a roster of {roster}, of whom {plan.corrupt} may be corrupt and all of them "
+        f"in it, does not bear dropout_fraction {dropout}: "
+        + (f"at least {needed} clients are needed, or " if needed <= roster else "")
+        + f"{fewer} to at most {at_most(_bearable(n, requirements), roster)}, agreed on by all"
+    )
 
 
 # The random graph.
@@ -191,6 +248,7 @@ class _Degree:
 
     Attributes:
         degree: k.
+        most: the corrupt neighbours that nobody has more of (t1).
         reach: the shares of one secret that an adversary can get (t1, or what stands in its place).
         left: the neighbours that everybody keeps (t2).
         missing: by how much t2 is too small; 0 or less passes, if (a) does.
@@ -198,6 +256,7 @@ class _Degree:
     """
 
     degree: int
+    most: int
     reach: int
     left: int
     missing: int
@@ -206,10 +265,10 @@ class _Degree:
     starved: float
 
 
-def _weigh(n: int, requirements: Requirements, degree: int) -> _Degree:
+def _weigh(n: int, roster: int, requirements: Requirements, degree: int) -> _Degree:
     """t1, t2 and the probabilities at an even degree in [2, n - 2]."""
     adversary = requirements.adversary
-    corrupt = floor_fraction(requirements.corrupt_fraction, n)
+    corrupt = floor_fraction(requirements.corrupt_fraction, roster)
     lost = floor_fraction(requirements.dropout_fraction, n)
     most, corrupted = upper_quantile(
         n, marked=corrupt, drawn=degree, bound=_log_security(requirements) - math.log(n)
@@ -224,6 +283,7 @@ def _weigh(n: int, requirements: Requirements, degree: int) -> _Degree:
     asked = requirements.min_contributors - 1 if adversary is Adversary.MALICIOUS else 0
     return _Degree(
         degree=degree,
+        most=most,
         reach=reach,
         left=left,
         missing=max(reach + 1, 2, asked) - left,
@@ -233,12 +293,12 @@ def _weigh(n: int, requirements: Requirements, degree: int) -> _Degree:
     )
 
 
-def _first_degree(n: int, requirements: Requirements) -> _Degree | None:
+def _first_degree(n: int, roster: int, requirements: Requirements) -> _Degree | None:
     """The smallest even degree that passes, None if none does."""
     last = _last_degree(n)
-    degree = _first_connected(n, requirements, last)
+    degree = _first_connected(n, roster, requirements, last)
     while degree is not None and degree <= last:
-        weighed = _weigh(n, requirements, degree)
+        weighed = _weigh(n, roster, requirements, degree)
         if weighed.missing <= 0:
             return weighed
         # Two more neighbours make t2 at most 2 larger and t1 never smaller, so what is missing shrinks by
@@ -248,17 +308,24 @@ def _first_degree(n: int, requirements: Requirements) -> _Degree | None:
     return None
 
 
-def graph_parameters(n: int, requirements: Requirements) -> tuple[int, int] | None:
-    """(degree, threshold) of the random graph for n clients, None if no degree passes."""
-    found = _first_degree(n, requirements)
+def graph_parameters(
+    n: int, requirements: Requirements, *, roster: int | None = None
+) -> tuple[int, int] | None:
+    """(degree, threshold) of the random graph for n clients of a roster, None if no degree passes."""
+    found = _first_degree(n, n if roster is None else roster, requirements)
     return None if found is None else (found.degree, max(found.reach + 1, 2))
 
 
-def _is_dense(n: int, requirements: Requirements, found: _Degree) -> bool:
+def _is_dense(n: int, roster: int, requirements: Requirements, found: _Degree) -> bool:
     """Whether the complete graph, which is sure against split views, costs less than twice the random one."""
     if requirements.adversary is not Adversary.SEMI_MALICIOUS or n > MAXIMUM_HOLDERS:
         return False
-    return 2 * found.degree > n and not _complete(n, requirements, 1).liveness_failure
+    if 2 * found.degree <= n:
+        return False
+    try:
+        return not _complete(n, roster, requirements, 1).liveness_failure
+    except ParameterError:  # it counts ⌈γN⌉ corrupt ones, and the random graph ⌊γN⌋
+        return False
 
 
 def _last_degree(n: int) -> int:
@@ -276,10 +343,10 @@ def _grinding(requirements: Requirements) -> int:
     return 0 if requirements.adversary is Adversary.SEMI_HONEST else requirements.grinding_bits
 
 
-def _random(n: int, requirements: Requirements, ring_bits: int, found: _Degree) -> Plan:
+def _random(n: int, roster: int, requirements: Requirements, ring_bits: int, found: _Degree) -> Plan:
     """The plan on the random graph."""
     adversary = requirements.adversary
-    corrupt = floor_fraction(requirements.corrupt_fraction, n)
+    corrupt = floor_fraction(requirements.corrupt_fraction, roster)
     survivors = n - floor_fraction(requirements.dropout_fraction, n)
     threshold = max(found.reach + 1, 2)
     tries = 2.0 ** _grinding(requirements)
@@ -301,15 +368,17 @@ def _random(n: int, requirements: Requirements, ring_bits: int, found: _Degree) 
         # t1 < t2 of them are corrupt, so two are honest. Whose self mask is opened has such a client among
         # its neighbours, for t > t1 of them revealed.
         sure, quorum = found.left + 1, _majority(n, corrupt)
-    _refuse_few_survivors(n, requirements, survivors=survivors, quorum=quorum)
+    _refuse_few_survivors(n, roster, requirements, survivors=survivors, quorum=quorum)
     return Plan(
         clients=n,
+        roster=roster,
         adversary=adversary,
         degree=found.degree,
         threshold=threshold,
         min_survivors=survivors,
         min_neighbours=found.left,
         corrupt=corrupt,
+        corrupt_neighbours=found.most,
         quorum=quorum,
         ring_bits=ring_bits,
         security_failure=tries * (found.cut + found.corrupted),
@@ -319,42 +388,55 @@ def _random(n: int, requirements: Requirements, ring_bits: int, found: _Degree) 
     )
 
 
-def _refuse_few_survivors(n: int, requirements: Requirements, *, survivors: int, quorum: int) -> None:
+def _refuse_few_survivors(
+    n: int, roster: int, requirements: Requirements, *, survivors: int, quorum: int
+) -> None:
     """Refuses a min_contributors or a quorum that the planned dropouts leave too few for."""
+    cohort = f"{_chosen(n, roster, requirements)} of whom {n - survivors} may vanish"
+    larger = ", or ask more clients" if roster > n else ""
     least = requirements.min_contributors
     splits = requirements.adversary is Adversary.SEMI_MALICIOUS
     # A server that splits views leaves 2m - n at most (ATTACKS A2), whatever the graph.
     most = 2 * survivors - n if splits else survivors
     if least > most:
         raise ParameterError(
-            f"{n} clients of whom {n - survivors} may vanish: at most {most} contributors are sure against a "
+            f"{cohort}: at most {most} contributors are sure against a "
             f"{requirements.adversary.value} server, min_contributors is {least}; lower min_contributors to "
             f"at most {most}, or dropout_fraction to at most "
-            f"{_at_most((n - least) // 2 if splits else n - least, n)}"
+            f"{at_most((n - least) // 2 if splits else n - least, n)}{larger}"
         )
     if quorum > survivors:
         raise ParameterError(
-            f"{n} clients of whom {n - survivors} may vanish: the survivor set needs {quorum} signatures; "
-            f"lower dropout_fraction to at most {_at_most(n - quorum, n)}, or lower corrupt_fraction"
+            f"{cohort}: the survivor set needs {quorum} signatures; "
+            f"lower dropout_fraction to at most {at_most(n - quorum, n)}, or lower corrupt_fraction{larger}"
         )
 
 
-def _too_many_for_the_complete_graph(n: int, requirements: Requirements) -> ParameterError:
+def _chosen(n: int, roster: int, requirements: Requirements) -> str:
+    """The cohort in words, with what is assumed of it where it is a part of its roster."""
+    if n == roster:
+        return f"{n} clients"
+    corrupt = floor_fraction(requirements.corrupt_fraction, roster)
+    return f"{n} clients from a roster of {roster}, up to {corrupt} of them corrupt,"
+
+
+def _too_many_for_the_complete_graph(n: int, roster: int, requirements: Requirements) -> ParameterError:
     """What to change where no random graph passes and the complete one has too many holders."""
     last = _last_degree(n)
     passes, fails = -1, floor_fraction(requirements.dropout_fraction, 100) + 1
     while fails - passes > 1:  # in hundredths, at the largest degree: what passes there has a first degree
         middle = (passes + fails) // 2
         milder = replace(requirements, dropout_fraction=middle / 100)
-        fine = _first_connected(n, milder, last) is not None and _weigh(n, milder, last).missing <= 0
+        connected = _first_connected(n, roster, milder, last) is not None
+        fine = connected and _weigh(n, roster, milder, last).missing <= 0
         passes, fails = (middle, fails) if fine else (passes, middle)
     advice = (
         f"lower dropout_fraction to at most {passes / 100:.2f}" if passes >= 0 else "lower corrupt_fraction"
     )
     return ParameterError(
-        f"no random graph on {n} clients bears dropout_fraction {requirements.dropout_fraction} beside "
-        f"corrupt_fraction {requirements.corrupt_fraction}, and at most {MAXIMUM_HOLDERS} clients can all "
-        f"share with each other: {advice}, or ask fewer clients"
+        f"no random graph on {_chosen(n, roster, requirements)} bears dropout_fraction "
+        f"{requirements.dropout_fraction} beside corrupt_fraction {requirements.corrupt_fraction}, and at "
+        f"most {MAXIMUM_HOLDERS} clients can all share with each other: {advice}, or ask fewer clients"
     )
 
 
@@ -373,13 +455,13 @@ def _log_cut(n: int, lost: int, degree: int) -> float:
     return math.log(n * (n - degree - 1) / 2) + float(np.log((lost - place) / (n - place)).sum())
 
 
-def _first_connected(n: int, requirements: Requirements, last: int) -> int | None:
+def _first_connected(n: int, roster: int, requirements: Requirements, last: int) -> int | None:
     """The smallest even degree up to `last` with (a) small enough; (a) falls with the degree."""
-    lost = sum(
-        floor_fraction(part, n) for part in (requirements.corrupt_fraction, requirements.dropout_fraction)
-    )
+    lost = floor_fraction(requirements.corrupt_fraction, roster)
+    lost += floor_fraction(requirements.dropout_fraction, n)
     bound = _log_security(requirements)
-    if _log_cut(n, lost, last) >= bound:  # and always where all n may be lost
+    # All n may be lost: nobody is left to connect. Of more than n there is no distribution to ask.
+    if lost >= n or _log_cut(n, lost, last) >= bound:
         return None
     passes = 2
     while _log_cut(n, lost, passes) >= bound:

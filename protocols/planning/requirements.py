@@ -6,11 +6,16 @@ follows for a cohort of one size: the graph, the thresholds, what can fail with 
 learns what. `planner` derives it for protocols in which clients share secrets with each other,
 `plan_unshared` for those in which they do not. Both refuse what cannot be had and say which number to change.
 
-A plan is made for numbers that are assumed. It says nothing about a cohort in which more clients are corrupt
+**Corrupt clients are a share of the roster.** Whoever announces a cohort chooses its members: of a roster of
+20 with 4 corrupt clients it may take one honest client and the four (ATTACKS D1). So c counts the corrupt
+clients of the whole roster, whatever the cohort's size, and a cohort of fewer than c + 2 clients is refused.
+Who samples small cohorts from a large roster has to assume, and agree with all, that fewer are corrupt.
+
+A plan is made for numbers that are assumed. It says nothing about a roster in which more clients are corrupt
 than `corrupt_fraction` allows.
 
->>> print(plan_unshared(5, Requirements(), ring_bits=20, security_failure=0.0))
-clients           5
+>>> print(plan_unshared(5, Requirements(), ring_bits=20, protects=True))
+clients           5, up to 1 corrupt
 adversary         semi-malicious
 graph             none, clients share nothing
 survivors needed  3
@@ -19,6 +24,7 @@ security fails    never
 liveness fails    never
 revealed          who took part, to the server
                   the sum of at least 3 contributors, to those whom the protocol lets open it
+                  that sum without their own updates, to 1 clients of those
 """
 
 from dataclasses import dataclass
@@ -33,10 +39,12 @@ __all__ = [
     "Adversary",
     "Plan",
     "Requirements",
+    "at_most",
     "ceil_fraction",
     "check_size",
     "floor_fraction",
     "plan_unshared",
+    "too_many_corrupt",
 ]
 
 
@@ -57,8 +65,10 @@ class Requirements:
 
     Args:
         adversary: what the server may do; each protocol says which it withstands and raises on the others.
-        corrupt_fraction: γ in [0, 1): the share of the cohort that may pool its secrets with the server.
-        dropout_fraction: δ in [0, 1): the share that may vanish in a round that must still end.
+        corrupt_fraction: γ in [0, 1): the share of the roster that may pool its secrets with the server, all
+            of whom a server may put into one cohort. A cohort that is a small part of its roster needs a
+            smaller share, agreed on by all.
+        dropout_fraction: δ in [0, 1): the share of the cohort that may vanish in a round that must still end.
         min_contributors: the fewest contributors whose sum may be opened. Two contributors are never private
             from each other, each subtracts its own update, so 2 must be typed, and 1 is refused.
         security_bits: σ in [1, 256]: a plan's security may fail with probability up to 2**-σ.
@@ -108,6 +118,7 @@ class Plan:
 
     Attributes:
         clients: the cohort's size (n).
+        roster: the size of the roster that the cohort was chosen from, at least n.
         adversary: whom the plan is made against.
         degree: neighbours of each client (k); n - 1 on the complete graph, even and less on a random one, 0
             where clients share nothing.
@@ -115,7 +126,11 @@ class Plan:
             shared out.
         min_survivors: contributors without whom nothing is opened (m).
         min_neighbours: a client reveals nothing when fewer of its neighbours survive.
-        corrupt: corrupt clients that are planned for (c).
+        corrupt: corrupt clients that are planned for (c): the planned share of the roster, all of them in
+            the cohort; 0 where nothing is protected from them.
+        corrupt_neighbours: the most corrupt clients among the neighbours of one client that are planned for:
+            c on the complete graph; on a random one t1, which somebody's neighbours exceed with a probability
+            that is part of `security_failure`; 0 where clients share nothing.
         quorum: signatures that a survivor set needs (q); 0 unless the adversary is MALICIOUS.
         ring_bits: bits of one summed value on the wire.
         security_failure: probability that the corrupt clients hold too many shares or cut the graph, in
@@ -137,12 +152,14 @@ class Plan:
     """
 
     clients: int
+    roster: int
     adversary: Adversary
     degree: int
     threshold: int
     min_survivors: int
     min_neighbours: int
     corrupt: int
+    corrupt_neighbours: int
     quorum: int
     ring_bits: int
     security_failure: float
@@ -157,7 +174,7 @@ class Plan:
     def __str__(self) -> str:
         """The plan as a table of two columns, in plain text."""
         rows = [
-            ("clients", f"{self.clients}" + (f", up to {self.corrupt} corrupt" if self.corrupt else "")),
+            ("clients", self._clients()),
             ("adversary", self.adversary.value),
             *self._graph(),
             ("ring", f"{self.ring_bits} bits a value"),
@@ -185,6 +202,11 @@ class Plan:
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
+    def _clients(self) -> str:
+        """How many there are, of how many, and how many of them may be corrupt."""
+        chosen = f" of a roster of {self.roster}" if self.roster > self.clients else ""
+        return f"{self.clients}{chosen}" + (f", up to {self.corrupt} corrupt" if self.corrupt else "")
+
     def _graph(self) -> list[tuple[str, str]]:
         """Who shares with whom, and how many are needed."""
         if not self.degree:
@@ -210,11 +232,13 @@ class Plan:
         total = f"the sum of at least {self.sure_contributors} contributors"
         if self.security_failure >= 1:
             return ["every update, to the server"]
-        if not self.degree:
-            return ["who took part, to the server", f"{total}, to those whom the protocol lets open it"]
         lines = [f"who took part and {total}, to the server"]
+        pooling = f"the server and {self.corrupt} clients"
+        if not self.degree:
+            lines = ["who took part, to the server", f"{total}, to those whom the protocol lets open it"]
+            pooling = f"{self.corrupt} clients of those"
         if self.corrupt:
-            lines.append(f"that sum without their own updates, to the server and {self.corrupt} clients")
+            lines.append(f"that sum without their own updates, to {pooling}")
         return lines
 
 
@@ -237,16 +261,48 @@ def floor_fraction(fraction: float, count: int) -> int:
     return int((Decimal(repr(fraction)) * count).to_integral_value(ROUND_FLOOR))
 
 
-def check_size(n: int, requirements: Requirements) -> int:
-    """`min_contributors`, if n clients are as many.
+def at_most(part: int, count: int) -> str:
+    """part/count rounded down to a decimal that can be typed, of as many places as `count` needs."""
+    places = max(2, len(str(count)) - 1)
+    return f"{max(part, 0) * 10**places // count / 10**places:.{places}f}"
+
+
+def check_size(n: int, requirements: Requirements, roster: int | None = None) -> int:
+    """`min_contributors`, if n clients of a roster are as many.
 
     Raises:
-        ParameterError: they are fewer.
+        ParameterError: they are fewer, or more than the roster has.
     """
     least = requirements.min_contributors
+    if roster is not None and (type(roster) is not int or roster < n):
+        raise ParameterError(f"a cohort of {n} from a roster of {roster!r}; a roster has at least its cohort")
     if n < least:
         raise ParameterError(f"a cohort of {n}, min_contributors is {least}: ask more clients, or lower it")
     return least
+
+
+def too_many_corrupt(n: int, *, roster: int, corrupt: int, needed: int, bearable: int) -> ParameterError:
+    """What to change where too many of n clients may be corrupt.
+
+    Args:
+        needed: the fewest clients of which c may be corrupt.
+        bearable: the most corrupt clients that a cohort of n bears.
+    """
+    share = at_most(bearable, roster)
+    if n == roster:
+        return ParameterError(
+            f"{corrupt} of {n} clients may be corrupt, which leaves fewer than two honest ones: ask more "
+            f"clients, or lower corrupt_fraction to at most {share}"
+        )
+    change = (
+        f"at least {needed} clients are needed, or a corrupt_fraction of at most {share} agreed on by all"
+    )
+    if needed > roster:
+        change = f"no cohort is large enough, lower corrupt_fraction to at most {share}, agreed on by all"
+    return ParameterError(
+        f"a cohort of {n} from a roster of {roster}, of whom {corrupt} may be corrupt and all of them in it: "
+        f"{change}"
+    )
 
 
 def plan_unshared(
@@ -254,28 +310,45 @@ def plan_unshared(
     requirements: Requirements,
     *,
     ring_bits: int,
-    security_failure: float,
+    protects: bool,
     one_update: str = "",
     post_quantum: bool | None = None,
+    roster: int | None = None,
 ) -> Plan:
     """The plan of a protocol in which clients share nothing out, so that any dropout is survived.
 
+    Args:
+        n: the announced cohort's size.
+        requirements: what is asked.
+        ring_bits, one_update, post_quantum: only passed on.
+        protects: whether an update is kept from anybody. Then corrupt clients, who take their own updates off
+            a sum that they open, must leave two honest ones in it; else nothing is planned for.
+        roster: the size of the roster that the cohort was chosen from; None where it is the whole.
+
     Raises:
-        ParameterError: fewer than `min_contributors` clients.
+        ParameterError: fewer than `min_contributors` clients, or than c + 2 where something is protected.
     """
-    least = check_size(n, requirements)
+    least, roster = check_size(n, requirements, roster), n if roster is None else roster
+    corrupt = ceil_fraction(requirements.corrupt_fraction, roster) if protects else 0
+    # Of two, nobody is private from the other; who typed min_contributors=2 has been told.
+    if protects and not (n == 2 and corrupt <= 1):
+        least = max(least, corrupt + 2)
+    if least > n:
+        raise too_many_corrupt(n, roster=roster, corrupt=corrupt, needed=least, bearable=max(n - 2, 1))
     lost = ceil_fraction(requirements.dropout_fraction, n)
     return Plan(
         clients=n,
+        roster=roster,
         adversary=requirements.adversary,
         degree=0,
         threshold=least,
         min_survivors=least,
         min_neighbours=0,
-        corrupt=0,
+        corrupt=corrupt,
+        corrupt_neighbours=0,
         quorum=0,
         ring_bits=ring_bits,
-        security_failure=security_failure,
+        security_failure=0.0 if protects else 1.0,
         liveness_failure=float(lost > n - least),
         sure_contributors=least,
         exposure=0.0,

@@ -21,8 +21,10 @@ __all__ = ["chernoff", "lower_quantile", "upper_quantile"]
 def _log_hypergeometric(n: int, marked: int, drawn: int) -> tuple[int, NDArray[np.float64]]:
     """The support's first value, and ln Pr[X = x] over the support of X ~ Hypergeom(n, marked, drawn).
 
+    Of n no more than n are marked, though a roster may have more corrupt clients than a cohort has places.
     Ratios of neighbouring terms, summed and normalised: no difference of large log-gammas is taken.
     """
+    marked = min(marked, n)
     low, high = max(0, drawn - (n - marked)), min(marked, drawn)
     x = np.arange(low, high, dtype=np.float64)
     ratios = np.log((marked - x) * (drawn - x)) - np.log((x + 1) * (n - marked - drawn + x + 1))

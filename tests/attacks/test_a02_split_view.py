@@ -51,10 +51,10 @@ def split(names: str, corrupt: str, alive: Set[str]) -> tuple[Coalition, dict[st
 
 
 def test_with_the_semi_honest_threshold_the_victim_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def low(n: int, requirements: Requirements, *, ring_bits: int) -> Plan:
+    def low(n: int, requirements: Requirements, **others: int) -> Plan:
         honest = replace(requirements, adversary=SEMI_HONEST)
-        threshold = plan_masked(n, honest, ring_bits=ring_bits).threshold
-        return replace(plan_masked(n, requirements, ring_bits=ring_bits), threshold=threshold)
+        threshold = plan_masked(n, honest, **others).threshold
+        return replace(plan_masked(n, requirements, **others), threshold=threshold)
 
     monkeypatch.setattr(planner, "plan_masked", low)
     coalition, updates = split("abcdef", "", {"b", "c"})

@@ -43,7 +43,8 @@ from tests.attacks.weakened import Curious, Stage, body_of, refused, request_of,
 
 FIVE = "abcde"
 VICTIM = "c"
-MASKED = MaskedSum(max_clients=6)
+MASKED = MaskedSum(max_clients=6, requirements=Requirements(corrupt_fraction=0.16))
+"""One of six may be corrupt, so that one of five may be lost."""
 
 
 def asked(stage: Stage) -> dict[str, CollectInput]:

@@ -193,8 +193,8 @@ class SmallerPlan(MaskedServerSteps):
     """A server that plans for a threshold of its own."""
 
     def close(self, context: Any, state: Any, present: frozenset[str]) -> Any:
-        def plan(n: int) -> Any:
-            return replace(context.suite.plan(n), threshold=2, min_survivors=2)
+        def plan(n: int, roster: int) -> Any:
+            return replace(context.suite.plan(n, roster), threshold=2, min_survivors=2)
 
         return super().close(replace(context, suite=replace(context.suite, plan=plan)), state, present)
 
@@ -203,7 +203,7 @@ def test_clients_that_let_the_server_plan_share_under_its_threshold(monkeypatch:
     """Two of five holders then open everybody's secrets."""
     stage = Stage(MaskedSum(max_clients=5), FIVE, server_steps=SmallerPlan())
     monkeypatch.setattr(
-        joining, "_plan", lambda context, n: replace(context.suite.plan(n), threshold=2, min_survivors=2)
+        joining, "_plan", lambda context, n: replace(context.plan(n), threshold=2, min_survivors=2)
     )
     stage.open(updates_of(FIVE), until=3)
     view = stage.summing

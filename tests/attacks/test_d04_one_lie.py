@@ -12,7 +12,7 @@ round behind the last lie ends, and all models are equal.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,16 +27,13 @@ from protocols import (
     LatticeSum,
     MaskedSum,
     PaillierSum,
-    PeerViolation,
     Requirements,
-    RoundAborted,
 )
 from protocols.consortium import messages as consortium
 from protocols.lattice import messages as lattice
 from protocols.machine.client import Request
 from protocols.machine.parameters import MachineProtocol
 from protocols.masked import messages as masked
-from protocols.masked.states import Idle
 from protocols.messages.envelope import RESULT, Envelope
 from protocols.messages.schema import decode, encode
 from secagg.vectors.linear_mac import PRIME
@@ -218,7 +215,9 @@ def test_what_does_not_decode_blocks_nothing(name: str) -> None:
             asked = decode(Request, envelope.body)
             if client == "a" and asked.results and envelope.stage != RESULT:
                 bad = [_with_vector(name, bytes(result)) for result in asked.results]
-                results = tuple(memoryview(each) for pair in zip(bad, asked.results, strict=True) for each in pair)
+                results = tuple(
+                    memoryview(each) for pair in zip(bad, asked.results, strict=True) for each in pair
+                )
                 request = replace(envelope, body=encode(Request(results, asked.body))).encode()
             return super()._answer(client, request)
 
@@ -255,7 +254,9 @@ def test_different_results_part_the_clients_for_a_round_and_no_longer(name: str)
             envelope = Envelope.decode(request)
             asked = decode(Request, envelope.body)
             if self._number == 2 and client == "a" and asked.results:
-                other = _part(protocol, decode(consortium.Result, asked.results[0]), said, public[0], "abcdef")
+                other = _part(
+                    protocol, decode(consortium.Result, asked.results[0]), said, public[0], "abcdef"
+                )
                 request = replace(envelope, body=encode(Request((memoryview(other),), asked.body))).encode()
             reply = super()._answer(client, request)
             answer = Envelope.decode(reply or b"") if reply else None

@@ -74,6 +74,8 @@ TWO = Requirements(min_contributors=2, corrupt_fraction=0.0)
 
 That is all but two, but MaskedSum needs a majority of the cohort where the server may lie: 3 of 3 or 4.
 """
+ONE_OF_SIX = Requirements(corrupt_fraction=0.16)
+"""One client of six may be corrupt, so that any three of them are a cohort."""
 STATE_KEY = Secret(bytes(range(32)))
 
 Vector = NDArray[Any]

@@ -18,6 +18,7 @@ from protocols import (
     simulate,
 )
 from tests.protocols.conftest import (
+    ONE_OF_SIX,
     STATE_KEY,
     TWO,
     Family,
@@ -210,7 +211,7 @@ def test_newcomers_get_the_key_when_they_come(consortium: Family) -> None:
 
 
 def test_newcomers_without_anybody_who_holds_the_key(consortium: Family) -> None:
-    session = Session(consortium(), "abcdef")
+    session = Session(consortium(requirements=ONE_OF_SIX), "abcdef")
     session.round(updates_of("abc"))
     with pytest.raises(ParameterError, match="'a', 'b', 'c'"):
         session.round(updates_of("def"))

@@ -44,6 +44,22 @@ def test_whoever_runs_the_server_and_a_client_colludes_with_itself() -> None:
     assert plan.corrupt == 1
 
 
+def test_a_cohort_is_advised_on_for_all_who_are_corrupt_in_its_roster() -> None:
+    plan = advise(10, 1_000, roster=20).best.plan
+    assert plan is not None
+    assert (plan.clients, plan.roster, plan.corrupt) == (10, 20, 4)
+    assert advise(50, 1_000, roster=50).candidates == advise(50, 1_000).candidates
+    large = advise(100, 1_000, roster=200, corrupt_fraction=0.1).best.plan
+    assert large is not None
+    assert large.corrupt == 20
+    refused = advise(10, 1_000, roster=100)
+    assert names(refused) == []
+    assert "of whom 20 may be corrupt" in refusals(refused)["MaskedSum"]
+    for roster in (9, 10.5, True):
+        with pytest.raises(ParameterError, match="roster is"):
+            advise(10, 1_000, roster=roster)  # type: ignore[arg-type]
+
+
 def test_a_server_that_must_not_know_the_sum() -> None:
     advice = advise(50, 100_000, clients_may_collude=False, server_may_learn=False)
     assert set(names(advice)) == ALL - {"MaskedSum", "LatticeSum"}

@@ -51,7 +51,7 @@ def masked_fate(pattern: Pattern, protocol: Any) -> Fate:
 
 def consortium_fate(pattern: Pattern, protocol: Any) -> Fate:
     """The first client present makes the key; while it vanishes the next is asked, in one exchange more."""
-    least = protocol.requirements.min_contributors
+    least = protocol.plan(len(pattern)).min_survivors
     present = sorted(alive(pattern, 0))
     if len(present) < least:
         return 1, None

@@ -9,6 +9,7 @@ import pytest
 from protocols import NeedUpdate, ParameterError, PeerViolation, Round
 from protocols.messages.envelope import ACKNOWLEDGEMENT, REFUSAL, RESULT, Envelope
 from tests.protocols.conftest import (
+    ONE_OF_SIX,
     STATE_KEY,
     TWO,
     Family,
@@ -135,7 +136,7 @@ def test_messages_of_strangers(family: Family) -> None:
 
 
 def test_a_start_that_cannot_work_changes_nothing(family: Family) -> None:
-    world = World(family(), "abcdef")
+    world = World(family(requirements=ONE_OF_SIX), "abcdef")
     updates = updates_of("abc")
     assert_right(world.learn(world.play(updates)), world.protocol, updates, "abc")
     world.number += 1
@@ -158,6 +159,17 @@ def test_a_start_that_cannot_work_changes_nothing(family: Family) -> None:
     outcome = world.resume(outbox, updates)
     assert (outcome.round, outcome.dropped) == (1, {})
     assert_right(world.learn(outcome), world.protocol, updates, "abc")
+
+
+def test_a_cohort_that_the_corrupt_could_fill_is_no_round(family: Family) -> None:
+    """Of six two may be corrupt, and of three that would leave one client alone with them (ATTACKS D1)."""
+    world, protects = World(family(), "abcdef"), family.kind != "plain"
+    if protects:
+        with pytest.raises(ParameterError, match="a cohort of 3 from a roster of 6, of whom 2"):
+            world.server.start(Round(0, tuple("abc"), 5))
+    outcome = world.play(updates_of("abcd"))
+    assert outcome.contributors == frozenset("abcd")
+    assert (outcome.record.record.roster, outcome.record.record.corrupt) == (6, 2 if protects else 0)
 
 
 def test_updates_that_cannot_work_release_nothing(family: Family) -> None:

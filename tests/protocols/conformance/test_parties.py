@@ -151,10 +151,12 @@ def test_the_record_says_what_happened_and_no_secret(family: Family) -> None:
     assert set(outcome.dropped) == {"d"}
     assert (record.round, record.length, record.session, record.aborted) == (0, 5, world.session, "")
     plan = world.protocol.plan(4)
-    assert (record.degree, record.threshold, record.ring_bits) == (
+    assert (record.degree, record.threshold, record.ring_bits, record.roster, record.corrupt) == (
         plan.degree,
         plan.threshold,
         plan.ring_bits,
+        plan.roster,
+        plan.corrupt,
     )
     assert world.server.record() == signed
     encoded = signed.encode()

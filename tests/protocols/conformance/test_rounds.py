@@ -22,7 +22,17 @@ from protocols import (
     run_round,
     simulate,
 )
-from tests.protocols.conftest import FAMILIES, TWO, Family, Vector, World, assert_right, truth, updates_of
+from tests.protocols.conftest import (
+    FAMILIES,
+    ONE_OF_SIX,
+    TWO,
+    Family,
+    Vector,
+    World,
+    assert_right,
+    truth,
+    updates_of,
+)
 
 pytestmark = pytest.mark.usefixtures("one_paillier_key")
 
@@ -241,7 +251,7 @@ class Spy:
 
 
 def test_many_rounds_with_changing_cohorts(family: Family) -> None:
-    world = World(family(), "abcdef")
+    world = World(family(requirements=ONE_OF_SIX), "abcdef")
     for number, cohort in enumerate(["abc", "abcdef", "bdf", "fedcba", "ace"]):
         updates = updates_of(cohort, 3 + number, seed=number)
         outcome = world.play(updates)

@@ -71,7 +71,8 @@ def test_numpys_scalars_are_numbers(build: Callable[..., Any]) -> None:
         assert hash(theirs) == hash(ours)
         assert repr(theirs) == repr(ours)
         assert theirs.suite.digest == ours.suite.digest
-        assert theirs.plan(integer(5)) == ours.plan(5)
+        assert theirs.plan(integer(5)) == ours.plan(5) == ours.plan(5, roster=5)
+        assert theirs.plan(integer(5), roster=integer(8)) == ours.plan(5, roster=8)
         assert theirs.error_bound(integer(5)) == ours.error_bound(5)
         heavy = integer(100)
         assert theirs.error_bound(5, total_weight=heavy) == ours.error_bound(5, total_weight=100)
@@ -196,6 +197,9 @@ def test_what_does_not_fit_is_said_in_the_callers_words(build: Callable[..., Any
         with pytest.raises(ParameterError, match=r"n is an integer in \[1, 1048576\]") as caught:
             protocol.plan(n)
         said.add(str(caught.value))
+    for roster in (4, 5.5, True, "6", 1 << 21):
+        with pytest.raises(ParameterError, match=r"roster is an integer in \[5, 1048576\]"):
+            protocol.plan(5, roster=roster)
     for length in (1 << 38, 1 << 60):
         with pytest.raises(ParameterError, match=f"a round of {length} values; .* carries up to") as caught:
             World(protocol).server.start(Round(0, ("a", "b", "c"), length))

@@ -20,7 +20,7 @@ CLIENTS = 13
 def epoch_of(degree: int, *, seed: bytes = bytes(range(SEED_BYTES))) -> Epoch:
     cohort = tuple(f"client {place:02}" for place in range(CLIENTS))
     complete = degree == CLIENTS - 1
-    return Epoch(0, bytes(32), cohort, degree, 3, b"" if complete else seed, 3, 2, 1, False)
+    return Epoch(0, bytes(32), cohort, degree, 3, b"" if complete else seed, 3, 2, 1, 1, False)
 
 
 EPOCHS = (epoch_of(4), epoch_of(8), epoch_of(CLIENTS - 1))

@@ -30,6 +30,8 @@ RECORD = RoundRecord(
     degree=2,
     threshold=2,
     ring_bits=20,
+    roster=12,
+    corrupt=1,
     transcript=bytes(range(32)),
     aborted="",
 )
@@ -74,6 +76,8 @@ def test_a_record_round_trips() -> None:
         {"degree": 3},
         {"threshold": 3},
         {"ring_bits": 21},
+        {"roster": 13},
+        {"corrupt": 2},
         {"transcript": bytes(32)},
         {"aborted": "too few"},
     ],

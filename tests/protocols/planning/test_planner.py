@@ -381,9 +381,9 @@ def test_no_degree_that_passes_is_jumped_over(
         for degree in range(2, n - 1, 2)
         if b < n
         and _log_cut(n, b, degree) < -(security + tries + 1) * math.log(2)
-        and _weigh(n, requirements, degree).missing <= 0
+        and _weigh(n, n, requirements, degree).missing <= 0
     )
-    first, found = next(passing, None), _first_degree(n, requirements)
+    first, found = next(passing, None), _first_degree(n, n, requirements)
     assert (found and found.degree) == first
 
 
@@ -690,3 +690,120 @@ def test_masked_sum_plans_as_its_requirements_say(n: int, adversary: Adversary) 
     assert made.post_quantum
     planned = replace(made, client_sends=0, client_receives=0, one_update="", post_quantum=None)
     assert planned == plan_masked(n, requirements, ring_bits=made.ring_bits)
+
+
+# A cohort that is a part of its roster.
+
+
+def chosen(n: int, roster: int, adversary: Adversary, **asked: Any) -> Plan:
+    return plan_masked(n, Requirements(adversary=adversary, **asked), ring_bits=20, roster=roster)
+
+
+@pytest.mark.parametrize("adversary", Adversary)
+@pytest.mark.parametrize(("n", "roster", "corrupt"), [(3, 20, 4), (5, 20, 4), (10, 100, 20)])
+def test_a_cohort_that_the_corrupt_could_fill_is_refused(
+    n: int, roster: int, corrupt: int, adversary: Adversary
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        chosen(n, roster, adversary)
+    text = str(caught.value)
+    assert f"a cohort of {n} from a roster of {roster}, of whom {corrupt} may be corrupt" in text
+    needed = int(re.findall(r"at least (\d+) clients", text)[0])
+    assert chosen(needed, roster, adversary).corrupt == corrupt
+    fraction = advised(text.replace("corrupt_fraction of", "corrupt_fraction to"), "corrupt_fraction")
+    assert chosen(n, roster, adversary, corrupt_fraction=fraction).corrupt == n - 2
+
+
+def test_a_cohort_that_is_large_enough_is_planned_for_all_of_them() -> None:
+    plan = chosen(10, 20, SEMI_MALICIOUS)
+    assert (plan.clients, plan.roster, plan.corrupt, plan.corrupt_neighbours) == (10, 20, 4, 4)
+    assert (plan.threshold, plan.min_survivors, plan.sure_contributors) == (8, 8, 6)
+    assert plan_masked(20, Requirements(), ring_bits=20, roster=20) == chosen(20, 20, SEMI_MALICIOUS)
+
+
+@pytest.mark.parametrize(
+    ("n", "adversary", "spare"), [(3, SEMI_MALICIOUS, 0), (4, MALICIOUS, 1), (3, SEMI_HONEST, 0)]
+)
+def test_whole_small_rosters_go_on(n: int, adversary: Adversary, spare: int) -> None:
+    plan = chosen(n, n, adversary)
+    assert n - plan.min_survivors == spare
+
+
+def test_three_of_four_go_on() -> None:
+    for adversary in Adversary:
+        plan = chosen(3, 4, adversary)
+        assert (plan.corrupt, plan.min_survivors, plan.sure_contributors) == (1, 3, 3)
+
+
+@pytest.mark.parametrize("adversary", Adversary)
+def test_two_are_planned_for_where_at_most_one_is_corrupt(adversary: Adversary) -> None:
+    assert chosen(2, 5, adversary, min_contributors=2).min_survivors == 2
+    with pytest.raises(ParameterError, match=r"of whom 2 may be corrupt .* at least 4 clients"):
+        chosen(2, 6, adversary, min_contributors=2)
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(3, 120),
+    more=st.integers(1, 500),
+    adversary=st.sampled_from(Adversary),
+    corrupt=st.integers(0, 99).map(lambda part: part / 100),
+    dropout=st.sampled_from([0.0, 0.1, 0.3]),
+    bits=st.sampled_from([(40, 40), (1, 0)]),
+)
+def test_whatever_the_cohort_two_honest_ones_are_in_a_sum(
+    n: int, more: int, adversary: Adversary, corrupt: float, dropout: float, bits: tuple[int, int]
+) -> None:
+    roster = n + more
+    security, grinding = bits
+    asked = {
+        "corrupt_fraction": corrupt,
+        "dropout_fraction": dropout,
+        "security_bits": security,
+        "grinding_bits": grinding,
+    }
+    try:
+        plan = chosen(n, roster, adversary, **asked)
+    except ParameterError:
+        return
+    share = Fraction(str(corrupt)) * roster
+    complete = plan.degree == n - 1
+    assert plan.corrupt == (math.ceil(share) if complete else math.floor(share)) <= n - 2
+    assert plan.corrupt_neighbours <= min(plan.corrupt, plan.degree)
+    assert plan.corrupt_neighbours < plan.threshold
+    if complete:
+        assert plan.corrupt_neighbours == plan.corrupt
+        assert plan.sure_contributors - plan.corrupt >= 2
+    elif adversary is SEMI_HONEST:
+        assert plan.sure_contributors - plan.corrupt >= 2
+    elif adversary is MALICIOUS:
+        # A client and the neighbours that it insists on, of whom at most t1 are corrupt.
+        assert plan.sure_contributors - plan.corrupt_neighbours >= 2
+        assert 2 * plan.quorum > n + plan.corrupt
+
+
+@given(n=st.integers(20, 60), adversary=st.sampled_from(Adversary), corrupt=st.integers(90, 99))
+def test_more_corrupt_clients_than_the_cohort_has_places_are_no_puzzle(
+    n: int, adversary: Adversary, corrupt: int
+) -> None:
+    asked = Requirements(adversary=adversary, corrupt_fraction=corrupt / 100)
+    assert graph_parameters(n, asked, roster=10 * n) is None
+    assert _weigh(n, 10 * n, asked, 2).reach == 2
+    with pytest.raises(ParameterError, match=r"no cohort is large enough|at least"):
+        plan_masked(n, asked, ring_bits=20, roster=10 * n)
+
+
+def test_a_dense_graph_whose_complete_one_cannot_be_planned_stays_random() -> None:
+    """⌊γN⌋ = 18 of 20 leave two honest ones, ⌈γN⌉ = 19 do not."""
+    asked = Requirements(
+        corrupt_fraction=0.305,
+        dropout_fraction=0.0,
+        security_bits=1,
+        grinding_bits=0,
+        min_contributors=2,
+    )
+    found = _first_degree(20, 61, asked)
+    assert found is not None
+    plan = plan_masked(20, asked, ring_bits=20, roster=61)
+    assert (plan.degree, plan.corrupt) == (found.degree, 18)
+    assert 2 * plan.degree > 20

@@ -15,12 +15,14 @@ from protocols.planning.requirements import ceil_fraction, check_size, floor_fra
 
 PLAN = Plan(
     clients=1000,
+    roster=1000,
     adversary=Adversary.MALICIOUS,
     degree=120,
     threshold=71,
     min_survivors=900,
     min_neighbours=72,
     corrupt=200,
+    corrupt_neighbours=70,
     quorum=601,
     ring_bits=20,
     security_failure=2.0**-41.25,
@@ -123,28 +125,58 @@ def test_equal_requirements_are_equal_whatever_type_the_number_had(number: Any) 
 
 
 @pytest.mark.parametrize("adversary", Adversary)
-@given(n=st.integers(1, 50), least=st.integers(2, 50))
+@given(n=st.integers(1, 50), more=st.integers(0, 50), least=st.integers(2, 50), protects=st.booleans())
 def test_a_plan_that_shares_nothing_needs_enough_contributors(
-    adversary: Adversary, n: int, least: int
+    adversary: Adversary, n: int, more: int, least: int, protects: bool
 ) -> None:
     requirements = Requirements(adversary=adversary, min_contributors=least)
     if n < least:
         with pytest.raises(ParameterError, match=f"a cohort of {n}, min_contributors is {least}"):
-            plan_unshared(n, requirements, ring_bits=18, security_failure=0.5)
+            plan_unshared(n, requirements, ring_bits=18, protects=protects, roster=n + more)
         with pytest.raises(ParameterError, match="min_contributors"):
             check_size(n, requirements)
         return
-    plan = plan_unshared(n, requirements, ring_bits=18, security_failure=0.5)
-    assert (plan.clients, plan.adversary, plan.ring_bits) == (n, adversary, 18)
-    assert (
-        plan.threshold == plan.min_survivors == plan.sure_contributors == least == check_size(n, requirements)
-    )
-    assert (plan.degree, plan.min_neighbours, plan.corrupt, plan.quorum) == (0, 0, 0, 0)
+    corrupt = ceil(Fraction(1, 5) * (n + more)) if protects else 0
+    needed = max(least, corrupt + 2) if protects and (n, corrupt) != (2, 1) else least
+    if n < needed:
+        with pytest.raises(ParameterError, match=f"{corrupt} .*may be corrupt"):
+            plan_unshared(n, requirements, ring_bits=18, protects=protects, roster=n + more)
+        return
+    plan = plan_unshared(n, requirements, ring_bits=18, protects=protects, roster=n + more)
+    assert (plan.clients, plan.roster, plan.adversary, plan.ring_bits) == (n, n + more, adversary, 18)
+    assert plan.threshold == plan.min_survivors == plan.sure_contributors == needed
+    assert least == check_size(n, requirements)
+    assert (plan.degree, plan.min_neighbours, plan.quorum) == (0, 0, 0)
+    assert (plan.corrupt, plan.corrupt_neighbours) == (corrupt, 0)
     # Any dropout is survived that leaves enough contributors; the planned one may not.
     lost = ceil_fraction(requirements.dropout_fraction, n)
-    assert plan.liveness_failure == (1.0 if n - lost < least else 0.0)
-    assert (plan.security_failure, plan.exposure) == (0.5, 0.0)
+    assert plan.liveness_failure == (1.0 if n - lost < needed else 0.0)
+    assert (plan.security_failure, plan.exposure) == (0.0 if protects else 1.0, 0.0)
     assert (plan.client_sends, plan.client_receives) == (0, 0)
+
+
+@pytest.mark.parametrize("roster", [4, 5.0, True, "5"])
+def test_a_roster_has_at_least_its_cohort(roster: Any) -> None:
+    with pytest.raises(ParameterError, match="a cohort of 5 from a roster of"):
+        plan_unshared(5, Requirements(), ring_bits=18, protects=True, roster=roster)
+
+
+def test_a_refusal_says_what_is_needed() -> None:
+    def said(n: int, roster: int, **asked: Any) -> str:
+        with pytest.raises(ParameterError) as caught:
+            plan_unshared(n, Requirements(**asked), ring_bits=18, protects=True, roster=roster)
+        return str(caught.value)
+
+    assert said(3, 20) == (
+        "a cohort of 3 from a roster of 20, of whom 4 may be corrupt and all of them in it: at least 6 "
+        "clients are needed, or a corrupt_fraction of at most 0.05 agreed on by all"
+    )
+    assert said(2, 10, min_contributors=2).endswith("of at most 0.10 agreed on by all")
+    assert "no cohort is large enough" in said(3, 10, corrupt_fraction=0.9)
+    assert said(3, 3, corrupt_fraction=0.5) == (
+        "2 of 3 clients may be corrupt, which leaves fewer than two honest ones: ask more clients, or lower "
+        "corrupt_fraction to at most 0.33"
+    )
 
 
 def test_a_plan_is_a_value() -> None:
@@ -174,6 +206,13 @@ def test_the_table_of_a_malicious_plan() -> None:
             "                  that sum without their own updates, to the server and 200 clients",
         ]
     )
+
+
+def test_the_table_says_what_the_cohort_was_chosen_from() -> None:
+    chosen = plan_unshared(10, Requirements(), ring_bits=18, protects=True, roster=20)
+    assert rows(chosen)["clients"] == "10 of a roster of 20, up to 4 corrupt"
+    assert rows(replace(chosen, corrupt=0))["clients"] == "10 of a roster of 20"
+    assert rows(replace(chosen, roster=10))["clients"] == "10, up to 4 corrupt"
 
 
 def rows(plan: Plan) -> dict[str, str]:
@@ -207,11 +246,12 @@ def test_the_table_says_how_often_a_plan_fails(probability: float, said: str) ->
 
 
 def test_the_table_says_when_the_server_sees_all() -> None:
-    bare = plan_unshared(3, Requirements(), ring_bits=18, security_failure=1.0)
+    bare = plan_unshared(3, Requirements(), ring_bits=18, protects=False)
     assert rows(bare)["revealed"] == "every update, to the server"
     assert rows(bare)["graph"] == "none, clients share nothing"
-    sealed = plan_unshared(3, Requirements(), ring_bits=18, security_failure=0.0)
+    sealed = plan_unshared(3, Requirements(), ring_bits=18, protects=True)
     assert "the sum of at least 3 contributors" in rows(sealed)["revealed"]
+    assert rows(sealed)["revealed"].endswith("without their own updates, to 1 clients of those")
     assert "threshold" not in rows(sealed)
 
 

@@ -45,6 +45,12 @@ def test_quantiles_are_those_of_exact_sums(population: tuple[int, int, int], bit
     assert chance == pytest.approx(float(below[left]), rel=1e-11, abs=0)
 
 
+def test_more_marked_ones_than_there_are_places_are_all_of_them() -> None:
+    for marked in (10, 11, 1_000):
+        assert upper_quantile(10, marked=marked, drawn=4, bound=-1.0) == (4, 0.0)
+        assert lower_quantile(10, marked=marked, drawn=4, bound=-1.0) == (4, 0.0)
+
+
 @pytest.mark.parametrize(("n", "marked", "drawn"), [(10**6, 330_000, 200), (10**5, 20_000, 1_000)])
 @pytest.mark.parametrize("bits", [21, 81, 405])
 def test_quantiles_of_large_populations(n: int, marked: int, drawn: int, bits: int) -> None:
