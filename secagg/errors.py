@@ -84,9 +84,10 @@ class RoundAborted(SecAggError):
     Attributes:
         reason: why.
         culprits: clients whose fault it is, where it is somebody's and can be told.
-        opened: the contributors of a sum that was opened and then refused, because honest summands cannot
-            add up to it; empty where nothing was opened. Whoever opened it has seen it: another sum for the
-            same model, of nearly the same contributors, would tell their difference (ATTACKS A10).
+        opened: the contributors of a sum that was seen and then refused, because honest summands cannot add
+            up to it, or that must be taken for seen, because shares for it were revealed; empty otherwise.
+            Another sum for the same model, of nearly the same contributors, would tell their difference
+            (ATTACKS A10).
     """
 
     def __init__(

@@ -369,22 +369,26 @@ def _next_cohort(
     culprits: Collection[ClientId],
     seen: Collection[frozenset[ClientId]],
 ) -> tuple[ClientId, ...]:
-    """Whom the next round asks: all but the culprits, or all where there is no plan for the others alone.
+    """Whom the next round asks: all but the culprits, if there is a plan for so few; else all.
 
-    `seen` are the contributors of sums of this very model that were opened and refused. A sum of nearly the
-    same would tell their difference: then the same are asked again.
+    `seen` are the contributors of sums for this very model that were opened and refused. A sum of nearly the
+    same clients would tell the updates of those in which the two differ. So it is asked of the same again (a
+    culprit may be missing: that is its own update), or of others by as many as hide one honest client.
     """
-    requirements = protocol.suite.requirements
-    cohort = tuple(name for name in members if name not in culprits)
-    try:
-        plan = protocol.plan(len(cohort), roster=len(members))
-    except ParameterError:
-        return members  # and if there is none for all, the server says so before anything is sent
-    apart = max(requirements.min_contributors, plan.corrupt + 2)
-    for contributors in seen:
-        if 0 < len(contributors.symmetric_difference(cohort)) < apart:
-            return tuple(name for name in members if name in contributors)
-    return cohort
+    least = protocol.suite.requirements.min_contributors
+
+    def will_do(cohort: tuple[ClientId, ...]) -> bool:
+        try:
+            apart = max(least, protocol.plan(len(cohort), roster=len(members)).corrupt + 2)
+        except ParameterError:
+            return False
+        differences = [each.symmetric_difference(cohort).difference(culprits) for each in seen]
+        return all(not difference or len(difference) >= apart for difference in differences)
+
+    wanted = [frozenset(members).difference(culprits)]
+    wanted += [each.difference(culprits) for each in seen] + list(seen)
+    cohorts = [tuple(name for name in members if name in each) for each in wanted]
+    return next(filter(will_do, cohorts), members)
 
 
 def _run(

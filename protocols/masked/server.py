@@ -301,7 +301,7 @@ def blamed(state: Summing, dealer: int, complaints: int) -> bool:
     """
     name = state.epoch.cohort[dealer]
     ever = accusers_in(state).get(name, frozenset())
-    return complaints > state.epoch.corrupt or len(ever) > state.epoch.corrupt
+    return complaints > state.epoch.corrupt_neighbours or len(ever) > state.epoch.corrupt
 
 
 def accusers_in(state: Any) -> Accusers:
@@ -391,7 +391,21 @@ def opened_by(state: Summing, holder: int) -> NDArray[np.bool_]:
 
 
 def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId]) -> Finished:
-    """End of round 3: rebuild the secrets, take the masks off, see that they cancelled, decode the sum."""
+    """End of round 3: rebuild the secrets, take the masks off, see that they cancelled, decode the sum.
+
+    Shares were revealed for this sum. Should it not end well, it must be taken for opened: whoever lied may
+    have spoilt no more than a hash or a check word, and who vanished may have given its shares to somebody.
+    """
+    contributors = frozenset(state.sum.epoch.cohort[place] for place in state.survivors)
+    try:
+        return _opened(context, state, present, contributors)
+    except RoundAborted as error:
+        raise RoundAborted(error.reason, culprits=error.culprits, opened=contributors) from error
+
+
+def _opened(
+    context: ServerContext, state: Unmasking, present: frozenset[ClientId], contributors: frozenset[ClientId]
+) -> Finished:
     summing, epoch = state.sum, state.sum.epoch
     there = frozenset(epoch.members.index(client) for client in present)
     shares = {
@@ -413,10 +427,9 @@ def finish(context: ServerContext, state: Unmasking, present: frozenset[ClientId
     elements, padding = surface.elements(context.round.length), check_words(lanes.ring.bits)
     if lanes.ring.residues(lanes.view(summing.total, elements + padding)[elements:]).any():
         raise RoundAborted(
-            "the masks do not cancel: some clients made theirs from other secrets than they dealt; "
-            "nothing was opened"
+            "the masks do not cancel: some clients made theirs from other secrets than they dealt; what is "
+            "left is no sum"
         )
-    contributors = frozenset(epoch.cohort[place] for place in state.survivors)
     total = surface.decode(lanes.view(summing.total, elements, padding=padding), contributors)
     return Finished(Idle(_standing(state, there), accusers_in(state)), total=total)
 

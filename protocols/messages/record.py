@@ -31,7 +31,7 @@ class RoundRecord:
         cohort: in the roster's order.
         contributors, dropped, culprits: as in `Outcome`.
         opened: whether a sum of these contributors was opened, or sealed for those who open it. A round that
-            was aborted may have such a sum: it was seen, and then refused.
+            was aborted may have such a sum: it was seen and then refused, or must be taken for seen.
         degree, threshold, ring_bits: the plan.
         roster: the size of the roster that the cohort was chosen from.
         corrupt: the corrupt clients that were planned for, in the cohort as in the whole roster.

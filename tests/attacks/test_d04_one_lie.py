@@ -2,13 +2,13 @@
 
 Where clients learn the sum, a contributor that tags its vector wrongly spoils the result, and nobody can say
 whose fault it was. The server does not even see it. So a server whose digest of "all sums so far" moves over
-such a result names a model that nobody has from then on, and a client that stops at the first result which does
-not open never comes to the next. On a copy that does both (`Chained`, `Stubborn`), one lie of one client in one
-round is the end. Here a client names what its update answers itself, and goes on over what does not open, as
-all that have its bytes do. Eight such results are the end of a key: it is renewed before.
+such a result names a model that nobody has from then on, and a client that stops at the first result which
+does not open never comes to the next. On a copy that does both (`Chained`, `Stubborn`), one lie of one client
+in one round is the end. Here a client names what its update answers itself, and goes on over what does not
+open, as all that have its bytes do. Eight such results are the end of a key: it is renewed before.
 
-The last test is of liars at large: whatever some of them do, below the planned share, in the rounds before, the
-round behind the last lie ends, and all models are equal.
+The last tests are of liars at large: whatever some of them do, below the planned share, in the rounds before,
+the round behind the last lie ends, and all models are equal.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ PROTOCOLS: dict[str, MachineProtocol] = {
 
 
 def train(protocol: MachineProtocol, *, rounds: int, names: str = NAMES, **options: Any) -> FederatedRun:
-    """A line through points that the clients have parts of; all models are equal at the end, or this raises."""
+    """A line through points that the clients share; all models are equal at the end, or this raises."""
     x = torch.linspace(-1, 1, 4 * len(names)).unsqueeze(1)
     loaders = {name: [(x[i :: len(names)], 2 * x[i :: len(names)])] for i, name in enumerate(names)}
     return federate(
@@ -307,7 +307,7 @@ def random_vector(context: Any, state: Any, message: Any) -> Any:
 def drained(context: Any, state: Any, message: Any) -> Any:
     """A vector that is no vector: bytes of the entropy's choice where a stream was."""
     stream = message.vector
-    return replace(message, vector=memoryview(context.entropy(stream.size)))
+    return replace(message, vector=memoryview(context.entropy(len(stream))))
 
 
 def everybody(context: Any, state: Any, message: Any) -> Any:

@@ -1,7 +1,7 @@
 """Trainings with liars in them: the library's own loop, over clients of which some lie in some rounds.
 
-`WithLiars` is a protocol whose machines are the library's; a liar's client runs the protocol's own steps, and a
-lie changes what leaves them. What it signs is signed anew with its own key, for a liar has one.
+`WithLiars` is a protocol whose machines are the library's; a liar's client runs the protocol's own steps, and
+a lie changes what leaves them. What it signs is signed anew with its own key, for a liar has one.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from secagg.wire import Buffer
 
 @dataclass(frozen=True)
 class Says:
-    """Another message of this kind: `change(context, state before, message)`."""
+    """Another message of this kind: `change(context, state, message)`, the state being the one behind it."""
 
     kind: type
     change: Callable[[ClientContext, Any, Any], Any]
@@ -56,18 +56,18 @@ class Lying(ClientSteps):
                 if lie.proof is None:
                     raise PeerViolation("a lie", culprit=lie.accused)
                 return Declined(self.idle(state), "a lie", lie.accused, lie.proof(state))
-        return self._told(context, state, self._honest.react(context, state, request))
+        return self._told(context, self._honest.react(context, state, request))
 
     def fold(self, context: ClientContext, state: Any, summand: Any) -> Replied:
-        step: Replied = self._told(context, state, self._honest.fold(context, state, summand))
+        step: Replied = self._told(context, self._honest.fold(context, state, summand))
         return step
 
-    def _told(self, context: ClientContext, state: Any, step: Any) -> Any:
+    def _told(self, context: ClientContext, step: Any) -> Any:
         if isinstance(step, Asked | Declined):
             return step
         for lie in self._lies.get(context.round, ()):
             if isinstance(lie, Says) and isinstance(step.message, lie.kind):
-                step = replace(step, message=lie.change(context, state, step.message))
+                step = replace(step, message=lie.change(context, step.state, step.message))
         return step
 
     def idle(self, state: Any) -> Any:
