@@ -193,8 +193,13 @@ class ConsortiumServerSteps(ServerSteps):
             known = consortium.holders | consortium.deliveries.keys()
             if known.issuperset(cohort):
                 return self._collect(context, consortium, custody)
-            # A key that nobody here has, or only those who sealed none to others, is better made anew.
-            if consortium.holders.intersection(cohort) <= custody.distrusted:
+            able = consortium.holders.intersection(cohort)
+            if not able and not consortium.holders <= custody.distrusted:
+                raise ParameterError(
+                    f"nobody of the cohort holds the session's key yet and can pass it on; ask one of "
+                    f"{sorted(consortium.holders - custody.distrusted)} as well"
+                )
+            if able <= custody.distrusted:  # a key that only they can pass on is better made anew
                 consortium = None
         newcomers = [client for client in cohort if consortium is None or client not in known]
         request = Announcement(context.suite.digest, cohort, context.round.length)
@@ -391,7 +396,9 @@ class ConsortiumServerSteps(ServerSteps):
         minima, left = group.minima, len(present) - len(group.minima)
         others = f", and {left} whose updates answer other heads" if left else ""
         if len(minima) < (planned := _least(context)):
-            raise RoundAborted(f"{len(minima)} contributors{others}; the plan needs at least {planned}")
+            raise RoundAborted(
+                f"{len(minima)} contributors, at least {planned} are needed by the plan{others}"
+            )
         if len(minima) < (least := max(minima.values())):
             strict = sorted(client for client, minimum in minima.items() if minimum > len(minima))
             raise RoundAborted(f"{len(minima)} contributors{others}; {strict} ask for up to {least}")

@@ -234,7 +234,7 @@ def ask_for_the_key(stage: Stage) -> tuple[dict[str, Any], bytes]:
     stage.open(updates_of(NAMES), until=1)
     private = {name: generate(stage.entropy(f"server as {name}")) for name in NAMES if name != VICTIM}
     forged = {name: ConsortiumKeys(public_key(key), bytes(64)) for name, key in private.items()}
-    request = Distribute(stage.protocol.suite.digest, NAMES, 24, forged)
+    request = Distribute(stage.protocol.suite.digest, NAMES, 24, None, forged)
     return private, stage.tell(VICTIM, stage.request(1, request))
 
 
@@ -247,6 +247,7 @@ def test_without_signatures_the_server_gets_the_consortium_key(monkeypatch: pyte
     distribution = SignedDistribution(
         protocol.suite.digest,
         stage.session,
+        stage.roster.digest,
         VICTIM,
         sealed.key_id,
         hashlib.sha256(sealed.public).digest(),
@@ -281,6 +282,7 @@ def test_a_delivery_of_a_stranger_is_refused() -> None:
     distribution = SignedDistribution(
         stage.protocol.suite.digest,
         stage.session,
+        stage.roster.digest,
         "a",
         collect.key_id,
         hashlib.sha256(collect.delivery.public).digest(),

@@ -160,6 +160,7 @@ def opened(protocol: Any, data: Mapping[str, Vector]) -> list[Vector | None]:
                 {name: body.minimum for name, body in bodies.items()},
                 LENGTH,
                 model,
+                model,  # which is the head too, where the application names no other
                 tag.to_bytes(TAG_BYTES, "big"),
                 memoryview(total.to_bytes()),
             )
@@ -181,7 +182,7 @@ def test_tags_that_ignore_the_model_isolate_the_victim(
     protocol: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unbound(**named: Any) -> bytes:
-        return mac_context(**{**named, "model": bytes(32)})
+        return mac_context(**{**named, "model": bytes(32), "head": bytes(32)})
 
     monkeypatch.setattr(consortium_client, "mac_context", unbound)
     data = updates_of(NAMES)

@@ -15,6 +15,7 @@ Not covered: a model that is the same for all and malicious for all.
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from protocols.consortium import client as consortium_client
 from protocols.consortium.messages import Contribution as KeyContribution
 from protocols.consortium.messages import Result as KeyResult
 from protocols.consortium.messages import mac_context
+from protocols.lattice import client as lattice_client
 from protocols.lattice.messages import Collect, Contribution, Result, Task
 from protocols.masked import collecting, server
 from protocols.masked.messages import MaskedInput, Quorum
@@ -184,6 +186,7 @@ def means(data: Mapping[str, Vector]) -> list[Vector | None]:
             {client: each.minimum for client, each in keys.items()},
             stage.vectors.degree,
             hashlib.sha256(stage.task(model)).digest(),
+            hashlib.sha256(model).digest(),
             _sum_of(each.tag for each in keys.values()),
             memoryview(total.to_bytes()),
         )
@@ -205,12 +208,17 @@ def _sum_of(tags: Any) -> bytes:
 
 
 def unbind_tags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tags of keys that do not depend on the task."""
+    """Tags that do not depend on the task, or on what is answered."""
 
     def unbound(**named: Any) -> bytes:
-        return mac_context(**{**named, "model": bytes(32)})
+        return mac_context(**{**named, "model": bytes(32), "head": bytes(32)})
 
     monkeypatch.setattr(consortium_client, "mac_context", unbound)
+    monkeypatch.setattr(lattice_client, "tagging_of", partial(_headless, lattice_client.tagging_of))
+
+
+def _headless(tagging_of: Any, common: Any, *, seed: bytes, head: bytes) -> Any:
+    return tagging_of(common, seed=seed, head=bytes(len(head)))
 
 
 def test_polynomials_and_tags_that_ignore_the_model_isolate_the_victim(

@@ -46,7 +46,7 @@ def test_a_client_that_forgets_its_model_takes_the_other_sum(
     check = consortium_client._check_result
 
     def forgetful(context: Any, state: Any, given: Any) -> None:
-        check(context, replace(state, answered={}), given)
+        check(context, replace(state, history=replace(state.history, answered={})), given)
 
     monkeypatch.setattr(consortium_client, "_check_result", forgetful)
     updates = updates_of("abcdefg")

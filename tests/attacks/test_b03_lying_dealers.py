@@ -227,19 +227,20 @@ def test_the_others_go_on_without_who_lied_about_edges() -> None:
 
 
 @pytest.mark.parametrize("field", ["edges", "encapsulations"])
-def test_who_lies_to_those_behind_it_is_named_by_each_of_them(field: str) -> None:
-    """A first dealing: they cannot know which masks to make, so they refuse, and say because of whom."""
+def test_who_lies_to_those_behind_it_is_named(field: str) -> None:
+    """A first dealing: they cannot know which masks to make, so they refuse, and prove because of whom."""
 
     def change(dealing: ShareKeys, view: View, there: list[int]) -> ShareKeys:
         lied: Any = {field: bytes(len(getattr(dealing, field)))}
         return replace(dealing, **lied)
 
     stage = Stage(PROTOCOL, "abcmdef", steps={"m": LyingDealer(change)})
-    with pytest.raises(RoundAborted):
+    with pytest.raises(RoundAborted) as caught:
         stage.play(updates_of("abcmdef"))
+    assert caught.value.culprits == {"m"}
     reasons = stage.server.record().record.dropped
-    assert reasons.keys() == set("def")
-    assert all("the pair secret that 'm' sent" in reason for reason in reasons.values())
+    assert reasons.keys() == set("mdef")
+    assert all("the pair secret that 'm' sent" in reasons[name] for name in "def")
     assert stage.play(updates_of(HONEST)).contributors == frozenset(HONEST)
 
 

@@ -229,5 +229,5 @@ def test_openings_that_fail_are_counted_and_then_there_are_no_more(protocol: Any
             client.open(server.forged(round=100 + attempt))
         with pytest.raises(PeerViolation, match="second, different"):
             client.open(server.forged(round=100 + attempt, tag=bytes(TAG_BYTES)))
-    with pytest.raises(PeerViolation, match="retired"):
+    with pytest.raises(PeerViolation, match="used no more"):
         client.open(encode(server.result))

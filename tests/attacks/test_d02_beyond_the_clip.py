@@ -213,7 +213,8 @@ def test_the_next_round_without_the_liar_ends() -> None:
     stage = Consortium(built(MaskedSum), many_clips).stage
     with pytest.raises(RoundAborted):
         stage.play(updates_of(NAMES))
-    assert not stage.server.record().record.contributors
+    assert stage.server.record().record.contributors == frozenset(NAMES)
+    assert stage.server.record().record.opened
     assert stage.play(updates_of(HONEST)).contributors == frozenset(HONEST)
 
 

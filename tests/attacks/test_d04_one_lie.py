@@ -307,7 +307,7 @@ def random_vector(context: Any, state: Any, message: Any) -> Any:
 def drained(context: Any, state: Any, message: Any) -> Any:
     """A vector that is no vector: bytes of the entropy's choice where a stream was."""
     stream = message.vector
-    return replace(message, vector=memoryview(context.entropy(len(stream))))
+    return replace(message, vector=memoryview(context.entropy(stream.nbytes)))
 
 
 def everybody(context: Any, state: Any, message: Any) -> Any:

@@ -91,7 +91,8 @@ def play_aborted(world: World, *, culprits: str, gone: dict[str, int] | None = N
         world.server.outcome()
     record = world.server.record().record
     assert record.aborted == aborted.value.reason
-    assert record.contributors == frozenset()
+    assert record.contributors == aborted.value.opened
+    assert record.opened is bool(aborted.value.opened)
     assert set(record.dropped) == {*culprits, *(gone or {})}
     assert all(repr(name) in aborted.value.reason for name in culprits)
     return aborted.value.reason

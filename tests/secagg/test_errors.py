@@ -94,7 +94,7 @@ def test_an_error_is_carried_unchanged(carry: Any, example: SecAggError) -> None
     for told in (str, repr, vars):
         assert told(carried) == told(example)
     assert carried.args == example.args
-    for name in ("name", "path", "msg", "reason", "culprit", "culprits"):
+    for name in ("name", "path", "msg", "reason", "culprit", "culprits", "opened"):
         assert getattr(carried, name, None) == getattr(example, name, None)
 
 

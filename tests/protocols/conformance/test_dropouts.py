@@ -133,7 +133,7 @@ def check_absorbed(world: World, reason: str) -> None:
     signed.verify(world.server_identity.key.public_key)
     assert signed.record.aborted == reason
     assert reason
-    assert signed.record.contributors == frozenset()
+    assert signed.record.contributors == again.value.opened
 
 
 @pytest.mark.parametrize(
