@@ -395,7 +395,7 @@ def test_each_lie_of_two_liars_costs_its_rounds_at_most(name: str, lie: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_liars_did_the_next_round_ends(name: str, data: Any) -> None:
     liars = data.draw(st.sets(st.sampled_from(NAMES), min_size=1, max_size=2))

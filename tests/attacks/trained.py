@@ -124,7 +124,7 @@ class WithLiars(MachineProtocol):
     ) -> Client:
         suite = self.suite
         return ClientMachine(
-            replace(suite, client=_lying(suite.client, self.lies.get(identity.client, {}))),
+            replace(suite, client=lying(suite.client, self.lies.get(identity.client, {}))),
             identity=identity,
             roster=roster,
             session=session,
@@ -133,7 +133,8 @@ class WithLiars(MachineProtocol):
         )
 
 
-def _lying(steps: ClientSteps, lies: Lies) -> ClientSteps:
+def lying(steps: ClientSteps, lies: Lies) -> ClientSteps:
+    """Steps with lies in them, in the layer whose messages they are about."""
     if not isinstance(steps, LatticeClientSteps):
         return Lying(steps, lies)
     # Every message but one is the key layer's.
