@@ -2,7 +2,8 @@
 
 `Recorder` plays honest rounds with a curious server and keeps, for each, the server's view, the public keys
 of the epoch, all dealings with their sealed shares, and all masked vectors. `Blob` is one sealed thing with
-what it is bound to; `opened_by` tries keys on all of them. Nothing here is weakened.
+what it is bound to; `opened_by` tries keys on all of them, and `every_key` makes keys from a secret. Nothing
+here is weakened.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,11 +11,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from protocols.machine.channels import first_seal_key, ratchet
 from protocols.masked.dealing import sealed_context
+from protocols.masked.keys import MaskKeys
 from protocols.masked.messages import SEALED_BYTES, AdvertiseKeys, MaskedInput, ShareKeys, Unmask, columns
+from secagg import labels
 from secagg.errors import VerificationError
 from secagg.secret import Secret
 from secagg.standard.aead import open_sealed
+from secagg.standard.agreement import PrivateKey
+from secagg.standard.kdf import hkdf
+from secagg.standard.kem import CIPHERTEXT_BYTES, SEED_BYTES, DecapsulationKey
 from tests.attacks.weakened import Stage, Vector
 
 
@@ -103,3 +110,43 @@ class Recorder:
         """What any of these keys opens, of all rounds."""
         blobs = [blob for each in self.rounds for blob in each.blobs()]
         return {blob for key in keys for blob in blobs if blob.open(key) is not None}
+
+
+def every_key(recorder: Recorder, client: str, secret: Secret) -> Iterator[Secret]:
+    """Whatever the library derives from secrets, from this one, in every place and for every round."""
+    mask = MaskKeys(secret)
+    seed = hkdf(secret, label=labels.MASK_ENCAPSULATION, size=SEED_BYTES).reveal()
+    roots = [secret, hkdf(secret, label=labels.MASK_KEY), Secret(seed[:32]), Secret(seed[32:])]
+    first = recorder.rounds[0]
+    epoch = first.view.epoch
+    for root in roots:
+        for label in (value for value in vars(labels).values() if isinstance(value, bytes)):
+            for context in (b"", epoch.digest, *(each.bound for each in recorder.rounds)):
+                yield hkdf(root, label=label, context=context)
+    for peer in first.near(client):
+        # As if its mask keys were its channel keys.
+        ciphertexts = columns(first.dealt[peer].encapsulations, CIPHERTEXT_BYTES)
+        yield from (mask.encapsulation.decapsulate(each) for each in ciphertexts)
+        for key in (first.keys[peer].channel_key, first.keys[peer].mask_key):
+            with suppress(VerificationError):  # a copy of its own key (D6)
+                roots.append(mask.agreement.agree(key))
+    for root in roots:
+        yield root
+        for each in recorder.rounds:  # and as if any of these were a link of a chain
+            link = ratchet(root, epoch=epoch.digest, origin=each.number)
+            yield from (link.pair_secret, *link.seals, link.following)
+
+
+def first_seal_of(played: Recorded, dealer: str, holder: str, channel: Secret, seed: Secret) -> Secret:
+    """The key under which `dealer` sealed its first shares to `holder`, from the holder's channel keys."""
+    place = played.view.epoch.members.index
+    ciphertexts = columns(played.dealt[dealer].encapsulations, CIPHERTEXT_BYTES)
+    ciphertext = ciphertexts[played.near(dealer).index(holder)]
+    return first_seal_key(
+        PrivateKey(channel).agree(played.keys[dealer].channel_key),
+        DecapsulationKey(seed).decapsulate(ciphertext),
+        ciphertext,
+        epoch=played.view.epoch.digest,
+        dealer=place(dealer),
+        holder=place(holder),
+    )

@@ -13,48 +13,23 @@ Not covered: holders that hand the server their own channel keys; more than the 
 has nothing to say.
 """
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 
 from protocols import Adversary, MaskedSum, Requirements
-from protocols.machine.channels import first_seal_key, ratchet
-from protocols.masked.keys import EpochKeys, MaskKeys
-from protocols.masked.messages import SHARE_BYTES, PairKeyShare, SelfMaskShare, columns
-from secagg import labels
+from protocols.masked.keys import MaskKeys
+from protocols.masked.messages import SHARE_BYTES, PairKeyShare, SelfMaskShare
 from secagg.secret import Secret
-from secagg.standard.agreement import PrivateKey
-from secagg.standard.kdf import hkdf
-from secagg.standard.kem import CIPHERTEXT_BYTES, SEED_BYTES, DecapsulationKey
-from tests.attacks.recorded import Recorded, Recorder
+from tests.attacks.recorded import Recorded, Recorder, every_key, first_seal_of
 from tests.attacks.unmasked import is_read, pair_secrets, rebuild, revealed, strip
-from tests.attacks.weakened import Curious, Stage, Vector, updates_of
+from tests.attacks.weakened import Curious, Stage, Vector, channel_of, one_key_set, updates_of
 
 NAMES = "abcdefgh"
 History: TypeAlias = tuple[Recorder, dict[str, Vector], dict[tuple[int, str], Secret]]
 """All rounds, the updates, and K_u by round and client that vanished in it."""
 SEMI_HONEST = Requirements(adversary=Adversary.SEMI_HONEST)
-
-
-def channel_of(round_secret: Secret) -> tuple[Secret, Secret]:
-    """The weakened copy's channel keys."""
-    return (
-        hkdf(round_secret, label=b"the weakened copy's channel key"),
-        hkdf(round_secret, label=b"the weakened copy's channel seed", size=SEED_BYTES),
-    )
-
-
-@pytest.fixture
-def one_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = EpochKeys.draw
-
-    def draw(entropy: Any) -> EpochKeys:
-        keys = honest(entropy)
-        return EpochKeys(*channel_of(keys.round_secret), keys.round_secret, keys.self_mask_seed)
-
-    monkeypatch.setattr(EpochKeys, "draw", staticmethod(draw))
 
 
 def round_secret_of(played: Recorded, client: str) -> Secret:
@@ -70,8 +45,8 @@ def seed_of(played: Recorded, client: str) -> Secret:
 # One key set for both
 
 
-@pytest.mark.usefixtures("one_key_set")
-def test_with_one_key_set_a_curious_server_reads_the_survivors() -> None:
+def test_with_one_key_set_a_curious_server_reads_the_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_key_set(monkeypatch)
     names, dropped, survivors = "abcde", "bd", "ace"
     protocol = MaskedSum(max_clients=8, requirements=SEMI_HONEST)
     assert protocol.plan(5).threshold == len(dropped)
@@ -89,21 +64,6 @@ def test_with_one_key_set_a_curious_server_reads_the_survivors() -> None:
         round_secret = rebuild(played.view, victim, shares)
         words = strip(stage, victim, seed=seed_of(played, victim), round_secret=round_secret)
         assert is_read(stage, words, updates[victim])
-
-
-def first_seal_of(played: Recorded, dealer: str, holder: str, channel: Secret, seed: Secret) -> Secret:
-    """The key under which `dealer` sealed its first shares to `holder`, from the holder's channel keys."""
-    place = played.view.epoch.members.index
-    ciphertexts = columns(played.dealt[dealer].encapsulations, CIPHERTEXT_BYTES)
-    ciphertext = ciphertexts[played.near(dealer).index(holder)]
-    return first_seal_key(
-        PrivateKey(channel).agree(played.keys[dealer].channel_key),
-        DecapsulationKey(seed).decapsulate(ciphertext),
-        ciphertext,
-        epoch=played.view.epoch.digest,
-        dealer=place(dealer),
-        holder=place(holder),
-    )
 
 
 # Two key sets
@@ -126,31 +86,6 @@ def history() -> History:
         for number, lost in enumerate(("b", "e"))
     }
     return recorder, updates, secrets
-
-
-def every_key(recorder: Recorder, client: str, secret: Secret) -> Iterator[Secret]:
-    """Whatever the library derives from secrets, from this one, in every place and for every round."""
-    mask = MaskKeys(secret)
-    seed = hkdf(secret, label=labels.MASK_ENCAPSULATION, size=SEED_BYTES).reveal()
-    roots = [secret, hkdf(secret, label=labels.MASK_KEY), Secret(seed[:32]), Secret(seed[32:])]
-    first = recorder.rounds[0]
-    epoch = first.view.epoch
-    for root in roots:
-        for label in (value for value in vars(labels).values() if isinstance(value, bytes)):
-            for context in (b"", epoch.digest, *(each.bound for each in recorder.rounds)):
-                yield hkdf(root, label=label, context=context)
-    for peer in first.near(client):
-        # As if its mask keys were its channel keys.
-        ciphertexts = columns(first.dealt[peer].encapsulations, CIPHERTEXT_BYTES)
-        yield from (mask.encapsulation.decapsulate(each) for each in ciphertexts)
-        roots += [
-            mask.agreement.agree(key) for key in (first.keys[peer].channel_key, first.keys[peer].mask_key)
-        ]
-    for root in roots:
-        yield root
-        for each in recorder.rounds:  # and as if any of these were a link of a chain
-            link = ratchet(root, epoch=epoch.digest, origin=each.number)
-            yield from (link.pair_secret, *link.seals, link.following)
 
 
 def test_a_rebuilt_secret_opens_its_own_pair_secrets_and_nothing_else(

@@ -6,6 +6,7 @@ shares into these secrets, as the server does; `strip` takes away the masks that
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from protocols.machine.channels import SECRET_BYTES, pair_bytes
 from protocols.masked.keys import MaskKeys, first_pair_secret, pair_mask_seed, pairs_key, self_mask_seed
 from protocols.masked.messages import SHARE_BYTES, MaskedInput, SelfMaskShare, Unmask, columns
+from secagg.errors import VerificationError
 from secagg.secret import Secret
 from secagg.shamir import Share, combine
 from secagg.standard.aead import open_sealed
@@ -70,13 +72,14 @@ def pair_secrets(view: Any, client: str, round_secret: Secret) -> dict[str, Secr
         behind = [each for each in near(place) if each > place]
         position = len(near(place)) + behind.index(me)
         ciphertext = columns(dealings.made[place].encapsulations, CIPHERTEXT_BYTES)[position]
-        secrets[place] = first_pair_secret(
-            mask.agreement.agree(dealings.mask_keys[place][0]),
-            mask.encapsulation.decapsulate(ciphertext),
-            ciphertext,
-            epoch=epoch.digest,
-            pair=pair_bytes(me, place),
-        )
+        with suppress(VerificationError):  # the same key again, at a client that copied it (D6)
+            secrets[place] = first_pair_secret(
+                mask.agreement.agree(dealings.mask_keys[place][0]),
+                mask.encapsulation.decapsulate(ciphertext),
+                ciphertext,
+                epoch=epoch.digest,
+                pair=pair_bytes(me, place),
+            )
     return {epoch.cohort[place]: secret for place, secret in secrets.items()}
 
 

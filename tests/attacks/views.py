@@ -26,6 +26,7 @@ from protocols.masked.messages import (
 )
 from protocols.masked.states import Dealt
 from protocols.masked.transcript import SignedInput, SignedSurvivors
+from protocols.messages.envelope import Refusal
 from protocols.messages.schema import encode
 from secagg import labels
 from secagg.secret import Secret
@@ -45,6 +46,7 @@ class Coalition:
         pairs: the corrupt clients' own pair secrets.
         shares: what was revealed, by client, whether it is of b_u, and holder.
         refused: who released nothing in the last exchanges, and why.
+        tricked: who was made to accuse another of what it did not do; its K_u is in `round_secrets`.
     """
 
     stage: Stage
@@ -54,6 +56,7 @@ class Coalition:
     pairs: Mapping[str, Mapping[str, Secret]]
     shares: Mapping[tuple[str, bool], Mapping[str, bytes]]
     refused: Mapping[str, str]
+    tricked: Set[str] = frozenset()
 
     def opens(
         self,
@@ -114,14 +117,30 @@ def narrowed(stage: Stage, client: str, request: CollectInput, active: Iterable[
 
 
 def tell_stories(
-    stage: Stage, updates: Mapping[str, Vector], stories: Mapping[str, Story], corrupt: Iterable[str]
+    stage: Stage,
+    updates: Mapping[str, Vector],
+    stories: Mapping[str, Story],
+    corrupt: Iterable[str],
+    *,
+    tricked: Set[str] = frozenset(),
 ) -> Coalition:
-    """Plays a round in which each client hears its own story; those of corrupt clients do not matter."""
+    """Plays a round in which each client hears its own story; those of corrupt clients do not matter.
+
+    Args:
+        tricked: honest clients, without a story, whose hashes of pair secrets the server spoils (ATTACKS D5).
+    """
     outbox = stage.open(updates, until=2)
     pairs = {client: _own_pairs(stage, client) for client in corrupt}
     view, views = stage.summing, {}
+    proofs: dict[str, Secret] = {}
     for client in stage.names:
         request = request_of(CollectInput, outbox[client])
+        if client in tricked:
+            request = replace(request, edges=bytes(len(request.edges)))
+            said = body_of(Refusal, stage.tell(client, stage.request(2, request), updates[client]))
+            assert said.accused, stage.clients[client].refusal
+            proofs[client] = Secret(said.proof)
+            continue
         if client in stories:
             request = narrowed(stage, client, request, stories[client].active)
         answer = stage.tell(client, stage.request(2, request), updates[client])
@@ -161,7 +180,8 @@ def tell_stories(
         }
         for kind in (True, False)
     }
-    return Coalition(stage, views, rebuilt[True], rebuilt[False], pairs, shares, why)
+    round_secrets = {**rebuilt[False], **proofs}
+    return Coalition(stage, views, rebuilt[True], round_secrets, pairs, shares, why, tricked)
 
 
 def _own_pairs(stage: Stage, client: str) -> Mapping[str, Secret]:

@@ -29,6 +29,7 @@ from protocols.machine.suite import (
     Asked,
     ClientContext,
     ClientSteps,
+    Declined,
     Finished,
     Opened,
     Replied,
@@ -39,6 +40,7 @@ from protocols.machine.summand import Summand
 from protocols.masked import revealing
 from protocols.masked.client import MaskedClientSteps
 from protocols.masked.collecting import check_words, lanes_of
+from protocols.masked.keys import EpochKeys
 from protocols.masked.messages import AdvertiseKeys, MaskedInput, Quorum, Survivors
 from protocols.masked.server import MaskedServerSteps
 from protocols.masked.transcript import SignedKeys, cohort_digest
@@ -47,6 +49,8 @@ from protocols.messages.schema import decode, encode
 from secagg import labels
 from secagg.entropy import SeededEntropy
 from secagg.secret import Secret
+from secagg.standard.kdf import hkdf
+from secagg.standard.kem import SEED_BYTES
 from secagg.standard.signing import SIGNATURE_BYTES
 from secagg.vectors.ring import Ring
 
@@ -408,7 +412,7 @@ class Breaks(ClientSteps):
     def idle(self, state: Any) -> Any:
         return self._honest.idle(state)
 
-    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked:
+    def react(self, context: ClientContext, state: Any, request: Any) -> Replied | Asked | Declined:
         return self._honest.react(context, state, request)
 
     def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
@@ -454,6 +458,25 @@ class Advertises(Liar):
 def believe_all_stories(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients do not ask under which transcript their neighbours made their masks."""
     monkeypatch.setattr(revealing, "_check_stories", lambda *_: None)
+
+
+def channel_of(round_secret: Secret) -> tuple[Secret, Secret]:
+    """The weakened copy's channel keys."""
+    return (
+        hkdf(round_secret, label=b"the weakened copy's channel key"),
+        hkdf(round_secret, label=b"the weakened copy's channel seed", size=SEED_BYTES),
+    )
+
+
+def one_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients whose channel keys follow from the round secret (A17): see `channel_of`."""
+    honest = EpochKeys.draw
+
+    def draw(entropy: Any) -> EpochKeys:
+        keys = honest(entropy)
+        return EpochKeys(*channel_of(keys.round_secret), keys.round_secret, keys.self_mask_seed)
+
+    monkeypatch.setattr(EpochKeys, "draw", staticmethod(draw))
 
 
 class AmnesicLog:
