@@ -37,6 +37,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -261,19 +262,15 @@ def federate(
     history: list[RoundReport] = []
     handed_over: set[ClientId] = set()
     culprits: set[ClientId] = set()
-    seen: set[frozenset[ClientId]] = set()
+    unmoved = _Unmoved(protocol, clients)
     for number in range(rounds):
         handed_over |= _bring_along(clients, [name for name, each in clients.items() if each.stranded])
         exchange.begin(number, drop.get(number, {}))
-        seen = seen.union(*(client.refused for client in clients.values()))
-        cohort = _next_cohort(protocol, tuple(clients), culprits, seen)
+        cohort = unmoved.next_cohort(culprits, deliver=partial(_deliver, server, exchange))
         report, failed = _run(server, number, {name: clients[name] for name in cohort}, exchange, means)
         history.append(report)
-        if failed is not None:
-            culprits |= failed.culprits
-            seen |= {failed.opened} if failed.opened else set()
-        elif learns is Learner.SERVER:
-            seen.clear()  # the model moved; where clients move it, they know
+        unmoved.ended(report.contributors, failed)
+        culprits |= failed.culprits if failed is not None else frozenset()
         if on_round is not None:
             on_round(history[-1])
     exchange.begin(rounds, {})
@@ -363,32 +360,86 @@ class _Means:
             self.on_model(number, total, state)
 
 
-def _next_cohort(
-    protocol: MachineProtocol,
-    members: tuple[ClientId, ...],
-    culprits: Collection[ClientId],
-    seen: Collection[frozenset[ClientId]],
-) -> tuple[ClientId, ...]:
-    """Whom the next round asks: all but the culprits, if there is a plan for so few; else all.
+class _Unmoved:
+    """Sums for the model at hand that moved nobody: they were opened and refused, or did not verify.
 
-    `seen` are the contributors of sums for this very model that were opened and refused. A sum of nearly the
-    same clients would tell the updates of those in which the two differ. So it is asked of the same again (a
-    culprit may be missing: that is its own update), or of others by as many as hide one honest client.
+    Somebody may have seen them: the server, or a client that spoilt one and holds the key. A sum of nearly
+    the same clients would tell the updates of those in which the two differ. So the next is asked of the same
+    again (a culprit may be missing: that is its own update), or of others by as many as hide an honest client.
     """
-    least = protocol.suite.requirements.min_contributors
 
-    def will_do(cohort: tuple[ClientId, ...]) -> bool:
-        try:
-            apart = max(least, protocol.plan(len(cohort), roster=len(members)).corrupt + 2)
-        except ParameterError:
-            return False
-        differences = [each.symmetric_difference(cohort).difference(culprits) for each in seen]
-        return all(not difference or len(difference) >= apart for difference in differences)
+    def __init__(self, protocol: MachineProtocol, clients: Mapping[ClientId, FederatedClient]) -> None:
+        self._protocol, self._clients = protocol, clients
+        self._seen: set[frozenset[ClientId]] = set()
+        self._base = _common_base(clients)
+        self._sealed: frozenset[ClientId] | None = None  # contributors of a result that is not delivered yet
+        self._delivered: frozenset[ClientId] | None = None  # of the one before
 
-    wanted = [frozenset(members).difference(culprits)]
-    wanted += [each.difference(culprits) for each in seen] + list(seen)
-    cohorts = [tuple(name for name in members if name in each) for each in wanted]
-    return next(filter(will_do, cohorts), members)
+    def ended(self, contributors: frozenset[ClientId], failed: RoundAborted | None) -> None:
+        """A round is over."""
+        if self._protocol.learns is Learner.CLIENTS:
+            self._delivered, self._sealed = self._sealed, contributors if failed is None else None
+        elif failed is None:
+            self._seen.clear()  # the model moved
+        elif failed.opened:
+            self._seen.add(failed.opened)
+
+    def next_cohort(
+        self, culprits: Collection[ClientId], *, deliver: Callable[[], None]
+    ) -> tuple[ClientId, ...]:
+        """Whom the next round asks: all but the culprits, if there is a plan for so few; else all.
+
+        Where the clients learn the sum, whether the last one moved them is known once they have it: it is
+        delivered now if that makes a difference, and else with the round.
+        """
+        self._look(self._delivered)
+        self._delivered = None
+        cohort = self._chosen(culprits, self._seen)
+        if self._sealed is not None and self._chosen(culprits, self._seen | {self._sealed}) != cohort:
+            deliver()
+            self._look(self._sealed)
+            self._sealed = None
+            return self._chosen(culprits, self._seen)
+        return cohort
+
+    def _look(self, contributors: frozenset[ClientId] | None) -> None:
+        """Takes note of whether a delivered sum of these moved the clients."""
+        if (base := _common_base(self._clients)) != self._base:
+            self._base, self._seen = base, set()
+        elif contributors is not None:
+            self._seen.add(contributors)
+
+    def _chosen(
+        self, culprits: Collection[ClientId], seen: Collection[frozenset[ClientId]]
+    ) -> tuple[ClientId, ...]:
+        members = tuple(self._clients)
+        least = self._protocol.suite.requirements.min_contributors
+
+        def will_do(cohort: tuple[ClientId, ...]) -> bool:
+            try:
+                apart = max(least, self._protocol.plan(len(cohort), roster=len(members)).corrupt + 2)
+            except ParameterError:
+                return False
+            differences = [each.symmetric_difference(cohort).difference(culprits) for each in seen]
+            if len(seen) > 1:  # three sums tell more than their differences
+                return not all(differences)
+            return all(not difference or len(difference) >= apart for difference in differences)
+
+        wanted = [frozenset(members).difference(culprits)]
+        wanted += [each.difference(culprits) for each in seen] + list(seen)
+        cohorts = [tuple(name for name in members if name in each) for each in wanted]
+        return next(filter(will_do, cohorts), members)
+
+
+def _common_base(clients: Mapping[ClientId, FederatedClient]) -> bytes:
+    """What the largest group of clients has applied to the initial model."""
+    return Counter(each.base for each in clients.values()).most_common(1)[0][0]
+
+
+def _deliver(server: FederatedServer, exchange: InProcess) -> None:
+    """Brings sealed sums to their clients, which open them."""
+    for sender, reply in exchange(server.machine.deliver()):
+        server.machine.receive(sender, reply)
 
 
 def _run(
@@ -426,8 +477,8 @@ def _bring_along(
     clients: Mapping[ClientId, FederatedClient], late: Collection[ClientId]
 ) -> frozenset[ClientId]:
     """Those of `late` whose model is not that of the largest group take it from there; who they are."""
-    groups = Counter(each.base for each in clients.values())
-    foremost = next(each for each in clients.values() if each.base == groups.most_common(1)[0][0])
+    base = _common_base(clients)
+    foremost = next(each for each in clients.values() if each.base == base)
     behind = frozenset(name for name in late if clients[name].base != foremost.base)
     for name in late:
         clients[name].take_over(foremost)
@@ -442,8 +493,7 @@ def _settle(
         for client in clients.values():
             client.take_model(server.model)
         return frozenset()
-    for sender, reply in exchange(server.machine.deliver()):
-        server.machine.receive(sender, reply)
+    _deliver(server, exchange)
     return _bring_along(clients, clients)
 
 

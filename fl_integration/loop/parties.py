@@ -134,7 +134,6 @@ class FederatedClient:
         seconds: processor seconds that its machine took so far; training is not in it.
         clipped: values of the last contribution that were clipped.
         opened: sums opened and applied so far.
-        refused: contributors of each sum that it opened, and refused, since its copy last moved.
         base: digest (32 bytes) of the initial model and of all sums applied to it (`Learner.CLIENTS`).
         stranded: the others went on from another copy than its own, and it needs `take_over`.
     """
@@ -161,7 +160,6 @@ class FederatedClient:
         self.base, self.stranded = model_digest(self._state), False
         self._initial = self.base
         self._applied: frozenset[bytes] = frozenset()
-        self.refused: frozenset[frozenset[ClientId]] = frozenset()
         self.weight = examples(loader, name)
         self.seconds, self.clipped, self.opened = 0.0, 0, 0
 
@@ -230,10 +228,7 @@ class FederatedClient:
         for result in self._machine.results:
             try:
                 total = self._timed(partial(self._machine.open, result))
-            except RoundAborted as error:
-                self.refused |= {error.opened}
-                continue
-            except (PeerViolation, ParameterError):
+            except (PeerViolation, RoundAborted, ParameterError):
                 continue
             if (digest := hashlib.sha256(result).digest()) in self._applied:
                 continue  # taken over from a peer, before it was delivered here
@@ -244,14 +239,13 @@ class FederatedClient:
             self._state = moved(self._state, total)
             self.base = _next_base(self.base, result)
             self.opened += 1
-            self.refused = frozenset()
             if self._on_model is not None and total.round is not None:
                 self._on_model(total.round, total, self._state)
 
     def take_over(self, peer: "FederatedClient") -> None:
         """Takes a peer's copy of the model: the way back for one that the others left behind."""
         self._state, self.base, self.opened = dict(peer._state), peer.base, peer.opened
-        self._applied, self.refused, self.stranded = peer._applied, peer.refused, False
+        self._applied, self.stranded = peer._applied, False
 
     def _timed(self, step: Callable[[], T]) -> T:
         since = time.process_time()

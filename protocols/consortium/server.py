@@ -11,7 +11,7 @@ answers: contributions name their head, and the largest group of equal heads is 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from protocols.consortium.messages import (
     AdvertiseKeys,
@@ -27,7 +27,7 @@ from protocols.consortium.messages import (
 )
 from protocols.consortium.scheme import Scheme, Total
 from protocols.identity import ClientId
-from protocols.machine.suite import Finished, Judged, Opened, ServerContext, ServerSteps
+from protocols.machine.suite import Finished, Judged, LeftOutError, Opened, ServerContext, ServerSteps
 from protocols.messages.envelope import Refusal
 from protocols.messages.schema import U32, U64, Key32, Name, encode
 from secagg import labels
@@ -38,16 +38,23 @@ from secagg.vectors.linear_mac import PRIME, TAG_BYTES
 
 __all__ = ["ConsortiumServerSteps"]
 
+PATIENCE: Final = 8
+"""Rounds in which one client alone asks for another key, before there is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Consortium:
-    """What outlives a round: the public part, who holds the key, and what is still to be delivered."""
+    """What outlives a round: the public part, who holds the key, and what is still to be delivered.
+
+    `asked`: in how many rounds a client has asked for another key.
+    """
 
     key_id: Key32
     public: bytes
     custodian: Name
     holders: frozenset[Name]
     deliveries: dict[Name, Delivery]
+    asked: dict[Name, U32] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,12 +376,7 @@ class ConsortiumServerSteps(ServerSteps):
     ) -> Summing:
         group = state.groups.get(reply.head)
         if group is None:
-            # Each corrupt client may name a head of its own, beside the one that the honest have in common.
-            if len(state.groups) > corrupt_in(context):
-                raise PeerViolation(
-                    f"an update that answers another head than the {len(state.groups)} that others answer",
-                    culprit=sender,
-                )
+            state = _with_room(context, state, sender)
             group = Group({}, {}, self._total(context, state.consortium))
         group.total.add(reply.vector)
         consortium = state.consortium
@@ -413,10 +415,12 @@ class ConsortiumServerSteps(ServerSteps):
             tag.to_bytes(TAG_BYTES, "big"),
             memoryview(group.total.to_bytes()),
         )
+        named = head != hashlib.sha256(context.round.model).digest()
         return Finished(
-            Idle(None if _renews(context, state) else state.consortium, state.custody),
+            Idle(_renewed(context, state), state.custody),
             result=encode(result),
             left_out=dict.fromkeys(present - minima.keys(), "its update answers another head than the sum"),
+            head=head if named else b"",
         )
 
     # Saved states
@@ -451,10 +455,33 @@ def corrupt_in(context: ServerContext) -> int:
     return context.plan(len(context.round.cohort)).corrupt
 
 
-def _renews(context: ServerContext, state: Summing) -> bool:
-    """Whether the next set-up makes another key: more ask for it than may be corrupt, or half of all do."""
-    asking, contributors = len(state.renewing), sum(len(each.tags) for each in state.groups.values())
-    return asking > corrupt_in(context) or 2 * asking >= contributors
+def _with_room(context: ServerContext, state: Summing, sender: ClientId) -> Summing:
+    """The open sum with room for one more head.
+
+    Each corrupt client may name a head of its own, beside the one that the honest have in common. If there
+    are more, for somebody honest was away too long, the oldest head that one client alone names gives way.
+    """
+    if len(state.groups) <= corrupt_in(context):
+        return state
+    alone = [head for head, group in state.groups.items() if len(group.tags) == 1]
+    if not alone:
+        raise LeftOutError("its update answers another head than the others", culprit=sender)
+    return replace(state, groups={head: group for head, group in state.groups.items() if head != alone[0]})
+
+
+def _renewed(context: ServerContext, state: Summing) -> Consortium | None:
+    """The consortium, or nothing if the next set-up is to make another key.
+
+    That is when more ask for it than may be corrupt, or half of all; or when one has asked for long, which
+    may have seen more fail than the others.
+    """
+    asking, contributors = state.renewing, sum(len(each.tags) for each in state.groups.values())
+    asked = {client: state.consortium.asked.get(client, 0) + 1 for client in asking}
+    if len(asking) > corrupt_in(context) or 2 * len(asking) >= contributors:
+        return None
+    if max(asked.values(), default=0) >= PATIENCE:
+        return None
+    return replace(state.consortium, asked={**state.consortium.asked, **asked})
 
 
 def _least(context: ServerContext) -> int:

@@ -40,6 +40,8 @@ KEPT_RESULTS: Final = 4
 """Unopened results that a client keeps, and that a server keeps for a member who does not fetch them."""
 MAXIMUM_ROUND: Final = (1 << 63) - 1
 HEAD_BYTES: Final = 32
+LOST: Final = bytes(32)
+"""What no release has for a digest."""
 FIND_THE_LOG: Final = (
     "find the log as this client left it; if it is lost for good, start this client afresh in a new session "
     "and do not continue this state"
@@ -80,11 +82,21 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """What this client wrote to its release log."""
+
+    round: U64
+    step: U64
+    digest: Key32
+
+
+@dataclass(frozen=True, slots=True)
 class Logged:
-    """The release log as a state knows it: which one, and how many entries of this client it held."""
+    """The release log as a state knows it: which one, how many entries of this client it held, the last."""
 
     identity: Annotated[bytes, Size(16)]
     entries: U64
+    last: Entry | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +152,7 @@ class ClientMachine(Guarded, Client):
         )
         self._max_length = policy.max_length
         self._log = policy.release_log
+        self._last_entry: Entry | None = None
         self._entropy = entropy
         self._round = 0  # rounds are numbered from 1 inside: a message's number plus one
         self._answers: dict[int, Answer] = {}
@@ -313,7 +326,12 @@ class ClientMachine(Guarded, Client):
 
     def _log_allows(self, number: int, step: int, release: bytes) -> bool:
         """Whether this release may leave: the log has none in its place, or this very one."""
-        return self._log is None or self._log.insert(self._log_name, number, step, release) == release
+        if self._log is None:
+            return True
+        if self._log.insert(self._log_name, number, step, release) != release:
+            return False
+        self._last_entry = Entry(number, step, release)
+        return True
 
     def _enter(self, number: int, step: Replied | Asked | Declined, *, fresh: bool) -> None:
         if fresh:
@@ -448,7 +466,9 @@ class ClientMachine(Guarded, Client):
         )
 
     def _logged(self) -> Logged | None:
-        return None if self._log is None else Logged(self._log.identity, self._log.count(self._log_name))
+        if self._log is None:
+            return None
+        return Logged(self._log.identity, self._log.count(self._log_name), self._last_entry)
 
     def _check_log(self, saved: Logged | None) -> None:
         """A state goes on with its own log alone: an entry that is missing is a release that is forgotten."""
@@ -467,6 +487,14 @@ class ClientMachine(Guarded, Client):
                 f"the release log lost entries: it holds {entries}, the state saw {saved.entries}; it was "
                 f"restored from an older copy; {FIND_THE_LOG}"
             )
+        last = saved.last
+        if last is not None and self._log.insert(self._log_name, last.round, last.step, LOST) != last.digest:
+            # An older copy went on by as many others. That it lacked this one stands there from now on.
+            raise ParameterError(
+                "the release log lost the last entry that the state saw, whatever it got since; it was restored "
+                f"from an older copy; {FIND_THE_LOG}"
+            )
+        self._last_entry = last
 
     @classmethod
     def restore(

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocols.identity import SERVER, ClientId, Identity, Roster
-from protocols.interface import Outcome, Round, Server
+from protocols.interface import Learner, Outcome, Round, Server
 from protocols.machine.client import Received, Request
 from protocols.machine.guard import Guard, Guarded, guarded
 from protocols.machine.mailbox import Mailbox
 from protocols.machine.server_memory import Ending, Memory, SavedSum, Status
-from protocols.machine.suite import Finished, Opened, ServerContext, Suite
+from protocols.machine.suite import Finished, LeftOutError, Opened, ServerContext, Suite
 from protocols.messages.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
     RESULT,
+    STAGES,
     Envelope,
     Refusal,
     check_session,
@@ -40,6 +41,8 @@ from secagg.wire import Buffer
 __all__ = ["ServerMachine"]
 
 EMPTY_ROUND = Round(0, (), 1)
+KEPT_SUMS = 16
+"""Contributors of so many sums that moved nobody are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,10 @@ class Asked:
     state: Any
     context: ServerContext
     kind: type
+
+
+def _digest(model: bytes) -> bytes:
+    return hashlib.sha256(model).digest()
 
 
 class ServerMachine(Guarded, Server):
@@ -87,6 +94,9 @@ class ServerMachine(Guarded, Server):
         self._seen_before: set[tuple[ClientId, bytes]] = set()
         self._dropped: dict[ClientId, str] = {}
         self._culprits: frozenset[ClientId] = frozenset()
+        self._ever_culprits: frozenset[ClientId] = frozenset()
+        self._seen_sums: dict[bytes, tuple[frozenset[ClientId], ...]] = {}  # by what they answered
+        self._put_off = 0
         self._lost: frozenset[ClientId] | None = (
             None  # the keys of `_dropped`, made when a step asks for them
         )
@@ -211,7 +221,12 @@ class ServerMachine(Guarded, Server):
         except BaseException:
             # An interrupt, or memory that ran out: sums change in place, and a second try would be false.
             if self._status is Status.OPEN:
-                self._abort(f"interrupted while {self._suite.exchanges[self._exchange]} was closed")
+                name, revealed = (
+                    self._suite.exchanges[self._exchange],
+                    self._exchange > self._suite.collecting,
+                )
+                opened = self._contributors if revealed else frozenset()
+                self._abort(f"interrupted while {name} was closed", opened=opened)
             raise
 
     def _close(self) -> dict[ClientId, bytes]:
@@ -230,7 +245,11 @@ class ServerMachine(Guarded, Server):
                 raise RoundAborted(
                     f"{len(present)} contributors, at least {least} are needed before anything is opened"
                 )
+            if self._collects() and self._suite.learns is Learner.SERVER:
+                self._put_off_near(_digest(self._round.model) if self._round.model else b"", present)
             step = self._suite.server.close(self._context(self._round), self._state, present)
+            if isinstance(step, Finished) and step.result is not None:
+                self._put_off_near(step.head, present.difference(step.left_out))
         except RoundAborted as error:
             for culprit in error.culprits:
                 self._blame(culprit, error.reason)
@@ -247,10 +266,43 @@ class ServerMachine(Guarded, Server):
         self._finish(step)
         return {}
 
+    def _put_off_near(self, answered: bytes, contributors: frozenset[ClientId]) -> None:
+        """Aborts if the sum of these would differ by one client, or few, from one that somebody saw.
+
+        That one was for the same model, for it moved nobody: it was refused, or spoilt, though not for who
+        spoilt it. Their difference would tell the update of whoever is in one of them only (ATTACKS A10);
+        whose own fault that is does not count. So the round waits for those who are missing, once more than
+        there may be liars that make others be missing; then the training goes on.
+        """
+        plan = self._context(self._round).plan(len(self._round.cohort))
+        apart = max(self._suite.requirements.min_contributors, plan.corrupt + 2)
+        seen = self._seen_sums.get(answered, ())
+        missing = [each.symmetric_difference(contributors) - self._ever_culprits for each in seen]
+        if any(0 < len(each) < apart for each in missing) and self._put_off <= plan.corrupt:
+            self._put_off += 1
+            raise RoundAborted(
+                f"a sum for this model was seen, and refused or spoilt; one of these contributors would tell "
+                f"their difference, of fewer than {apart} clients: put off ({self._put_off} of "
+                f"{plan.corrupt + 1})"
+            )
+        if self._suite.learns is Learner.CLIENTS:  # nobody here will know whether it opened
+            self._remember(answered, contributors)
+
+    def _remember(self, answered: bytes, contributors: frozenset[ClientId]) -> None:
+        """A sum that may be seen without moving anybody."""
+        if not answered:
+            return
+        if answered not in self._seen_sums:
+            self._seen_sums, self._put_off = {}, 0
+        before = self._seen_sums.get(answered, ())
+        self._seen_sums[answered] = tuple({*before, contributors})[-KEPT_SUMS:]
+
     def _finish(self, step: Finished) -> None:
+        if self._suite.learns is Learner.SERVER:
+            self._seen_sums, self._put_off = {}, 0
         for client, reason in step.left_out.items():
             self._lose(client, reason)
-        self._contributors -= step.left_out.keys()
+        self._contributors = self._contributors.difference(step.left_out)
         record = self._sign("", opened=True)
         self._state, self._status = self._suite.server.idle(step.state), Status.DONE
         total = None if step.total is None else SavedSum.of(step.total, round=self._round.number)
@@ -261,6 +313,8 @@ class ServerMachine(Guarded, Server):
     def _abort(self, reason: str, *, opened: frozenset[ClientId] = frozenset()) -> None:
         self._status = Status.ABORTED  # first: whatever else can be done or not, this round has no sum
         self._contributors = opened
+        if opened:
+            self._remember(_digest(self._round.model) if self._round.model else b"", opened)
         record = self._sign(reason, opened=bool(opened))
         self._state = self._suite.server.idle(self._state)
         self._ending = Ending(total=None, result=None, record=record, reason=reason[:2048])
@@ -327,6 +381,7 @@ class ServerMachine(Guarded, Server):
     def _blame(self, client: ClientId, reason: str) -> None:
         """The same for who broke the protocol."""
         self._culprits |= {client}
+        self._ever_culprits |= {client}
         self._lose(client, reason)
 
     # Results that only clients open
@@ -363,12 +418,14 @@ class ServerMachine(Guarded, Server):
         except DecodeError as error:
             raise self._expel(round, sender, str(error)) from error
         if self._is_late(round, sender, envelope):
-            # An honest straggler of an earlier round must not lose this one for it.
+            # An honest straggler must not lose this round for an earlier one, or be blamed for being late.
             raise PeerViolation(
-                f"a message of an earlier round; this is round {round.number}", culprit=sender
+                f"a message of an earlier round or exchange; this is round {round.number}", culprit=sender
             )
         try:
             self._take(sender, envelope, digest)
+        except LeftOutError as error:
+            raise self._leave_out(round, sender, error.reason) from error
         except (DecodeError, VerificationError) as error:
             raise self._expel(round, sender, str(error)) from error
         except PeerViolation as error:
@@ -388,7 +445,14 @@ class ServerMachine(Guarded, Server):
     def _is_late(self, round: Round, sender: ClientId, envelope: Envelope) -> bool:
         ours = envelope.protocol == self._suite.code and envelope.session == self._session
         named = envelope.sender == sender and envelope.stage != ACKNOWLEDGEMENT
-        return ours and named and envelope.round < round.number
+        return ours and named and (envelope.round < round.number or self._is_of_a_closed_exchange(envelope))
+
+    @guarded
+    def _is_of_a_closed_exchange(self, envelope: Envelope) -> bool:
+        """Whether this answers an exchange of the open round that was closed without it."""
+        now = self._status is Status.OPEN and envelope.round == self._round.number
+        answers = envelope.stage % 2 == 1 and envelope.stage < STAGES
+        return now and answers and envelope.stage < request_stage(self._exchange)
 
     def _take(self, sender: ClientId, envelope: Envelope, digest: bytes) -> None:
         """Takes a message, whole or not at all.
@@ -482,6 +546,13 @@ class ServerMachine(Guarded, Server):
             self._blame(sender, reason)
         return PeerViolation(reason, culprit=sender)
 
+    @guarded
+    def _leave_out(self, round: Round, sender: ClientId, reason: str) -> PeerViolation:
+        """The same for who is not to blame."""
+        if self._round is round and self._status is Status.OPEN and sender in self._cohort:
+            self._lose(sender, reason)
+        return PeerViolation(reason, culprit=sender)
+
     def _context(self, round: Round) -> ServerContext:
         if self._lost is None:
             self._lost = frozenset(self._dropped)
@@ -515,6 +586,9 @@ class ServerMachine(Guarded, Server):
             seen_before=frozenset(self._seen_before),
             dropped=self._dropped,
             culprits=self._culprits,
+            ever_culprits=self._ever_culprits,
+            seen_sums=self._seen_sums,
+            put_off=self._put_off,
             contributors=self._contributors,
             transcript=self._transcript.digest(),
             results=self._mailbox.results,
@@ -544,7 +618,8 @@ class ServerMachine(Guarded, Server):
         machine._expected, machine._answered = saved.expected, saved.answered
         machine._seen, machine._seen_before = set(saved.seen), set(saved.seen_before)
         machine._dropped, machine._contributors = saved.dropped, saved.contributors
-        machine._culprits = saved.culprits
+        machine._culprits, machine._ever_culprits = saved.culprits, saved.ever_culprits
+        machine._seen_sums, machine._put_off = saved.seen_sums, saved.put_off
         machine._transcript = Transcript(saved.transcript)
         machine._mailbox = Mailbox(machine._roster.members, results=saved.results, owed=saved.owed)
         machine._carried = saved.carried

@@ -83,6 +83,9 @@ class Memory:
     seen_before: frozenset[tuple[Name, Key32]]
     dropped: dict[Name, Reason]
     culprits: frozenset[Name]
+    ever_culprits: frozenset[Name]
+    seen_sums: dict[bytes, tuple[frozenset[Name], ...]]
+    put_off: U8
     contributors: frozenset[Name]
     transcript: Key32
     results: dict[U64, bytes]

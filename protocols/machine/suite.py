@@ -33,6 +33,7 @@ __all__ = [
     "Declined",
     "Finished",
     "Judged",
+    "LeftOutError",
     "Opened",
     "Replied",
     "ServerContext",
@@ -88,6 +89,10 @@ class Declined:
     spends: int | None = None
 
 
+class LeftOutError(PeerViolation):
+    """A contribution that cannot be in this sum, through no fault that can be shown."""
+
+
 class UnknownKeyError(DecodeError):
     """A result under a key that this client does not hold, and may be given later."""
 
@@ -118,13 +123,15 @@ class Opened:
 class Finished:
     """A server's last step of a round. Exactly one of `total` and `result` is there.
 
-    `left_out` are those who answered the collecting exchange and are not in the sum, and why.
+    `left_out` are those who answered the collecting exchange and are not in the sum, and why. `head` is what
+    a result answers, if its contributors named one of their own; else empty.
     """
 
     state: Any
     total: Sum | None = None
     result: bytes | None = None
     left_out: Mapping[ClientId, str] = field(default_factory=dict)
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def agreed_secret(
     start = (layout.neighbours.count(low) + position) * CIPHERTEXT_BYTES
     ciphertext = made.encapsulations[start : start + CIPHERTEXT_BYTES]
     secret = first_pair_secret(
-        mask.agreement.agree(dealings.mask_keys[low][0]),
+        mask.agreement.agree(dealings.mask_keys[low][0], own=True),
         mask.encapsulation.decapsulate(ciphertext),
         ciphertext,
         epoch=epoch.digest,

@@ -169,7 +169,7 @@ def _first_edges(state: Dealt, active: Active, request: CollectInput) -> dict[in
     edges: dict[int, Edge] = {}
     for place, ciphertext in zip(neighbours, ciphertexts, strict=False):
         channel_key, mask_key = state.keys[place]
-        shared = channel.agree(channel_key)
+        shared = channel.agree(channel_key, own=True)
         theirs, mine = channel_decapsulation.decapsulate(ciphertext), state.dealing.encapsulated[place]
         low, high = (mine, theirs) if me < place else (theirs, mine)
         pair = pair_bytes(me, place)
@@ -177,7 +177,7 @@ def _first_edges(state: Dealt, active: Active, request: CollectInput) -> dict[in
             secret = state.dealing.pair_secrets[place]
         else:
             secret = first_pair_secret(
-                mask.agreement.agree(mask_key),
+                mask.agreement.agree(mask_key, own=True),
                 mask.encapsulation.decapsulate(to_mask[place]),
                 to_mask[place],
                 epoch=epoch.digest,

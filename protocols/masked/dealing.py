@@ -60,14 +60,19 @@ def deal_first(
     for place, keys in sorted(neighbours.items()):
         secret, ciphertext = encapsulate(keys.channel_encapsulation)
         seals[place] = first_seal_key(
-            channel.agree(keys.channel_key), secret, ciphertext, epoch=epoch.digest, dealer=me, holder=place
+            channel.agree(keys.channel_key, own=True),
+            secret,
+            ciphertext,
+            epoch=epoch.digest,
+            dealer=me,
+            holder=place,
         )
         encapsulated[place] = secret
         to_channels.append(ciphertext)
         if place > me:
             secret, ciphertext = encapsulate(keys.mask_encapsulation)
             pair_secrets[place] = first_pair_secret(
-                mask.agreement.agree(keys.mask_key),
+                mask.agreement.agree(keys.mask_key, own=True),
                 secret,
                 ciphertext,
                 epoch=epoch.digest,

@@ -240,7 +240,10 @@ def open_collecting(
 
 
 def check_input(context: ServerContext, state: Summing, sender: ClientId, reply: MaskedInput) -> None:
-    """A vector whose masks were made under the transcript of this round, signed; else its maker is named."""
+    """A vector whose masks were made under the transcript of this round, signed; else its maker is named.
+
+    So is who complains of more dealers than can all have lied to it.
+    """
     if reply.transcript != state.transcript:
         raise PeerViolation("masks made under another transcript; they would not cancel", culprit=sender)
     epoch = state.epoch
@@ -248,6 +251,11 @@ def check_input(context: ServerContext, state: Summing, sender: ClientId, reply:
     unopened = frozenset(epoch.members.places(reply.unopened))
     if unopened and not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
+    if len(unopened) > epoch.corrupt_neighbours:
+        raise PeerViolation(
+            f"complaints about {len(unopened)} clients, of whom {epoch.corrupt_neighbours} may be corrupt",
+            culprit=sender,
+        )
     statement = encode(SignedInput(reply.transcript))
     context.roster.verify(sender, reply.signature, statement, label=labels.MASKED_INPUT)
 
@@ -279,7 +287,7 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
             raise RoundAborted(
                 f"{holding} surviving holders could open what {epoch.cohort[dealer]!r} dealt, "
                 f"{epoch.threshold} must; {complaints} complain",
-                culprits=frozenset([epoch.cohort[dealer]] if blamed(state, dealer, complaints) else []),
+                culprits=blamed(state, dealer, complaints),
             )
     bitmap, model = epoch.members.bitmap(present), hashlib.sha256(context.round.model).digest()
     if context.suite.requirements.adversary is Adversary.MALICIOUS:
@@ -290,18 +298,22 @@ def close_collecting(context: ServerContext, state: Summing, present: frozenset[
     return open_unmasking(context, state, survivors, sorted(survivors), signatures={})
 
 
-def blamed(state: Summing, dealer: int, complaints: int) -> bool:
-    """Whether more complain of a dealer than could all have made it up.
+def blamed(state: Summing, dealer: int, complaints: int) -> frozenset[ClientId]:
+    """The dealer, if more complain of it than could all have made it up; and who complained of too many.
 
     A share that does not open proves nothing without the key of its channel, which opens all that the dealer
     ever sealed to that client. So accusers are counted: those of one round against the corrupt neighbours
     that a client may have; and all of the session against the corrupt clients that there may be, for a dealer
-    may wrong one client at a time. On a random graph the session's cannot be held against the former: each
-    epoch has another graph, and brings other corrupt neighbours.
+    may wrong one client at a time, and a client cry wolf. On a random graph the session's cannot be held
+    against the former: each epoch has another graph, and brings other corrupt neighbours.
     """
-    name = state.epoch.cohort[dealer]
-    ever = accusers_in(state).get(name, frozenset())
-    return complaints > state.epoch.corrupt_neighbours or len(ever) > state.epoch.corrupt
+    epoch, accusers = state.epoch, accusers_in(state)
+    name = epoch.cohort[dealer]
+    found = {name} if complaints > epoch.corrupt_neighbours else set()
+    found |= {accused for accused in accusers if len(accusers[accused]) > epoch.corrupt}
+    accused_by = Counter(accuser for those in accusers.values() for accuser in those)
+    found |= {accuser for accuser, count in accused_by.items() if count > epoch.corrupt}
+    return frozenset(found).intersection(epoch.cohort)
 
 
 def accusers_in(state: Any) -> Accusers:

@@ -65,18 +65,22 @@ class PrivateKey:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a PrivateKey is not pickled or copied; keep the Secret that it was made of")
 
-    def agree(self, public: bytes) -> Secret:
+    def agree(self, public: bytes, *, own: bool = False) -> Secret:
         """The raw shared secret, 32 bytes, with a peer's public key (RFC 7748, section 6.1).
+
+        Args:
+            own: whether our own public key will do, which a peer may have copied; for those who bind what
+                they derive to the places of both parties.
 
         Raises:
             ParameterError: a wrong type, or not 32 bytes.
-            VerificationError: `public` is of low order, or is our own public key in any of its encodings.
+            VerificationError: `public` is of low order, or our own public key in any of its encodings.
         """
         if type(public) is not bytes or len(public) != PUBLIC_KEY_BYTES:
             raise ParameterError(
                 f"a public key is {PUBLIC_KEY_BYTES} bytes of type bytes; decode the field first"
             )
-        if _coordinate(public) == self._coordinate:
+        if not own and _coordinate(public) == self._coordinate:
             raise VerificationError("the peer's public key is our own; ask for a key that it generated")
         try:
             return Secret(self._key.exchange(X25519PublicKey.from_public_bytes(public)))

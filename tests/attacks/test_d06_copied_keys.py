@@ -5,14 +5,13 @@ asserts that all public keys differ. The weakened copies do so, as the library d
 of whoever is faster and expels the other one, which is the honest owner, and names it, in every round; its
 clients refuse a cohort in which a key stands twice, and every round dies.
 
-Our server asks nobody for keys that differ. A key proves nothing but that its owner can use it: the copier
-cannot, so its shares do not open, its pair secrets are not what it signs for, and it is named for that. Nor
-does a copy weaken anything. Whatever is derived from two parties' keys is bound to both places in the cohort,
-so that masks and seals of two clients with one key are independent; and what the server rebuilds of the
-copier is a secret that the copier has drawn itself.
+Ours asks nobody for keys that differ. A key proves nothing but that its owner can use it: the copier cannot,
+so its shares do not open, its pair secrets are not what it signs for, and it is named for that. Nor does a
+copy weaken anything. Whatever is derived from two parties' keys is bound to both places in the cohort, so
+that the masks and seals of two clients with one key are independent, even if they share the private key too;
+and what the server rebuilds of the copier is a secret that the copier has drawn itself.
 
-Not covered: a copy of an X25519 key, which its owner's client meets as its own and refuses. A client that
-gives its private keys away; then whoever has them is that client.
+Not covered: a client that gives its private keys away. Then whoever has them is that client.
 """
 
 from collections.abc import Callable
@@ -24,19 +23,24 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 
-from protocols import MaskedSum, Outcome, PeerViolation, RoundAborted
-from protocols.machine.channels import chain_key, first_seal_key, pair_bytes
+from protocols import Adversary, MaskedSum, Outcome, PeerViolation, Requirements, RoundAborted
+from protocols.machine.channels import chain_key, first_seal_key, pair_bytes, ratchet
+from protocols.machine.suite import Declined
 from protocols.masked import collecting, joining
 from protocols.masked.client import MaskedClientSteps
+from protocols.masked.epoch import Edge
 from protocols.masked.keys import MaskKeys, first_pair_secret, pair_mask_seed
 from protocols.masked.messages import (
     AdvertiseKeys,
+    CollectInput,
     MaskedInput,
     PairKeyShare,
     ShareKeys,
     Unmask,
 )
 from protocols.masked.server import MaskedServerSteps
+from protocols.masked.states import Dealt, Idle
+from protocols.messages.envelope import Refusal
 from secagg.errors import VerificationError
 from secagg.secret import Secret
 from tests.attacks.recorded import Recorded, Recorder, every_key
@@ -48,9 +52,12 @@ from tests.attacks.weakened import (
     Stage,
     Vector,
     Wire,
+    body_of,
+    refused,
     rewrite,
     updates_of,
 )
+from tests.protocols.liars import fields_of, signed_dealing, spoilt
 
 COPIER, OWNER = "m", "v"
 ORDERS = ["mvabcde", "vabcdem", "abmcdve", "abvcdme", "abcdevm"]
@@ -64,8 +71,6 @@ COPIES: dict[str, tuple[str, ...]] = {
     "both ML-KEM keys": ("channel_encapsulation", "mask_encapsulation"),
     "all": KEYS,
 }
-KEM = ("channel_encapsulation", "mask_encapsulation", "both ML-KEM keys")
-"""Copies that leave the owner with a key pair of X25519 that nobody else has."""
 SENT = f"the pair secret that {COPIER!r} sent"
 
 
@@ -74,6 +79,21 @@ class Copier(Advertises):
 
     def __init__(self, seen: Callable[[], AdvertiseKeys], fields: tuple[str, ...]) -> None:
         super().__init__(lambda mine: replace(mine, **{each: getattr(seen(), each) for each in fields}))
+
+
+class Twin(MaskedClientSteps):
+    """A copier that has the private keys as well: more than any copier has."""
+
+    def __init__(self, seen: Callable[[], Any]) -> None:
+        self._seen = seen
+
+    def react(self, context: Any, state: Any, request: Any) -> Any:
+        step: Any = super().react(context, state, request)
+        if not isinstance(getattr(step, "message", None), AdvertiseKeys):
+            return step
+        keys = {each: getattr(self._seen().mine, each) for each in KEYS}
+        twin = Advertises(lambda mine: replace(mine, **keys)).react(context, state, request)
+        return replace(twin, state=replace(twin.state, secrets=self._seen().secrets))
 
 
 def on_stage(
@@ -91,6 +111,10 @@ def on_stage(
 
 def copying(fields: tuple[str, ...]) -> Callable[[Stage], MaskedClientSteps]:
     return lambda stage: Copier(lambda: stage.clients[OWNER]._state.mine, fields)
+
+
+def twin(stage: Stage) -> MaskedClientSteps:
+    return Twin(lambda: stage.clients[OWNER]._state)
 
 
 def faster(stage: Stage) -> dict[str, Hook]:
@@ -210,11 +234,19 @@ def only_the_copier_pays(stage: Stage, names: str, *, gone: dict[str, int] | Non
 
 
 @pytest.mark.parametrize("gone", [None, 1, 2], ids=["stays", "vanishes at once", "vanishes later"])
-@pytest.mark.parametrize("copied", KEM)
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("names", ORDERS)
 def test_ours_never_loses_or_names_the_owner(names: str, copied: str, gone: int | None) -> None:
     stage = on_stage(names, copying(COPIES[copied]))
     only_the_copier_pays(stage, names, gone={COPIER: gone} if gone else None)
+
+
+@pytest.mark.parametrize("copied", ["channel_key", "mask_key", "all"])
+@pytest.mark.parametrize("adversary", [Adversary.SEMI_HONEST, Adversary.MALICIOUS])
+def test_nor_does_it_under_another_adversary(adversary: Adversary, copied: str) -> None:
+    protocol = MaskedSum(max_clients=10, requirements=Requirements(adversary=adversary))
+    for names in ("abmcdve", "abvcdme"):
+        only_the_copier_pays(on_stage(names, copying(COPIES[copied]), protocol=protocol), names)
 
 
 class Brazen(Copier):
@@ -227,7 +259,7 @@ class Brazen(Copier):
 
 
 @pytest.mark.parametrize("vanishes", ["", OWNER, "a"], ids=["all stay", "the owner goes", "another goes"])
-@pytest.mark.parametrize("copied", KEM)
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("names", ["abcdemv", "mabcdev", "vabcdem"])
 def test_a_copier_that_goes_on_as_if_the_keys_were_its_own_frames_nobody(
     names: str, copied: str, vanishes: str
@@ -291,7 +323,7 @@ def test_several_copies_of_one_clients_keys() -> None:
     names, liars = "abcdefg" + OWNER + "lm", "lm"
     assert PROTOCOL.plan(len(names)).corrupt == len(liars)
     stage = Stage(PROTOCOL, names)
-    stage.steps = {liar: copying(COPIES["both ML-KEM keys"])(stage) for liar in liars}
+    stage.steps = {liar: copying(KEYS)(stage) for liar in liars}
     for liar in liars:
         stage.clients[liar] = stage.join(liar)
     left = names
@@ -315,11 +347,118 @@ def test_several_copies_of_one_clients_keys() -> None:
     assert OWNER in left
 
 
+# With another's proof
+
+
+class AccusesWith(MaskedClientSteps):
+    """Copies the owner's keys, and later accuses an honest client with the owner's own proof."""
+
+    def __init__(self, stage: Stage, proofs: list[bytes], accused: str) -> None:
+        self._copier = copying(KEYS)(stage)
+        self._proofs, self._accused = proofs, accused
+
+    def react(self, context: Any, state: Any, request: Any) -> Any:
+        if isinstance(request, CollectInput) and isinstance(state, Dealt):
+            return Declined(Idle(), "it did it", self._accused, self._proofs[0])
+        return self._copier.react(context, state, request)
+
+
+class WrongsTheOwner(MaskedClientSteps):
+    """Another liar: one pair secret of its first dealing, the owner's, is not what it signed for."""
+
+    def react(self, context: Any, state: Any, request: Any) -> Any:
+        step: Any = super().react(context, state, request)
+        if not isinstance(getattr(step, "message", None), ShareKeys):
+            return step
+        view = step.state.view
+        place = view.epoch.members.index(OWNER) - view.me - 1  # among those behind it
+        lie = signed_dealing(fields_of(edges=lambda column: spoilt(column, place, 16)))
+        return replace(step, message=lie(context, step.state, step.message))
+
+
+@pytest.mark.parametrize("accused", ["a", "h", OWNER])
+def test_the_owners_proof_in_the_copiers_hands_frames_nobody(accused: str) -> None:
+    """It fits the copier's keys, and with it comes out what the accused signed for."""
+    names, proofs = "labcdefh" + OWNER + COPIER, list[bytes]()
+    stage = Stage(PROTOCOL, names, steps={"l": WrongsTheOwner()})
+    stage.steps = {**stage.steps, COPIER: AccusesWith(stage, proofs, accused)}
+    stage.clients[COPIER] = stage.join(COPIER)
+    hooks = faster(stage)
+
+    def reply(exchange: int, name: str, message: bytes) -> bytes | None:
+        if exchange == 2 and name == OWNER:
+            assert refused(message)
+            proofs.append(body_of(Refusal, message).proof)
+        if exchange == 2 and name == "l":
+            return None  # so that the round goes on
+        return hooks["reply"](exchange, name, message)
+
+    updates = updates_of(names)
+    with suppress(RoundAborted):
+        stage.play(updates, request=hooks["request"], reply=reply)
+    record = stage.server.record().record
+    assert len(proofs[0]) == 32
+    assert record.culprits == {"l", COPIER}
+    assert f"of a pair secret that is as {accused!r} signed for it" in record.dropped[COPIER]
+    assert "the pair secret that 'l' sent" in record.dropped[OWNER]
+    left = "abcdefh" + OWNER
+    assert_right(stage.play(updates := updates_of(left)), updates, left)
+
+
 # Why it is safe
 
 
-def test_all_that_two_clients_derive_is_bound_to_their_places() -> None:
-    """One key and, though each is fresh, one encapsulation: the places keep it all apart."""
+@pytest.fixture
+def derived(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[int, Edge]]:
+    """What each client derived with each neighbour in the first dealing, by their places."""
+    found: dict[int, dict[int, Edge]] = {}
+    honest = collecting._first_edges
+
+    def first_edges(state: Dealt, active: Any, request: CollectInput) -> dict[int, Edge]:
+        found[state.view.me] = edges = honest(state, active, request)
+        return edges
+
+    monkeypatch.setattr(collecting, "_first_edges", first_edges)
+    return found
+
+
+@pytest.mark.parametrize("names", ORDERS)
+def test_two_clients_of_one_private_key_share_no_mask_and_no_seal(
+    names: str, derived: dict[int, dict[int, Edge]]
+) -> None:
+    stage, updates = on_stage(names, twin, server_steps=Curious()), updates_of(names)
+    outcome = stage.play(updates, **faster(stage))
+    assert not outcome.dropped  # whoever has the private keys is as good as their owner
+    assert_right(outcome, updates, names)
+    view = stage.summing
+    owner, copier = stage.places([OWNER, COPIER])
+    keys = stage.answers(0, AdvertiseKeys)
+    assert all(getattr(keys[OWNER], each) == getattr(keys[COPIER], each) for each in KEYS)
+    for place in set(range(len(names))) - {owner, copier}:
+        one, other = derived[place][owner], derived[place][copier]
+        secrets: list[Secret] = []
+        for edge, peer in ((one, owner), (other, copier)):
+            link = ratchet(edge.chain, epoch=view.epoch.digest, origin=1)
+            pair = pair_bytes(place, peer)
+            secrets += [
+                edge.pair_secret,
+                edge.incoming,
+                derived[peer][place].incoming,
+                edge.chain,
+                pair_mask_seed(edge.pair_secret, transcript=view.transcript, pair=pair),
+                link.pair_secret,
+                *link.seals,
+                link.following,
+            ]
+            assert derived[peer][place].pair_secret == edge.pair_secret  # both ends of it agree
+        assert len({each.reveal() for each in secrets}) == len(secrets) == 18
+    # The next round is made from the chains.
+    assert_right(stage.play(updates), updates, names)
+    assert min(wire.exchange for wire in stage.wire) == 2
+
+
+def test_not_even_if_nothing_but_the_places_differed() -> None:
+    """Every encapsulation is fresh. Were it the same too, the places would still keep all of it apart."""
     shared, first, second = (Secret(bytes([each]) * 32) for each in range(3))
     ciphertext, epoch = bytes(1088), bytes(32)
     seeds = set()
@@ -335,10 +474,13 @@ def test_all_that_two_clients_derive_is_bound_to_their_places() -> None:
     assert len(seeds) == 10
 
 
+@pytest.mark.parametrize(
+    "copied", [("mask_key",), ("mask_encapsulation",), ("mask_key", "mask_encapsulation")], ids=list
+)
 @pytest.mark.parametrize("names", ["vabcdem", "abcdevm"])
-def test_what_is_rebuilt_of_a_copier_opens_nothing_of_the_owner(names: str) -> None:
+def test_what_is_rebuilt_of_a_copier_opens_nothing_of_the_owner(names: str, copied: tuple[str, ...]) -> None:
     """It vanishes after dealing, so that the holders give its secret away: one that it drew itself."""
-    stage = on_stage(names, copying(("mask_encapsulation",)), server_steps=Curious())
+    stage = on_stage(names, copying(copied), server_steps=Curious())
     updates = updates_of(names)
     with pytest.raises(RoundAborted, match="another secret than its mask keys come from") as aborted:
         stage.play(updates, gone={COPIER: 2}, **faster(stage))
@@ -367,4 +509,25 @@ def test_what_is_rebuilt_of_a_copier_opens_nothing_of_the_owner(names: str) -> N
     for name in played.vectors:
         seed = rebuild(view, name, revealed(view, played.unmasked, name))
         words = strip(stage, name, seed=seed, pairs={COPIER: own[name]})
+        assert not is_read(stage, words, updates[name])
+
+
+@pytest.mark.parametrize("names", ["vabcdem", "abcdevm", "mabcdev"])
+def test_what_is_rebuilt_of_the_owner_opens_nothing_more_because_of_a_copy(names: str) -> None:
+    """Of the copier's edges it does. That is a corrupt client's own loss, and no vector but its own opens."""
+    stage = on_stage(names, twin, server_steps=Curious())
+    recorder, updates = Recorder(stage), updates_of(names)
+    played = recorder.play(updates, gone={OWNER: 2}, **faster(stage))
+    there = "".join(name for name in names if name != OWNER)
+    assert_right(stage.server.outcome(), updates, there)
+    view = played.view
+    rebuilt = rebuild(view, OWNER, revealed(view, played.unmasked, OWNER, PairKeyShare))
+    keys = {key.reveal(): key for key in every_key(recorder, OWNER, rebuilt)}
+    opened = {(blob.dealer, blob.holder) for blob in recorder.opened_by(keys.values())}
+    assert opened == {(OWNER, ""), (COPIER, "")}
+    pairs = {peer: pair_secrets(view, peer, rebuilt) for peer in (OWNER, COPIER)}
+    for name in set(there) - {COPIER}:
+        assert pairs[OWNER][name] != pairs[COPIER][name]
+        seed = rebuild(view, name, revealed(view, played.unmasked, name))
+        words = strip(stage, name, seed=seed, pairs={peer: each[name] for peer, each in pairs.items()})
         assert not is_read(stage, words, updates[name])
