@@ -365,7 +365,7 @@ class _Unmoved:
 
     Somebody may have seen them: the server, or a client that spoilt one and holds the key. A sum of nearly
     the same clients would tell the updates of those in which the two differ. So the next is asked of the same
-    again (a culprit may be missing: that is its own update), or of others by as many as hide an honest client.
+    again (a culprit may be missing: that is its own update), or of others by as many as hide an honest one.
     """
 
     def __init__(self, protocol: MachineProtocol, clients: Mapping[ClientId, FederatedClient]) -> None:

@@ -491,8 +491,8 @@ class ClientMachine(Guarded, Client):
         if last is not None and self._log.insert(self._log_name, last.round, last.step, LOST) != last.digest:
             # An older copy went on by as many others. That it lacked this one stands there from now on.
             raise ParameterError(
-                "the release log lost the last entry that the state saw, whatever it got since; it was restored "
-                f"from an older copy; {FIND_THE_LOG}"
+                "the release log lost the last entry that the state saw, whatever it got since; it was "
+                f"restored from an older copy; {FIND_THE_LOG}"
             )
         self._last_entry = last
 
