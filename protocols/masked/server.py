@@ -251,7 +251,9 @@ def check_input(context: ServerContext, state: Summing, sender: ClientId, reply:
     unopened = frozenset(epoch.members.places(reply.unopened))
     if unopened and not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
-    if len(unopened) > epoch.corrupt_neighbours:
+    if len(unopened) > max(
+        epoch.corrupt_neighbours, 1
+    ):  # where none is planned for, one may lie all the same
         raise PeerViolation(
             f"complaints about {len(unopened)} clients, of whom {epoch.corrupt_neighbours} may be corrupt",
             culprit=sender,
@@ -312,7 +314,7 @@ def blamed(state: Summing, dealer: int, complaints: int) -> frozenset[ClientId]:
     found = {name} if complaints > epoch.corrupt_neighbours else set()
     found |= {accused for accused in accusers if len(accusers[accused]) > epoch.corrupt}
     accused_by = Counter(accuser for those in accusers.values() for accuser in those)
-    found |= {accuser for accuser, count in accused_by.items() if count > epoch.corrupt}
+    found |= {accuser for accuser, count in accused_by.items() if count > max(epoch.corrupt, 1)}
     return frozenset(found).intersection(epoch.cohort)
 
 

@@ -46,7 +46,7 @@ from protocols.masked.states import Ready
 from protocols.messages.envelope import STAGES, Refusal
 from secagg.secret import Secret
 from tests.attacks.unmasked import is_read, rebuild, revealed, strip
-from tests.attacks.weakened import LENGTH, Curious, Stage, body_of, refused, request_of, updates_of
+from tests.attacks.weakened import LENGTH, Agreeable, Curious, Stage, body_of, refused, request_of, updates_of
 
 NAMES = "abcde"
 VICTIM = "c"
@@ -192,7 +192,7 @@ class ForgetsWhatIsSpent(MemoryReleaseLog):
     """A log of steps and rounds only."""
 
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
-        return digest if step >= STAGES else super().insert(session, round, step, digest)
+        return Agreeable(digest) if step >= STAGES else super().insert(session, round, step, digest)
 
 
 def spent_again(parties: Clients, number: int) -> tuple[Any, Any, list[bytes], dict[str, bytes]]:

@@ -206,15 +206,27 @@ def test_one_false_complaint_costs_nobody_anything() -> None:
 
     def complain(context: Any, state: Any, message: Any) -> Any:
         if isinstance(message, MaskedInput):
-            return replace(message, unopened=state.view.epoch.members.bitmap(HONEST))
+            return replace(message, unopened=state.view.epoch.members.bitmap("a"))
         if isinstance(message, Unmask):
-            own: Any = message.reveals(len(state.held))[sorted(state.held).index(state.view.me)]
-            return Unmask.of([own], following=message.next)
+            reveals = message.reveals(len(state.held))
+            mine = [each for place, each in zip(sorted(state.held), reveals, strict=True) if place != 0]
+            return Unmask.of(mine, following=message.next)
         return message
 
     outcome = Stage(PROTOCOL, NAMES, steps={"m": Liar(complain)}).play(updates_of(NAMES))
     assert outcome.contributors == frozenset(NAMES)
     assert not outcome.dropped
+
+
+def test_who_complains_of_more_than_may_be_corrupt_is_named() -> None:
+    def complain(context: Any, state: Any, message: Any) -> Any:
+        if isinstance(message, MaskedInput):
+            return replace(message, unopened=state.view.epoch.members.bitmap(HONEST))
+        return message
+
+    outcome = Stage(PROTOCOL, NAMES, steps={"m": Liar(complain)}).play(updates_of(NAMES))
+    assert outcome.contributors == frozenset(HONEST)
+    assert outcome.culprits == {"m"}
 
 
 class BlamesAtOnce(MaskedServerSteps):

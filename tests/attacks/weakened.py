@@ -479,13 +479,25 @@ def one_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EpochKeys, "draw", staticmethod(draw))
 
 
+class Agreeable(bytes):
+    """Says that it is whatever it is compared with."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = bytes.__hash__
+
+
 class AmnesicLog:
-    """A release log that forgets: every release is the first one."""
+    """A release log that forgets: every release is the first one, and whatever is asked for stands there."""
 
     identity = bytes(16)
 
     def insert(self, session: bytes, round: int, step: int, digest: bytes) -> bytes:
-        return digest
+        return Agreeable(digest)
 
     def count(self, session: bytes) -> int:
         return 0

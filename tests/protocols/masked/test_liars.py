@@ -240,10 +240,13 @@ def test_a_later_dealing_whose_shares_open_for_nobody_aborts_its_round(
 
 
 def test_a_channel_key_that_nobody_has_leaves_its_owner_out_of_the_steady_state(masked: Family) -> None:
-    # b opens nothing that is sealed to it, and complains of everybody; its chains are nobody else's.
+    # b opens nothing that is sealed to it, and complains of everybody: more than can all have lied to it.
     world = world_with(masked, Liar(AdvertiseKeys, signed_keys(channel_encapsulation=FOREIGN_ENCAPSULATION)))
-    play_well(world, NAMES)
+    updates = updates_of(NAMES)
+    outcome = world.play(updates)
     assert {sent.client for sent in world.log if has_complaint(sent)} == {"b"}
+    assert outcome.culprits == set(outcome.dropped) == {"b"}
+    assert_right(world.learn(outcome), world.protocol, updates, OTHERS)
     play_well(world, OTHERS)
     assert not is_long(world)
     play_well(world, NAMES)
@@ -251,44 +254,44 @@ def test_a_channel_key_that_nobody_has_leaves_its_owner_out_of_the_steady_state(
 
 
 class Complaining(MaskedClientSteps):
-    """Says in round 0 that it can open nobody's shares, and keeps to it."""
+    """Says in round 0 that it cannot open the shares of a, and keeps to it."""
 
     def fold(self, context: ClientContext, state: Any, summand: Summand) -> Replied:
         step = super().fold(context, state, summand)
         if context.round:
             return step
-        held = {state.view.me: state.held[state.view.me]}
-        unopened = Members(tuple(NAMES)).bitmap(OTHERS)
+        held = {place: both for place, both in state.held.items() if place != 0}
+        unopened = Members(tuple(NAMES)).bitmap("a")
         return replace(
             step, state=replace(step.state, held=held), message=replace(step.message, unopened=unopened)
         )
 
 
 def test_lying_complaints_cost_nobody_anything(masked: Family) -> None:
-    # It is not asked for any shares but its own, and that is all: enough others hold theirs.
+    # It is not asked for that share, and that is all: enough others hold theirs.
     world = world_with(masked, Complaining())
     play_well(world, NAMES)
     assert {sent.client for sent in world.log if has_complaint(sent)} == {"b"}
     last = next(sent.body for sent in reversed(world.log) if not sent.down and sent.client == "b")
-    assert len(body_of(Unmask, last).shares) == SHARE_BYTES
+    assert len(body_of(Unmask, last).shares) == (len(NAMES) - 1) * SHARE_BYTES
     play_well(world, NAMES)
     assert not is_long(world)
 
 
 def test_who_complained_and_reveals_all_the_same_is_named(masked: Family) -> None:
-    everybody = Members(tuple(NAMES)).bitmap(OTHERS)
-    world = world_with(masked, Liar(MaskedInput, unsigned(unopened=lambda bitmap: everybody)))
+    of_a = Members(tuple(NAMES)).bitmap("a")
+    world = world_with(masked, Liar(MaskedInput, unsigned(unopened=lambda bitmap: of_a)))
     updates = updates_of(NAMES)
     outcome = world.play(updates)
     assert set(outcome.dropped) == {"b"}
-    assert "1 shares were asked for" in outcome.dropped["b"]
+    assert "6 shares were asked for" in outcome.dropped["b"]
     assert_right(world.learn(outcome), world.protocol, updates, NAMES)
 
 
 def test_complaints_that_corrupt_clients_could_have_made_up_name_nobody() -> None:
-    # Of three clients one may be corrupt, and all three are needed. c says that nothing opened, and a and b,
-    # who are honest, must not be put out for that.
-    lie = Liar(MaskedInput, unsigned(unopened=lambda bitmap: Members(tuple("abc")).bitmap("ab")))
+    # Of three clients one may be corrupt, and all three are needed. c says that what a dealt did not open,
+    # and a, who is honest, must not be put out for that.
+    lie = Liar(MaskedInput, unsigned(unopened=lambda bitmap: Members(tuple("abc")).bitmap("a")))
     world = World(MaskedSum(max_clients=3), "abc", steps={"c": lie})
     assert world.protocol.plan(3).corrupt == 1
     with pytest.raises(RoundAborted, match="1 complain") as aborted:

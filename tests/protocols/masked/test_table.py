@@ -280,7 +280,9 @@ def test_a_server_takes_what_is_due_and_nothing_else(name: str) -> None:
                 if kind not in known:  # in the place of Unmask: it does not even decode
                     wrong.insert(0, (upward(world, kind, moment.number, "a", body), "."))
                 elif kind is not moment.kind:
-                    wrong.append((upward(world, kind, moment.number, "a", body), step))
+                    late = known.index(kind) < known.index(moment.kind)
+                    said = "an earlier round or exchange" if late else step
+                    wrong.append((upward(world, kind, moment.number, "a", body), said))
         restore(world, moment)
         for message, said in wrong:
             with pytest.raises(PeerViolation, match=said) as violation:
