@@ -56,7 +56,7 @@ MAXIMUM_FAILED_OPENINGS: Final = 8
 """Whether a doctored result opens may tell the server something of the key, a bit or so each time (Li and
 Micciancio's attack in its reaction form), so a client stops opening under a key that failed this often."""
 RENEWED_AFTER: Final = MAXIMUM_FAILED_OPENINGS // 2
-"""Failures after which a client asks for another key, so that nobody comes to the maximum."""
+"""Failures after which a client asks for another key, so that few come to the maximum."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,11 +251,10 @@ def check_input(context: ServerContext, state: Summing, sender: ClientId, reply:
     unopened = frozenset(epoch.members.places(reply.unopened))
     if unopened and not unopened <= set(epoch.among(epoch.graph.neighbours(place), state.active)):
         raise PeerViolation("a complaint about a client that dealt it nothing", culprit=sender)
-    if len(unopened) > max(
-        epoch.corrupt_neighbours, 1
-    ):  # where none is planned for, one may lie all the same
+    liars = max(epoch.corrupt_neighbours, 1)  # where none is planned for, one may lie all the same
+    if len(unopened) > liars:
         raise PeerViolation(
-            f"complaints about {len(unopened)} clients, of whom {epoch.corrupt_neighbours} may be corrupt",
+            f"complaints about {len(unopened)} clients, of whom {liars} may be corrupt",
             culprit=sender,
         )
     statement = encode(SignedInput(reply.transcript))
