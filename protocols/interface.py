@@ -360,9 +360,9 @@ class Client(ABC):
         """The sum inside a result (`Learner.CLIENTS` only).
 
         Whether a result opens is for its bytes alone to say: every client that holds its key finds the same,
-        unless its own policy, its failures or its memory of that round forbid it to try. One that does not open
-        is done with, and no longer in `results`; go on with the next, as all others do. One under a key that
-        this client does not hold stays there, for it may still be given that key.
+        unless its own policy, its failures or its memory of that round forbid it to try. One that does not
+        open is done with, and no longer in `results`; go on with the next, as all others do. One under a key
+        that this client does not hold stays there, for it may still be given that key.
 
         Raises:
             PeerViolation: the result does not decode or does not verify: the server, or a contributor,
