@@ -155,9 +155,7 @@ def test_nor_does_it_in_the_next_round(name: str) -> None:
     assert set(said) == {"a message of an earlier round or exchange; this is round 1"}
 
 
-@pytest.mark.parametrize(
-    ("name", "step"), but([case for case in CASES if case[1] == CUSTODIAL], PUT_OFF)
-)
+@pytest.mark.parametrize(("name", "step"), but([case for case in CASES if case[1] == CUSTODIAL], PUT_OFF))
 def test_a_custodian_whose_key_comes_when_all_have_another(name: str, step: str) -> None:
     """The answer comes when updates are collected."""
     stage = Stage(PROTOCOLS[name], NAMES)
