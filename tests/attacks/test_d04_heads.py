@@ -190,6 +190,23 @@ def test_what_gave_way_is_in_no_sum_when_its_head_comes_again(name: str) -> None
         assert heads.stage.clients[client].open(outcome.result).contributors == outcome.contributors
 
 
+class InPairs(Heads):
+    """Nine clients, of whom two pairs answer older models, each pair another one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "abcdefghi", liars="a", stale="bcde")
+
+    def head(self, client: str) -> bytes:
+        return hashlib.sha256(STALE).digest() if client in "de" else super().head(client)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("order", ["bcdefghia", "ihgfedcba", "fbdgceahi"])
+def test_where_no_head_is_alone_who_brings_another_is_left_out(name: str, order: str) -> None:
+    heads = InPairs(name)
+    summed(heads, heads.play(order))
+
+
 # One that is shut out
 
 
