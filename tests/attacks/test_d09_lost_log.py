@@ -6,15 +6,19 @@ from last week), or because that is the attack. An empty log has no entry in the
 so two vectors go out under the same masks, and y - y' = x - x'.
 
 The weakened copy takes whatever log it is given, as a log of no identity must be taken. Ours knows its log by
-16 random bytes that were drawn when the log was made, and how many entries of its own it has seen there.
+16 random bytes that were drawn when the log was made, how many entries of its own it has seen there, and
+which was the last. For a copy that only counts (`Counting`) is misled by an older log that went on since,
+with another copy of the client, to as many entries: what it holds is not what this state saw.
 
 Not covered: a log and a state that are restored together from one backup. They agree with each other, and
 nobody on that machine can tell: the last test shows it. The log belongs on storage of its own.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +39,7 @@ from protocols import (
     ReleaseLog,
 )
 from protocols.machine.client import ClientMachine, Logged
-from protocols.masked.messages import MaskedInput
+from protocols.masked.messages import Announcement, MaskedInput
 from protocols.messages.envelope import Refusal
 from secagg.secret import Secret
 from tests.attacks.weakened import LENGTH, Stage, body_of, refused, updates_of
@@ -52,6 +56,13 @@ class Trusting(ClientMachine):
 
     def _check_log(self, saved: Logged | None) -> None:
         pass
+
+
+class Counting(ClientMachine):
+    """A client that counts its entries, and does not look at them."""
+
+    def _check_log(self, saved: Logged | None) -> None:
+        super()._check_log(None if saved is None else replace(saved, last=None))
 
 
 class RolledBack:
@@ -230,6 +241,101 @@ def test_entries_of_others_do_not_stand_in_for_what_is_lost(tmp_path: Path) -> N
         )
         with pytest.raises(ParameterError, match="it holds 0, the state saw 2"):
             backups.victim.restored(log)
+
+
+# An older copy that went on
+
+
+class WentOn:
+    """Log and state are set back together, and go on; then the newest state is found.
+
+    Attributes:
+        victim: its newest state was saved behind its last release.
+    """
+
+    def __init__(self, log: ReleaseLog, back: Callable[[], ReleaseLog], keep: Callable[[], object]) -> None:
+        def watch(exchange: int) -> None:
+            if exchange == MASKED.suite.collecting and not self.kept:  # the state is saved
+                keep()
+                self.kept = True
+
+        self.kept = False
+        self.victim = RolledBack(log, before=1, watch=watch)
+        self.log = back()
+        stage, machine = self.victim.stage, self.victim.restored(self.log)
+        for number in range(50, 54):  # a server asks what it likes
+            answer = machine.receive(
+                stage.request(0, Announcement(MASKED.suite.digest, tuple(NAMES), LENGTH), round=number)
+            )
+            assert not refused(answer)
+        name = machine._log_name
+        assert self.log.count(name) >= stage.clients[VICTIM]._logged().entries  # type: ignore[union-attr]
+
+    def second(self, *, machine: type[ClientMachine] = ClientMachine) -> ClientMachine:
+        """The newest state with the log that went on."""
+        return self.victim.restored(self.log, machine=machine, newest=True)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def went_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WentOn]:
+    if request.param == "memory":
+        log, copies = MemoryReleaseLog(), list[MemoryReleaseLog]()
+        yield WentOn(log, lambda: copies[0], lambda: copies.append(deepcopy(log)))
+        return
+    path, backup = tmp_path / "releases", tmp_path / "backup"
+
+    def back() -> ReleaseLog:
+        shutil.copy(backup, other)
+        return stack.enter_context(SqliteReleaseLog(other))
+
+    other = tmp_path / "set back"
+    with ExitStack() as stack:
+        yield WentOn(stack.enter_context(SqliteReleaseLog(path)), back, lambda: shutil.copy(path, backup))
+
+
+def test_a_client_that_only_counts_takes_a_log_that_went_on(went_on: WentOn) -> None:
+    """What it said before is not in there: it does not know that it has said it."""
+    machine = went_on.second(machine=Counting)
+    last = went_on.victim.stage.clients[VICTIM]._last_entry
+    assert last is not None
+    other = bytes(range(32))
+    assert went_on.log.insert(machine._log_name, last.round, last.step, other) == other
+
+
+def test_ours_misses_the_last_entry_that_it_saw(went_on: WentOn) -> None:
+    with pytest.raises(ParameterError, match=r"lost the last entry that the state saw.*in a new session"):
+        went_on.second()
+
+
+def test_and_does_not_find_it_the_second_time(went_on: WentOn) -> None:
+    """Asking leaves no entry that would answer the next time; nor does it where somebody asks in between."""
+    for _ in range(3):
+        with pytest.raises(ParameterError, match="lost the last entry"):
+            went_on.second()
+    older = went_on.victim.restored(went_on.log)
+    assert older.export(key=KEY)  # which has all its entries there, and goes on
+    with pytest.raises(ParameterError, match="lost the last entry"):
+        went_on.second()
+
+
+def test_a_step_whose_entry_was_lost_is_answered_no_more(went_on: WentOn) -> None:
+    """Not by the older state either: what was said there is not known any more."""
+    with pytest.raises(ParameterError, match="lost the last entry"):
+        went_on.second()
+    again = went_on.victim.restored(went_on.log).contribute(SECOND)
+    assert refused(again)
+
+
+def test_its_own_log_has_its_last_entry_however_often_it_is_asked(tmp_path: Path) -> None:
+    with SqliteReleaseLog(tmp_path / "releases") as kept:
+        for log in (MemoryReleaseLog(), kept):
+            victim = RolledBack(log, before=1)
+            entries = log.count(victim.stage.clients[VICTIM]._log_name)
+            for _ in range(3):
+                machine = victim.restored(log, newest=True)
+                assert log.count(machine._log_name) == entries
+            victim.stage.clients[VICTIM] = machine
+            assert victim.stage.play(updates_of(NAMES)).contributors == frozenset(NAMES)
 
 
 # What still works, and what still succeeds
