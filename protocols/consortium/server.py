@@ -93,6 +93,8 @@ class Idle:
 
     consortium: Consortium | None = None
     custody: Custody = Custody()
+    head: bytes = b""
+    """What most updates of the last round answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Advertising:
 
     consortium: Consortium | None
     custody: Custody
+    head: bytes
     newcomers: dict[Name, AdvertiseKeys]
 
 
@@ -110,6 +113,7 @@ class Distributing:
 
     consortium: Consortium | None
     custody: Custody
+    head: bytes
     newcomers: dict[Name, AdvertiseKeys]
     custodian: Name
     next_custodians: tuple[Name, ...]
@@ -127,11 +131,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Summing:
-    """Contribute is open: the sums so far, by head, and who asked for another key."""
+    """Contribute is open: the sums so far, by head; how many named each head; who asked for another key.
+
+    `head` is what most updates of the last round answered.
+    """
 
     consortium: Consortium
     custody: Custody
+    head: bytes
     groups: dict[bytes, Group]
+    named: dict[bytes, U32]
     renewing: frozenset[Name]
 
 
@@ -150,8 +159,10 @@ class SavedSumming:
 
     consortium: Consortium
     custody: Custody
+    head: bytes
     count: U64
-    groups: dict[Key32, SavedGroup]
+    groups: tuple[tuple[Key32, SavedGroup], ...]
+    named: dict[Key32, U32]
     renewing: frozenset[Name]
 
 
@@ -169,15 +180,19 @@ class ConsortiumServerSteps(ServerSteps):
         # A key that nobody but its maker ever used may be one that nobody else can open: then make another,
         # and let somebody else make it.
         consortium, custody = state.consortium, state.custody
+        head = _most_named(state) if isinstance(state, Summing) else state.head
         if consortium is not None and len(consortium.holders) < 2:
-            return Idle(None, replace(custody, failed=custody.failed | {consortium.custodian}))
-        return Idle(consortium, custody)
+            return Idle(None, replace(custody, failed=custody.failed | {consortium.custodian}), head)
+        return Idle(consortium, custody, head)
 
     def body_bytes(self, count: int, *, packed: int) -> int:
         return self._scheme.body_bytes(count)
 
     def head_of(self, reply: Any) -> bytes:
         return bytes(reply.head)
+
+    def heads(self, state: Any) -> frozenset[bytes]:
+        return frozenset(state.groups)
 
     def refused(self, context: ServerContext, state: Any, client: ClientId, refusal: Refusal) -> Judged:
         """A client that refused may have lost its key: the next round gives it one again."""
@@ -199,7 +214,7 @@ class ConsortiumServerSteps(ServerSteps):
         if consortium is not None:
             known = consortium.holders | consortium.deliveries.keys()
             if known.issuperset(cohort):
-                return self._collect(context, consortium, custody)
+                return self._collect(context, consortium, custody, state.head)
             able = consortium.holders.intersection(cohort)
             if not able and not consortium.holders <= custody.distrusted:
                 raise ParameterError(
@@ -210,7 +225,7 @@ class ConsortiumServerSteps(ServerSteps):
                 consortium = None
         newcomers = [client for client in cohort if consortium is None or client not in known]
         request = Announcement(context.suite.digest, cohort, context.round.length)
-        return Opened(Advertising(consortium, custody, {}), 0, dict.fromkeys(newcomers, request))
+        return Opened(Advertising(consortium, custody, state.head, {}), 0, dict.fromkeys(newcomers, request))
 
     def check(self, context: ServerContext, state: Any, sender: ClientId, reply: Any) -> Any:
         match state, reply:
@@ -256,7 +271,7 @@ class ConsortiumServerSteps(ServerSteps):
         newcomers = {client: state.newcomers[client] for client in sorted(present)}
         consortium = state.consortium
         if consortium is not None and not newcomers:
-            return self._collect(context, consortium, state.custody)
+            return self._collect(context, consortium, state.custody, state.head)
         if consortium is None and len(newcomers) < (least := _least(context)):
             raise RoundAborted(f"{len(newcomers)} clients advertised a key, at least {least} are needed")
         able = consortium.holders & set(context.round.cohort) if consortium is not None else set(newcomers)
@@ -268,13 +283,13 @@ class ConsortiumServerSteps(ServerSteps):
             context.roster.order(able),
             key=lambda client: (client in state.custody.distrusted, client in waiting),
         )
-        return self._ask(context, consortium, state.custody, newcomers, tuple(custodians))
+        return self._ask(context, consortium, state, newcomers, tuple(custodians))
 
     def _ask(
         self,
         context: ServerContext,
         consortium: Consortium | None,
-        custody: Custody,
+        before: Advertising | Distributing,
         newcomers: dict[ClientId, AdvertiseKeys],
         custodians: tuple[ClientId, ...],
     ) -> Opened:
@@ -289,7 +304,9 @@ class ConsortiumServerSteps(ServerSteps):
             consortium.key_id if consortium is not None else None,
             {client: key for client, key in newcomers.items() if client != custodian},
         )
-        state = Distributing(consortium, custody, newcomers, custodian, tuple(others), None)
+        state = Distributing(
+            consortium, before.custody, before.head, newcomers, custodian, tuple(others), None
+        )
         return Opened(state, 1, {custodian: request})
 
     def _check_key(
@@ -322,7 +339,7 @@ class ConsortiumServerSteps(ServerSteps):
             if known is None and len(newcomers) < _least(context):
                 raise RoundAborted("too few clients are left to make a key for")
             left = tuple(client for client in state.next_custodians if client not in context.dropped)
-            return self._ask(context, known, state.custody, newcomers, left)
+            return self._ask(context, known, state, newcomers, left)
         delivered = {
             client: Delivery(state.custodian, answer.public, answer.channel_key, sealed, answer.signature)
             for client, sealed in answer.sealed.items()
@@ -334,11 +351,13 @@ class ConsortiumServerSteps(ServerSteps):
             (known.holders if known is not None else frozenset()) | {state.custodian},
             {**(known.deliveries if known is not None else {}), **delivered},
         )
-        return self._collect(context, consortium, state.custody)
+        return self._collect(context, consortium, state.custody, state.head)
 
     # Every round
 
-    def _collect(self, context: ServerContext, consortium: Consortium, custody: Custody) -> Opened:
+    def _collect(
+        self, context: ServerContext, consortium: Consortium, custody: Custody, head: bytes
+    ) -> Opened:
         ready = consortium.holders | consortium.deliveries.keys()
         round = context.round
         plain = Collect(
@@ -351,7 +370,7 @@ class ConsortiumServerSteps(ServerSteps):
             for client in round.cohort
             if client in ready
         }
-        return Opened(Summing(consortium, custody, {}, frozenset()), 2, requests)
+        return Opened(Summing(consortium, custody, head, {}, {}, frozenset()), 2, requests)
 
     def _total(self, context: ServerContext, consortium: Consortium) -> Total:
         count = context.suite.surface.elements(context.round.length)
@@ -386,6 +405,7 @@ class ConsortiumServerSteps(ServerSteps):
             state,
             consortium=replace(consortium, holders=consortium.holders | {sender}, deliveries=deliveries),
             groups={**state.groups, reply.head: taken},
+            named={**state.named, reply.head: state.named.get(reply.head, 0) + 1},
             renewing=state.renewing | {sender} if reply.renew else state.renewing,
         )
 
@@ -415,12 +435,11 @@ class ConsortiumServerSteps(ServerSteps):
             tag.to_bytes(TAG_BYTES, "big"),
             memoryview(group.total.to_bytes()),
         )
-        named = head != hashlib.sha256(context.round.model).digest()
         return Finished(
-            Idle(_renewed(context, state), state.custody),
+            Idle(_renewed(context, state), state.custody, _most_named(state)),
             result=encode(result),
             left_out=dict.fromkeys(present - minima.keys(), "its update answers another head than the sum"),
-            head=head if named else b"",
+            head=head,
         )
 
     # Saved states
@@ -428,12 +447,14 @@ class ConsortiumServerSteps(ServerSteps):
     def freeze(self, context: ServerContext, state: Any) -> Any:
         if not isinstance(state, Summing):
             return state
-        groups = {
-            head: SavedGroup(each.tags, each.minima, each.total.to_bytes())
+        groups = tuple(
+            (head, SavedGroup(each.tags, each.minima, each.total.to_bytes()))
             for head, each in state.groups.items()
-        }
+        )
         count = context.suite.surface.elements(context.round.length)
-        return SavedSumming(state.consortium, state.custody, count, groups, state.renewing)
+        return SavedSumming(
+            state.consortium, state.custody, state.head, count, groups, state.named, state.renewing
+        )
 
     def thaw(self, state: Any) -> Any:
         if not isinstance(state, SavedSumming):
@@ -445,9 +466,9 @@ class ConsortiumServerSteps(ServerSteps):
                 each.minima,
                 self._scheme.restore_total(public, each.total, count=count, summands=len(each.tags)),
             )
-            for head, each in state.groups.items()
+            for head, each in state.groups
         }
-        return Summing(state.consortium, state.custody, groups, state.renewing)
+        return Summing(state.consortium, state.custody, state.head, groups, dict(state.named), state.renewing)
 
 
 def corrupt_in(context: ServerContext) -> int:
@@ -459,14 +480,20 @@ def _with_room(context: ServerContext, state: Summing, sender: ClientId) -> Summ
     """The open sum with room for one more head.
 
     Each corrupt client may name a head of its own, beside the one that the honest have in common. If there
-    are more, for somebody honest was away too long, the oldest head that one client alone names gives way.
+    are more, for somebody honest was away too long, the newest head that one client alone names gives way;
+    but not what most named in the last round, so that a majority loses one round to the order of arrival.
     """
     if len(state.groups) <= corrupt_in(context):
         return state
-    alone = [head for head, group in state.groups.items() if len(group.tags) == 1]
+    alone = [head for head, group in state.groups.items() if len(group.tags) == 1 and head != state.head]
     if not alone:
         raise LeftOutError("its update answers another head than the others", culprit=sender)
-    return replace(state, groups={head: group for head, group in state.groups.items() if head != alone[0]})
+    return replace(state, groups={head: group for head, group in state.groups.items() if head != alone[-1]})
+
+
+def _most_named(state: Summing) -> bytes:
+    """What most updates of a round answered, those included whose head gave way."""
+    return max(state.named, key=lambda head: state.named[head], default=b"")
 
 
 def _renewed(context: ServerContext, state: Summing) -> Consortium | None:

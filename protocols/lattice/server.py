@@ -123,7 +123,9 @@ class LatticeServerSteps(ServerSteps):
         self._vectors.ring.add_packed(group.total, reply.vector)
         tag = ((int.from_bytes(group.tag, "big") + reply.tag) % PRIME).to_bytes(TAG_BYTES, "big")
         taken = Group(group.members | {sender}, group.total, tag)
-        return replace(state, keys=keys, groups={**state.groups, reply.head: taken})
+        summed = self._keys.server.heads(keys)  # one may have given way to this one
+        groups = {head: each for head, each in state.groups.items() if head in summed}
+        return replace(state, keys=keys, groups={**groups, reply.head: taken})
 
     def close(self, context: ServerContext, state: Any, present: frozenset[ClientId]) -> Opened | Finished:
         step = self._keys.server.close(self._layer(context, state.task), state.keys, present)

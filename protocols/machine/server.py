@@ -41,6 +41,8 @@ from secagg.wire import Buffer
 __all__ = ["ServerMachine"]
 
 EMPTY_ROUND = Round(0, (), 1)
+PATIENCE = 8
+"""Rounds that a sum is put off at most, whatever the plan: in a large cohort somebody is always missing."""
 KEPT_SUMS = 16
 """Contributors of so many sums that moved nobody are remembered."""
 
@@ -223,7 +225,7 @@ class ServerMachine(Guarded, Server):
             if self._status is Status.OPEN:
                 name, revealed = (
                     self._suite.exchanges[self._exchange],
-                    self._exchange > self._suite.collecting,
+                    self._suite.collecting < self._exchange == len(self._suite.exchanges) - 1,
                 )
                 opened = self._contributors if revealed else frozenset()
                 self._abort(f"interrupted while {name} was closed", opened=opened)
@@ -249,7 +251,8 @@ class ServerMachine(Guarded, Server):
                 self._put_off_near(_digest(self._round.model) if self._round.model else b"", present)
             step = self._suite.server.close(self._context(self._round), self._state, present)
             if isinstance(step, Finished) and step.result is not None:
-                self._put_off_near(step.head, present.difference(step.left_out))
+                named = step.head != _digest(self._round.model)  # which is what no application says
+                self._put_off_near(step.head if named else b"", present.difference(step.left_out))
         except RoundAborted as error:
             for culprit in error.culprits:
                 self._blame(culprit, error.reason)
@@ -272,18 +275,18 @@ class ServerMachine(Guarded, Server):
         That one was for the same model, for it moved nobody: it was refused, or spoilt, though not for who
         spoilt it. Their difference would tell the update of whoever is in one of them only (ATTACKS A10);
         whose own fault that is does not count. So the round waits for those who are missing, once more than
-        there may be liars that make others be missing; then the training goes on.
+        there may be liars that make others be missing, but not for ever; then the training goes on.
         """
         plan = self._context(self._round).plan(len(self._round.cohort))
         apart = max(self._suite.requirements.min_contributors, plan.corrupt + 2)
+        patience = min(plan.corrupt + 1, PATIENCE)
         seen = self._seen_sums.get(answered, ())
         missing = [each.symmetric_difference(contributors) - self._ever_culprits for each in seen]
-        if any(0 < len(each) < apart for each in missing) and self._put_off <= plan.corrupt:
+        if any(0 < len(each) < apart for each in missing) and self._put_off < patience:
             self._put_off += 1
             raise RoundAborted(
                 f"a sum for this model was seen, and refused or spoilt; one of these contributors would tell "
-                f"their difference, of fewer than {apart} clients: put off ({self._put_off} of "
-                f"{plan.corrupt + 1})"
+                f"their difference, of fewer than {apart} clients: put off ({self._put_off} of {patience})"
             )
         if self._suite.learns is Learner.CLIENTS:  # nobody here will know whether it opened
             self._remember(answered, contributors)
@@ -445,14 +448,17 @@ class ServerMachine(Guarded, Server):
     def _is_late(self, round: Round, sender: ClientId, envelope: Envelope) -> bool:
         ours = envelope.protocol == self._suite.code and envelope.session == self._session
         named = envelope.sender == sender and envelope.stage != ACKNOWLEDGEMENT
-        return ours and named and (envelope.round < round.number or self._is_of_a_closed_exchange(envelope))
+        return ours and named and (envelope.round < round.number or self._is_too_late(sender, envelope))
 
     @guarded
-    def _is_of_a_closed_exchange(self, envelope: Envelope) -> bool:
-        """Whether this answers an exchange of the open round that was closed without it."""
+    def _is_too_late(self, sender: ClientId, envelope: Envelope) -> bool:
+        """Whether this answers an exchange of the open round that went on without it."""
         now = self._status is Status.OPEN and envelope.round == self._round.number
-        answers = envelope.stage % 2 == 1 and envelope.stage < STAGES
-        return now and answers and envelope.stage < request_stage(self._exchange)
+        if not now or envelope.stage % 2 == 0 or envelope.stage >= STAGES:
+            return False
+        lost = sender in self._dropped and sender not in self._expected  # others were asked in its place
+        open_now = request_stage(self._exchange) + 1
+        return envelope.stage < open_now or (envelope.stage == open_now and lost)
 
     def _take(self, sender: ClientId, envelope: Envelope, digest: bytes) -> None:
         """Takes a message, whole or not at all.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from protocols.interface import IntegerSum, Sum
 from protocols.messages.record import SignedRecord
-from protocols.messages.schema import U8, U64, Key32, Name, UpTo
+from protocols.messages.schema import U8, U32, U64, Key32, Name, UpTo
 from secagg.secret import Secret
 
 __all__ = ["Ending", "Memory", "SavedSum", "Status"]
@@ -85,7 +85,7 @@ class Memory:
     culprits: frozenset[Name]
     ever_culprits: frozenset[Name]
     seen_sums: dict[bytes, tuple[frozenset[Name], ...]]
-    put_off: U8
+    put_off: U32
     contributors: frozenset[Name]
     transcript: Key32
     results: dict[U64, bytes]

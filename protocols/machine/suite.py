@@ -124,7 +124,7 @@ class Finished:
     """A server's last step of a round. Exactly one of `total` and `result` is there.
 
     `left_out` are those who answered the collecting exchange and are not in the sum, and why. `head` is what
-    a result answers, if its contributors named one of their own; else empty.
+    a result answers.
     """
 
     state: Any
@@ -294,6 +294,10 @@ class ServerSteps(ABC):
     def head_of(self, reply: Any) -> bytes:
         """What a decoded contribution answers, where the clients learn the sum: only equals are summed."""
         return b""
+
+    def heads(self, state: Any) -> frozenset[bytes]:
+        """The heads that are being summed."""
+        return frozenset([b""])
 
     def body_bytes(self, count: int, *, packed: int) -> int:
         """Upper bound of a vector of `count` ring elements in a message; `packed` is its size bit-packed."""

@@ -329,10 +329,7 @@ def test_a_second_sum_for_a_head_is_put_off_if_it_is_near(name: str, restarted: 
     [
         "ckks",
         "paillier",
-        pytest.param(
-            "lattice over ckks",
-            marks=pytest.mark.xfail(strict=True, reason="its key layer takes a head for named that is not"),
-        ),
+        "lattice over ckks",
     ],
 )
 def test_sums_that_name_no_head_are_never_put_off(name: str, model: bytes) -> None:

@@ -39,24 +39,13 @@ LATER = [
 ]
 
 
-PUT_OFF = pytest.mark.xfail(
-    strict=True, reason="a round without a model is put off where a consortium sums LatticeSum's keys"
-)
-AGAIN = pytest.mark.xfail(
-    strict=True, reason="a custodian that is late while the next one is asked is taken for a liar"
-)
 CUSTODIANS = [name for name, step in CASES if step == CUSTODIAL]
-
-
-def but(cases: list[Any], mark: Any) -> list[Any]:
-    """The same cases; those of LatticeSum over a consortium bear this mark."""
-    return [pytest.param(*case, marks=mark) if case[0] == "lattice over paillier" else case for case in cases]
 
 
 class Impatient(ServerMachine):
     """A server that holds what is late against its sender."""
 
-    def _is_of_a_closed_exchange(self, envelope: Any) -> bool:
+    def _is_too_late(self, sender: str, envelope: Any) -> bool:
         return False
 
 
@@ -116,7 +105,7 @@ def test_on_the_copy_who_is_late_is_a_culprit(name: str, step: str) -> None:
     assert held.outcome.culprits == held.record.culprits == {VICTIM}
 
 
-@pytest.mark.parametrize(("name", "step"), but([case for case in CASES if case[1] != CUSTODIAL], PUT_OFF))
+@pytest.mark.parametrize(("name", "step"), [case for case in CASES if case[1] != CUSTODIAL])
 def test_on_ours_being_late_costs_what_being_silent_costs(name: str, step: str) -> None:
     late, silent = Held(name, step, again=2), Held(name, step, never=True)
     assert late.said
@@ -155,7 +144,7 @@ def test_nor_does_it_in_the_next_round(name: str) -> None:
     assert set(said) == {"a message of an earlier round or exchange; this is round 1"}
 
 
-@pytest.mark.parametrize(("name", "step"), but([case for case in CASES if case[1] == CUSTODIAL], PUT_OFF))
+@pytest.mark.parametrize(("name", "step"), [case for case in CASES if case[1] == CUSTODIAL])
 def test_a_custodian_whose_key_comes_when_all_have_another(name: str, step: str) -> None:
     """The answer comes when updates are collected."""
     stage = Stage(PROTOCOLS[name], NAMES)
@@ -181,7 +170,6 @@ def test_a_custodian_whose_key_comes_when_all_have_another(name: str, step: str)
     assert stage.play(updates_of(NAMES, seed=2)).contributors == frozenset(NAMES)
 
 
-@AGAIN
 @pytest.mark.parametrize("name", CUSTODIANS)
 def test_a_custodian_whose_key_comes_when_the_next_one_was_asked(name: str) -> None:
     """It is the same exchange, opened again for another: still the answer is late and no more."""

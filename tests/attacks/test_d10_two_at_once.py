@@ -295,9 +295,8 @@ def test_an_exchange_that_was_interrupted_while_it_was_closed_ends_the_round(
     assert_right(world.learn(world.play(updates)), world.protocol, updates, NAMES)
 
 
-UNASKED = pytest.mark.xfail(strict=True, reason="no share was asked for before the survivors were confirmed")
 CLOSED = [
-    pytest.param(name, step, marks=[UNASKED] if step == "ConsistencyCheck" else [])
+    (name, step)
     for name in ("masked", "masked malicious", "lattice")
     for step in FAMILIES[name](max_clients=6).exchanges(first=True)
 ]
