@@ -154,6 +154,7 @@ def test_in_whatever_order_they_come_behind_another() -> None:
         summed(heads, heads.play(order))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_in_whatever_order_they_come_first_one_round_is_lost_at_most(order: str) -> None:
     heads = Heads("ckks")

@@ -386,7 +386,18 @@ def assert_recovers(name: str, told: Mapping[str, Mapping[int, tuple[str, ...]]]
         assert report.culprits <= told.keys()
 
 
-@pytest.mark.parametrize(("name", "lie"), [(name, lie) for name in LIES for lie in LIES[name]])
+QUICK = {"masked", "masked malicious", "ckks"}
+"""The others are made of the same rooms."""
+
+
+@pytest.mark.parametrize(
+    ("name", "lie"),
+    [
+        pytest.param(name, lie, marks=() if name in QUICK else pytest.mark.slow)
+        for name in LIES
+        for lie in LIES[name]
+    ],
+)
 def test_each_lie_of_two_liars_costs_its_rounds_at_most(name: str, lie: str) -> None:
     """In the round that sets up and in the one behind it, whatever that one is."""
     told = {client: {0: (lie,), 1: (lie,)} for client in "be"}

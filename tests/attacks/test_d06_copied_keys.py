@@ -258,6 +258,7 @@ class Brazen(Copier):
             return super().react(context, state, request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vanishes", ["", OWNER, "a"], ids=["all stay", "the owner goes", "another goes"])
 @pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("names", ["abcdemv", "mabcdev", "vabcdem"])
