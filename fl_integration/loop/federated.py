@@ -114,7 +114,7 @@ class FederatedRun:
         model: a trained copy; the one that was passed in is as it was.
         history: one report a round.
         digest: SHA-256 of the global model (32 bytes), equal at all who hold it.
-        handed_over: clients that had missed more than is delivered later, and took the model from a peer.
+        handed_over: clients that the others left behind, and that took the model from a peer.
     """
 
     model: nn.Module
