@@ -44,7 +44,7 @@ EMPTY_ROUND = Round(0, (), 1)
 PATIENCE = 8
 """Rounds that a sum is put off at most, whatever the plan: in a large cohort somebody is always missing."""
 KEPT_SUMS = 16
-"""Contributors of so many sums that moved nobody are remembered."""
+"""Contributors of so many sums that moved nobody are remembered, the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +297,8 @@ class ServerMachine(Guarded, Server):
             return
         if answered not in self._seen_sums:
             self._seen_sums, self._put_off = {}, 0
-        before = self._seen_sums.get(answered, ())
-        self._seen_sums[answered] = tuple({*before, contributors})[-KEPT_SUMS:]
+        before = [each for each in self._seen_sums.get(answered, ()) if each != contributors]
+        self._seen_sums[answered] = (*before, contributors)[-KEPT_SUMS:]
 
     def _finish(self, step: Finished) -> None:
         if self._suite.learns is Learner.SERVER:

@@ -27,11 +27,12 @@ from protocols import (
     LatticeSum,
     MaskedSum,
     PaillierSum,
+    PeerViolation,
     Requirements,
 )
 from protocols.consortium import messages as consortium
 from protocols.lattice import messages as lattice
-from protocols.machine.client import Request
+from protocols.machine.client import ClientMachine, Request
 from protocols.machine.parameters import MachineProtocol
 from protocols.masked import messages as masked
 from protocols.messages.envelope import RESULT, Envelope
@@ -202,9 +203,31 @@ def test_a_sum_out_of_range_under_a_valid_tag_does_not_count_against_the_key() -
 # What cannot be opened in the queue
 
 
+class FirstThingsFirst(FederatedClient):
+    """Opens one result after the other, and waits at one that does not open."""
+
+    def catch_up(self) -> None:
+        if self._machine.results and not self._opens(self._machine.results[0]):
+            return
+        super().catch_up()
+
+    def _opens(self, result: bytes) -> bool:
+        try:
+            self._machine.open(result)
+        except PeerViolation:
+            return False
+        return True
+
+
 @pytest.mark.parametrize("name", CONSORTIA)
-def test_what_does_not_decode_blocks_nothing(name: str) -> None:
-    """D11. It may be of any round, and the good result of that round opens behind it."""
+@pytest.mark.parametrize("blocked", [True, False], ids=["copy", "ours"])
+def test_what_does_not_decode_blocks_nothing(
+    name: str, blocked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D11. It may be of any round, and the good result of that round opens behind it.
+
+    The copy keeps in its queue what it could not open, and comes no further than that.
+    """
     protocol = CONSORTIA[name]
 
     class Spoils(InProcess):
@@ -221,12 +244,15 @@ def test_what_does_not_decode_blocks_nothing(name: str) -> None:
                 request = replace(envelope, body=encode(Request(results, asked.body))).encode()
             return super()._answer(client, request)
 
-    original = federated.InProcess
-    try:
-        federated.InProcess = Spoils  # type: ignore[misc]
-        run = train(protocol, rounds=4, names="abc")
-    finally:
-        federated.InProcess = original  # type: ignore[misc]
+    monkeypatch.setattr(federated, "InProcess", Spoils)
+    if blocked:
+        monkeypatch.setattr(ClientMachine, "_done_with", lambda self, digest: None)
+        monkeypatch.setattr(federated, "FederatedClient", FirstThingsFirst)
+    run = train(protocol, rounds=4, names="abc")
+    if blocked:
+        assert [bool(report.aborted) for report in run.history] == [False, True, True, True]  # of three
+        assert run.handed_over == {"a"}
+        return
     assert all(report.total_weight is not None and not report.dropped for report in run.history)
     assert not run.handed_over
 
@@ -242,7 +268,9 @@ def _with_vector(name: str, result: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["ckks", "paillier"])
-def test_different_results_part_the_clients_for_a_round_and_no_longer(name: str) -> None:
+def test_different_results_part_the_clients_for_a_round_and_no_longer(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both are true: any part of the tags is a tag of that part's sum. Nobody can tell; updates say what they
     answer, so the two sums are never mixed, and who is left behind takes the model from the others."""
     protocol = CONSORTIA[name]
@@ -266,12 +294,8 @@ def test_different_results_part_the_clients_for_a_round_and_no_longer(name: str)
                 said[client] = decode(consortium.Contribution, answer.body)
             return reply
 
-    original = federated.InProcess
-    try:
-        federated.InProcess = Parts  # type: ignore[misc]
-        run = train(protocol, rounds=5)
-    finally:
-        federated.InProcess = original  # type: ignore[misc]
+    monkeypatch.setattr(federated, "InProcess", Parts)
+    run = train(protocol, rounds=5)
     dropped = [dict(report.dropped) for report in run.history]
     assert "another head than the sum" in dropped[2].pop("a")
     assert dropped[3].keys() == {"a"}  # it heard that the others are elsewhere, and sits out
