@@ -51,7 +51,7 @@ class Message:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Simulation:
     """What a simulated round did.
 
@@ -80,6 +80,41 @@ class Simulation:
     transcript: tuple[Message, ...]
     sum: Sum
     record: SignedRecord
+
+    def __repr__(self) -> str:
+        sent = sum(each.sent for each in self.traffic.values())
+        dropped = f", dropped {', '.join(sorted(self.dropped))}" if self.dropped else ""
+        return (
+            f"Simulation({len(self.mean)} values of {len(self.contributors)} contributors, weight "
+            f"{self.total_weight}, {self.exchanges} exchanges, {sent:,} bytes{dropped})"
+        )
+
+    def __str__(self) -> str:
+        rows = [["party", "sent", "received", "seconds", "clipped", ""]]
+        for party, each in self.traffic.items():
+            clipped = str(self.clipped[party]) if self.clipped.get(party) else ""
+            seconds = f"{self.seconds.get(party, 0.0):.3f}"
+            note = self.dropped.get(party, "")
+            rows.append([party, f"{each.sent:,}", f"{each.received:,}", seconds, clipped, note])
+        return "\n".join([repr(self), *aligned(rows)])
+
+
+def aligned(rows: list[list[str]], *, most: int = 12) -> list[str]:
+    """Rows of a table as lines: the head first, all but the last column to the right, the middle left out.
+
+    Args:
+        rows: of equal length; the first is the head.
+        most: rows shown besides the head, at least 2.
+    """
+    head, *body = rows
+    if len(body) > most:
+        left_out = [f"… {len(body) - most} more", *[""] * (len(head) - 1)]
+        body = [*body[: most - most // 2], left_out, *body[-(most // 2) :]]
+    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head) - 1)]
+    return [
+        "  ".join([*(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in [head, *body]
+    ]
 
 
 class _Wire:

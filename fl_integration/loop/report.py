@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from protocols.identity import SERVER, ClientId
-from protocols.simulation import Traffic
+from protocols.simulation import Traffic, aligned
 from secagg.errors import MissingExtraError, RoundAborted
 
 try:
@@ -163,16 +163,11 @@ class TrainingAborted(RoundAborted):
         self.history = history
 
 
-def table_of(history: tuple[RoundReport, ...], *, most: int = 12) -> list[str]:
-    """The rounds as lines of a table, the middle left out where there are more than `most`."""
-    names = list(dict.fromkeys(name for report in history for name in report.figures))[:4]
+def table_of(history: tuple[RoundReport, ...]) -> list[str]:
+    """The rounds as lines of a table."""
+    names = list(dict.fromkeys(name for report in history for name in report.figures))[:_FIGURES]
     head = ["round", "summed", "weight", *names, "clipped", "bytes", ""]
-    rows = [_row(report, names) for report in history]
-    if len(rows) > most:
-        rows = [*rows[: most // 2], ["…"] + [""] * (len(head) - 1), *rows[-(most // 2) :]]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [head, *rows]]  # fmt: skip
+    return aligned([head, *(_row(report, names) for report in history)])
 
 
 def _row(report: RoundReport, names: list[str]) -> list[str]:
@@ -191,6 +186,7 @@ def _row(report: RoundReport, names: list[str]) -> list[str]:
 
 
 _NOTE = 60
+_FIGURES = 4
 
 
 def frame_of(history: tuple[RoundReport, ...]) -> "pd.DataFrame":
