@@ -28,9 +28,8 @@ from typing import Final, Self, TypeAlias, TypeVar
 import numpy as np
 
 from fl_integration.site.training import Examples, LocalTraining, Loss, train_locally
+from fl_integration.vectors.arrays import Array, Vector
 from fl_integration.vectors.vectorise import (
-    Array,
-    Vector,
     apply_delta,
     delta,
     flatten,
