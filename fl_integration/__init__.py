@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from fl_integration.loop.parties import FederatedClient, FederatedServer, model_digest
     from fl_integration.site.release_log import SqliteReleaseLog
     from fl_integration.site.training import LocalTraining, predict, train_locally
-    from fl_integration.vectors.vectorise import Manifest, apply_delta, delta, flatten, manifest_of, unflatten
+    from fl_integration.vectors.manifest import Manifest
+    from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, movable, only
+    from fl_integration.vectors.vectorise import apply_delta, delta, flatten, manifest_of, unflatten
 
 __all__ = [
     "FederatedClient",
@@ -28,6 +30,9 @@ __all__ = [
     "Manifest",
     "RoundReport",
     "SqliteReleaseLog",
+    "adapters",
+    "all_but",
+    "all_but_norms",
     "apply_delta",
     "delta",
     "fedavg",
@@ -35,6 +40,8 @@ __all__ = [
     "flatten",
     "manifest_of",
     "model_digest",
+    "movable",
+    "only",
     "predict",
     "train_locally",
     "unflatten",
@@ -45,7 +52,9 @@ _ROOMS = {
     "loop.parties": ("FederatedClient", "FederatedServer", "model_digest"),
     "site.release_log": ("SqliteReleaseLog",),
     "site.training": ("LocalTraining", "predict", "train_locally"),
-    "vectors.vectorise": ("Manifest", "apply_delta", "delta", "flatten", "manifest_of", "unflatten"),
+    "vectors.manifest": ("Manifest",),
+    "vectors.sharing": ("adapters", "all_but", "all_but_norms", "movable", "only"),
+    "vectors.vectorise": ("apply_delta", "delta", "flatten", "manifest_of", "unflatten"),
 }
 
 if not TYPE_CHECKING:  # a type checker knows the names, and says which ones are not there

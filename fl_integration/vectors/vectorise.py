@@ -5,16 +5,20 @@ of names to arrays or a list of arrays into one vector of all floating entries i
 a `Manifest` of every entry's name, shape and dtype. `unflatten` turns it back.
 
 The vector is float32 when no entry is wider (float16 and bfloat16 widen without loss), else float64.
-Integer and boolean entries, such as BatchNorm's `num_batches_tracked`, have no meaningful mean: they are
-described in the manifest but not in the vector, are never sent, and each receiver keeps its own from its
-reference state. BatchNorm's running mean and variance are floating: they are averaged like parameters.
+Integer and boolean entries, such as BatchNorm's `num_batches_tracked`, have no meaningful mean, and neither
+have constants that are not finite, such as a causal mask: they are described in the manifest but not in the
+vector, are never sent, and each receiver keeps its own from its reference state. BatchNorm's running mean and
+variance are floating: they are averaged like parameters. Tied weights travel once, and come back tied. With
+`shared=` (see `sharing`) some entries stay home altogether: then the manifest does not know them.
 
 Clients send deltas by default: `delta(new, reference)` is small and fits a small clip, and `apply_delta`
 adds the mean delta to the same reference, in float64 and rounded once, so that all parties that hold equal
-references end with equal models.
+references end with equal models. A loop that keeps its reference as a vector needs no new state in each
+round: `load` writes it into a model in place, and `changes` says what training did since.
 
 Two manifests with equal digests describe the same model, entry by entry. Nothing about the *values* is
-bound by it, and tensors that share storage (tied weights) are carried once for each name.
+bound by it. Every function that is given a manifest looks its entries up by name, in its order, and does not
+look at what else a state has.
 
 >>> state = {"w": np.array([[1.0, 2.0]], np.float32), "steps": np.array(7)}
 >>> vector, manifest = flatten(state)
@@ -22,6 +26,10 @@ bound by it, and tensors that share storage (tied weights) are carried once for 
 array([1., 2.], dtype=float32)
 >>> apply_delta(state, np.array([0.5, -1.0]))
 {'w': array([[1.5, 1. ]], dtype=float32), 'steps': array(7)}
+>>> load(np.array([4.0, 8.0]), manifest, state)
+>>> state["w"] += 1
+>>> changes(state, manifest, np.array([4.0, 8.0]))
+array([1., 1.], dtype=float32)
 
 BatchNorm's running variance does not fit the clip of a weight's delta; it gets one of its own:
 
@@ -30,180 +38,87 @@ BatchNorm's running variance does not fit the clip of a weight's delta; it gets 
 (Segment(length=8, clip=0.5), Segment(length=4, clip=10.0))
 """
 
-import hashlib
 import math
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, overload
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
-from secagg import labels
+from fl_integration.vectors.arrays import Array, Vector, copied, fresh, read, subtract, write
+from fl_integration.vectors.manifest import Entry, Manifest
+from fl_integration.vectors.memory import place_of, ties
+from fl_integration.vectors.states import State, chosen, described, fitting, items, some
 from secagg.errors import ParameterError
 from secagg.vectors.fixedpoint import Segment
-from secagg.wire import Writer
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = [
-    "Array",
-    "Entry",
-    "Manifest",
-    "State",
-    "Vector",
     "apply_delta",
+    "changes",
     "delta",
     "flatten",
+    "load",
     "manifest_of",
     "segments",
+    "snapshot",
     "unflatten",
 ]
 
-Array: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
-"""One entry of a state."""
 
-State: TypeAlias = Mapping[str, Array] | Sequence[Array]
-"""A `state_dict`, a mapping of names to arrays, or a list of arrays (named by position, "0", "1", …)."""
-
-Vector: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-"""A one-dimensional float vector."""
-
-_SUMMED: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
-_KEPT: Final = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One named tensor.
+def manifest_of(state: State, *, shared: Callable[[str], bool] | None = None) -> Manifest:
+    """The manifest alone, without copying any value.
 
     Args:
-        name: its key in the state.
-        shape: its dimensions, each at least 0.
-        dtype: its type's common name, such as "float32" or "int64".
-
-    Raises:
-        ParameterError: the dtype is one that is neither summed nor kept (complex, float8, objects …).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __post_init__(self) -> None:
-        if type(self.name) is not str:
-            raise ParameterError(f"an entry's name is a {type(self.name).__name__}; it must be a str")
-        if any(type(size) is not int or size < 0 for size in self.shape):
-            raise ParameterError(
-                f"entry {self.name!r} has shape {self.shape}; sizes must be ints of at least 0"
-            )
-        if self.dtype not in _SUMMED | _KEPT:
-            raise ParameterError(
-                f"entry {self.name!r} is {self.dtype}; float16, bfloat16, float32 and float64 can be summed, "
-                "integers and bool are kept: convert it or leave it out"
-            )
-
-    @property
-    def summed(self) -> bool:
-        """Whether the entry is in the vector; one that is not stays as the receiver has it."""
-        return self.dtype in _SUMMED
-
-    @property
-    def length(self) -> int:
-        """Values that it takes in the vector: 0 when it is kept."""
-        return math.prod(self.shape) if self.summed else 0
-
-    def __str__(self) -> str:
-        return f"{self.name!r} {self.dtype}{list(self.shape)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a vector holds: the entries of the state it came from, in order."""
-
-    entries: tuple[Entry, ...]
-
-    @property
-    def length(self) -> int:
-        """The vector's length."""
-        return sum(entry.length for entry in self.entries)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The vector's dtype: float64 when some entry is float64, else float32."""
-        return np.dtype(np.float64 if any(e.dtype == "float64" for e in self.entries) else np.float32)
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 (32 bytes) of the canonical encoding: label, count, then name, dtype and sizes of each."""
-        writer = Writer().fixed(labels.MODEL_MANIFEST).uint(len(self.entries), 4)
-        for entry in self.entries:
-            writer.text(entry.name).text(entry.dtype).uint(len(entry.shape), 1)
-            for size in entry.shape:
-                writer.uint(size, 8)
-        return hashlib.sha256(writer.finish()).digest()
-
-    def slices(self) -> dict[str, slice]:
-        """Where each summed entry lies in the vector, by name."""
-        found, at = {}, 0
-        for entry in self.entries:
-            if entry.summed:
-                found[entry.name] = slice(at, at + entry.length)
-            at += entry.length
-        return found
-
-    def require_same(self, other: "Manifest") -> None:
-        """Refuse a manifest of another model.
-
-        Raises:
-            ParameterError: names the first entry in which they differ.
-        """
-        for index, (mine, theirs) in enumerate(zip(self.entries, other.entries, strict=False)):
-            if mine != theirs:
-                raise ParameterError(
-                    f"entry {index} is {mine} in one model and {theirs} in the other; "
-                    "all parties must build the same model"
-                )
-        if len(self.entries) != len(other.entries):
-            longer = max(self.entries, other.entries, key=len)
-            extra = longer[min(len(self.entries), len(other.entries))]
-            raise ParameterError(f"only one of the models has {extra}; all parties must build the same model")
-
-
-def manifest_of(state: State) -> Manifest:
-    """The manifest alone, without copying any value.
+        state: of the reference, whose values say which floating entries are constants.
+        shared: which entries the parties share, by name; the others are not in the manifest and may be
+            anything. None shares all. See `sharing`; a predicate with a method `check(names)` is first asked
+            whether it fits the state.
 
     Raises:
         ParameterError: as `flatten`.
     """
-    manifest = Manifest(
-        entries=tuple(
-            Entry(name=name, dtype=_dtype_name(name, value), shape=tuple(value.shape))
-            for name, value in _items(state)
-        )
-    )
+    values = items(state)
+    names = chosen(values, shared)
+    others = {name: value for name, value in values.items() if name not in names}
+    manifest = described({name: values[name] for name in names}, beside=others)
+    if not manifest.length and shared is None:
+        raise ParameterError("the state has no finite floating values; there is nothing to sum")
     if not manifest.length:
-        raise ParameterError("the state has no floating values; there is nothing to sum")
+        raise ParameterError(
+            f"shared fits no entry with finite floating values; there is nothing to sum among {some(values)}"
+        )
     return manifest
 
 
-def flatten(state: State) -> tuple[Vector, Manifest]:
+def snapshot(state: State) -> dict[str, Array]:
+    """A copy that shares nothing with a state, by name. What is tied in the state is tied in the copy.
+
+    What is no array (a module's extra state) is deep-copied.
+    """
+    values, memo = items(state), dict[int, Any]()
+    tied = ties({name: place_of(value) for name, value in values.items()})
+    made: dict[str, Array] = {}
+    for name, value in values.items():
+        made[name] = made[tied[name]] if name in tied else copied(value, memo)
+    return made
+
+
+def flatten(state: State, *, shared: Callable[[str], bool] | None = None) -> tuple[Vector, Manifest]:
     """All floating entries, in order, as one fresh vector [d] of `manifest.dtype`.
 
+    Args:
+        state: each entry that is shared is a dense array.
+        shared: as in `manifest_of`.
+
     Raises:
-        ParameterError: the state is not a mapping of str or a list, an entry is not a dense array or of a
-            dtype that cannot be carried, or there is no floating value at all.
+        ParameterError: the state is not a mapping of str or a list; an entry is not a dense array, is of a
+            dtype that cannot be carried, or shares a part of its memory with another; there is no finite
+            floating value at all; or `shared` does not answer with a bool, does not fit the state, or parts
+            entries that are tied.
     """
-    manifest = manifest_of(state)
-    vector, where = np.empty(manifest.length, manifest.dtype), manifest.slices()
-    for name, value in _items(state):
-        if name in where:
-            vector[where[name]] = _to_numpy(value).reshape(-1)
-    return vector, manifest
+    manifest = manifest_of(state, shared=shared)
+    return _vector(items(state), manifest), manifest
 
 
 @overload
@@ -211,29 +126,38 @@ def unflatten(vector: Vector, manifest: Manifest, *, like: Mapping[str, Array]) 
 @overload
 def unflatten(vector: Vector, manifest: Manifest, *, like: Sequence[Array]) -> list[Array]: ...
 def unflatten(vector: Vector, manifest: Manifest, *, like: State) -> dict[str, Array] | list[Array]:
-    """The state that a vector stands for: a dict for a mapping, a list for a list. Nothing is shared.
+    """The state that a vector stands for: a dict for a mapping, a list for a list. Nothing is shared with it.
 
     Args:
-        vector: float32[d] or float64[d], d = `manifest.length`; each value is rounded to its entry's dtype.
+        vector: float32[d] or float64[d], d = `manifest.length`; each value is rounded once to its entry's
+            dtype.
         manifest: what came with the vector.
         like: the receiver's reference state. It gives the kind (torch or numpy), the device and the values
-            of integer and boolean entries; its floating values are not read.
+            of entries that are kept; its other values are not read.
+
+    Returns:
+        The manifest's entries, in its order. Tied ones are one object.
 
     Raises:
         ParameterError: the vector does not fit the manifest, or the manifest does not fit `like`.
     """
     _check(vector, manifest)
-    manifest.require_same(manifest_of(like))
-    where = manifest.slices()
-    built = {
-        name: _like(vector[where[name]].reshape(tuple(value.shape)), value) if name in where else _copy(value)
-        for name, value in _items(like)
-    }
+    values, where = fitting(like, manifest), manifest.slices()
+    made = snapshot({entry.name: values[entry.name] for entry in manifest.entries if not entry.summed})
+    for name, part in where.items():
+        made[name] = fresh(values[name])
+        write(vector[part], made[name])
+    built = {entry.name: made[entry.tied or entry.name] for entry in manifest.entries}
     return built if isinstance(like, Mapping) else list(built.values())
 
 
-def delta(new: State, old: State) -> Vector:
+def delta(new: State, old: State, *, manifest: Manifest | None = None) -> Vector:
     """`new - old` over all floating entries: what a client sends after training from the reference `old`.
+
+    Args:
+        new: its values may be anything, NaN too.
+        old: the reference.
+        manifest: of the reference; left out, it is made from the whole of `old`.
 
     Returns:
         float32[d] or float64[d], laid out as `flatten(old)`.
@@ -241,30 +165,108 @@ def delta(new: State, old: State) -> Vector:
     Raises:
         ParameterError: the two are not states of one model; the text names the first differing entry.
     """
-    manifest = manifest_of(old)
-    manifest.require_same(manifest_of(new))
-    vector, where = flatten(new)[0], manifest.slices()
-    for name, value in _items(old):
-        if name in where:
-            vector[where[name]] -= _to_numpy(value).reshape(-1)
-    return vector
+    if manifest is None:
+        manifest = manifest_of(old)
+        if extra := [name for name in items(new) if name not in items(old)]:
+            raise ParameterError(
+                f"only one of the models has {extra[0]!r}; all parties must build the same model"
+            )
+    after, before = _vector(fitting(new, manifest), manifest), _vector(fitting(old, manifest), manifest)
+    with np.errstate(over="ignore", invalid="ignore"):  # who trains looks for what is not finite
+        after -= before
+    return after
 
 
 @overload
-def apply_delta(state: Mapping[str, Array], mean_delta: Vector) -> dict[str, Array]: ...
+def apply_delta(
+    state: Mapping[str, Array], mean_delta: Vector, *, manifest: Manifest | None = None
+) -> dict[str, Array]: ...
 @overload
-def apply_delta(state: Sequence[Array], mean_delta: Vector) -> list[Array]: ...
-def apply_delta(state: State, mean_delta: Vector) -> dict[str, Array] | list[Array]:
+def apply_delta(
+    state: Sequence[Array], mean_delta: Vector, *, manifest: Manifest | None = None
+) -> list[Array]: ...
+def apply_delta(
+    state: State, mean_delta: Vector, *, manifest: Manifest | None = None
+) -> dict[str, Array] | list[Array]:
     """The reference state moved by a mean delta; `state` itself is left alone.
 
-    Integer and boolean entries stay as `state` has them. The sum is taken in float64 and rounded once.
+    Entries that are kept stay as `state` has them. The sum is taken in float64 and rounded once.
+
+    Args:
+        state: the reference.
+        mean_delta: float32[d] or float64[d].
+        manifest: of the reference; left out, it is made from the whole of `state`.
+
+    Returns:
+        The manifest's entries, as `unflatten`.
 
     Raises:
         ParameterError: `mean_delta` is not a float vector of the state's length.
     """
-    start, manifest = flatten(state)
+    manifest = manifest_of(state) if manifest is None else manifest
     _check(mean_delta, manifest)
+    start = _vector(fitting(state, manifest), manifest)
     return unflatten(np.add(start, mean_delta, dtype=np.float64), manifest, like=state)
+
+
+def load(vector: Vector, manifest: Manifest, state: State) -> None:
+    """Writes a vector's values into the summed entries of a state, in place and on its devices.
+
+    Args:
+        vector: float32[d] or float64[d], d = `manifest.length`; each value is rounded once to its entry's
+            dtype.
+        manifest: what came with the vector.
+        state: such as a `state_dict`, whose tensors are the model's own; what else it holds is left alone.
+
+    Raises:
+        ParameterError: the vector does not fit the manifest, the manifest does not fit the state, or an array
+            is read-only. Nothing was written.
+    """
+    _check(vector, manifest)
+    values, where = fitting(state, manifest), manifest.slices()
+    for name in where:
+        entry = values[name]
+        if isinstance(entry, np.ndarray) and not entry.flags.writeable:
+            raise ParameterError(f"entry {name!r} is a read-only array; give a copy, such as snapshot(state)")
+    for name, part in where.items():
+        write(vector[part], values[name])
+
+
+def changes(state: State, manifest: Manifest, reference: Vector, *, out: Vector | None = None) -> Vector:
+    """What changed in a state since `load(reference, manifest, state)`: exactly 0 where nothing did.
+
+    The reference is rounded to each entry's dtype before it is subtracted. For half-precision entries that
+    matters: the difference from the reference itself would send its rounding error as an update.
+
+    Args:
+        state: its values may be anything, NaN too.
+        manifest: of the reference.
+        reference: float32[d] or float64[d], d = `manifest.length`.
+        out: a contiguous vector [d] of `manifest.dtype`, which is overwritten and returned; it must not share
+            memory with the others. Left out, the result is fresh.
+
+    Returns:
+        [d] of `manifest.dtype`.
+
+    Raises:
+        ParameterError: the reference does not fit the manifest, the manifest does not fit the state, or `out`
+            is none of the above.
+    """
+    _check(reference, manifest)
+    values = fitting(state, manifest)
+    if out is None:
+        out = np.empty(manifest.length, manifest.dtype)
+    _check(out, manifest, called="out")
+    if out.dtype != manifest.dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ParameterError(
+            f"out is {out.dtype}, strides {out.strides}, writeable {out.flags.writeable}; "
+            f"it must be contiguous, writeable and {manifest.dtype}"
+        )
+    if np.may_share_memory(out, reference):
+        raise ParameterError("out shares its memory with the reference; give it its own")
+    for name, part in manifest.slices().items():
+        subtract(values[name], reference[part], out[part])
+    return out
 
 
 def segments(
@@ -289,7 +291,8 @@ def segments(
     for pattern in overrides:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ParameterError(
-                f"no summed entry's name fits the pattern {pattern!r}; see manifest.slices()"
+                f"no summed entry's name fits the pattern {pattern!r}; see manifest.slices() "
+                "(a tied entry has the clip of the one that it is tied to)"
             )
 
     def clip_of(entry: Entry) -> float:
@@ -299,57 +302,19 @@ def segments(
     return tuple(Segment(length=sum(e.length for e in run), clip=value) for value, run in runs)
 
 
-def _items(state: State) -> list[tuple[str, Array]]:
-    if isinstance(state, Mapping):
-        return list(state.items())
-    if isinstance(state, list | tuple):
-        return [(str(index), value) for index, value in enumerate(state)]
-    raise ParameterError(
-        f"a state is a mapping of names to arrays or a list of arrays, not a {type(state).__name__}"
-    )
+def _vector(values: Mapping[str, Array], manifest: Manifest) -> Vector:
+    """The values of a state that fits the manifest."""
+    vector: Vector = np.empty(manifest.length, manifest.dtype)
+    for name, part in manifest.slices().items():
+        read(values[name], vector[part])
+    return vector
 
 
-def _is_tensor(value: object) -> TypeGuard["torch.Tensor"]:
-    """Whether it is a torch tensor, without importing torch: nothing is one before somebody imported it."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _dtype_name(name: str, value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return str(value.dtype.name)
-    if not _is_tensor(value):
-        raise ParameterError(f"entry {name!r} is a {type(value).__name__}; it must be an array or a tensor")
-    if str(value.layout) != "torch.strided" or value.is_meta or value.is_quantized:
-        raise ParameterError(f"entry {name!r} is a sparse, quantized or meta tensor; make it dense first")
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _to_numpy(value: Array) -> npt.NDArray[Any]:
-    """The values on the CPU; bfloat16, which numpy lacks, as float32. May share memory with `value`."""
-    if not _is_tensor(value):
-        return np.asarray(value)
-    plain = value.detach().cpu()
-    found: npt.NDArray[Any] = (plain.float() if str(plain.dtype) == "torch.bfloat16" else plain).numpy()
-    return found
-
-
-def _like(values: Vector, like: Array) -> Array:
-    """A fresh copy of `values` of the kind, dtype and device of `like`."""
-    if _is_tensor(like):
-        return like.new_tensor(values, requires_grad=False)
-    return values.astype(np.asarray(like).dtype)
-
-
-def _copy(value: Array) -> Array:
-    return value.detach().clone() if _is_tensor(value) else np.array(value)
-
-
-def _check(vector: Vector, manifest: Manifest) -> None:
+def _check(vector: Vector, manifest: Manifest, *, called: str = "the vector") -> None:
     if not isinstance(vector, np.ndarray) or vector.dtype not in (np.float32, np.float64) or vector.ndim != 1:
         found = (
             f"{vector.dtype}{list(vector.shape)}" if isinstance(vector, np.ndarray) else type(vector).__name__
         )
-        raise ParameterError(f"the vector is {found}; it must be a 1-D array of float32 or float64")
+        raise ParameterError(f"{called} is {found}; it must be a 1-D array of float32 or float64")
     if len(vector) != manifest.length:
-        raise ParameterError(f"the vector has {len(vector)} values, the model {manifest.length}")
+        raise ParameterError(f"{called} has {len(vector)} values, the model {manifest.length}")

@@ -1,6 +1,5 @@
 """Model state to vector and back."""
 
-import hashlib
 import subprocess
 import sys
 from collections import OrderedDict
@@ -15,8 +14,6 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from fl_integration.vectors.vectorise import (
-    Entry,
-    Manifest,
     apply_delta,
     delta,
     flatten,
@@ -96,7 +93,7 @@ def test_booleans_and_integers_are_kept_and_take_no_room():
 )
 def test_round_trip_of_any_list_of_arrays(arrays):
     arrays = [*arrays, np.array(1.5, np.float32)]
-    like = [np.zeros_like(a) if a.dtype.kind == "f" else a for a in arrays]
+    like = [np.zeros_like(a) if a.dtype.kind == "f" and np.isfinite(a).all() else a for a in arrays]
     back = unflatten(*flatten(arrays), like=like)
     assert isinstance(back, list)
     for got, expected in zip(back, arrays, strict=True):
@@ -238,72 +235,6 @@ def test_delta_between_different_models_names_the_entry():
     wider = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4))
     with pytest.raises(ParameterError, match=r"entry 7 is '3.weight' float32\[3, 8\].*float32\[4, 8\]"):
         delta(wider.state_dict(), network().state_dict())
-
-
-# --- manifests -------------------------------------------------------------------------------------------
-
-
-def test_digest_known_answer():
-    """SHA-256 over the layout that `Manifest.digest` documents, written out by hand."""
-    manifest = manifest_of({"w": np.ones((2, 3), np.float32), "n": np.array(1)})
-    encoded = (
-        b"secagg/1/model manifest"
-        + bytes.fromhex("00000002")
-        + bytes.fromhex("00000001") + b"w" + bytes.fromhex("00000007") + b"float32"
-        + bytes.fromhex("02" "0000000000000002" "0000000000000003")
-        + bytes.fromhex("00000001") + b"n" + bytes.fromhex("00000005") + b"int64"
-        + bytes.fromhex("00")
-    )  # fmt: skip
-    assert manifest.digest == hashlib.sha256(encoded).digest()
-
-
-def test_digest_is_the_models_not_the_values():
-    assert flatten(network(1).state_dict())[1].digest == flatten(network(2).state_dict())[1].digest
-    as_numpy = {name: value.numpy() for name, value in network().state_dict().items()}
-    assert manifest_of(as_numpy).digest == manifest_of(network().state_dict()).digest
-
-
-BASE = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32), "n": np.array(1)}
-
-
-@pytest.mark.parametrize(
-    ("other", "text"),
-    [
-        ({**BASE, "b": np.ones(5, np.float32)}, "entry 1 is 'b'"),
-        ({**BASE, "b": np.ones(4, np.float64)}, "entry 1 is 'b'"),
-        ({**BASE, "a": np.ones((3, 2), np.float32)}, "entry 0 is 'a'"),
-        ({**BASE, "a": np.ones(6, np.float32)}, "entry 0 is 'a'"),
-        ({**BASE, "n": np.array(1, np.int32)}, "entry 2 is 'n'"),
-        ({"b": BASE["b"], "a": BASE["a"], "n": BASE["n"]}, "entry 0 is 'a'"),
-        ({"a": BASE["a"], "c": BASE["b"], "n": BASE["n"]}, "entry 1 is 'b'.*'c'"),
-        ({**BASE, "z": np.ones(1)}, "only one of the models has 'z'"),
-        ({"a": BASE["a"], "b": BASE["b"]}, "only one of the models has 'n'"),
-    ],
-)
-def test_every_difference_changes_the_digest_and_is_named(other, text):
-    mine, theirs = manifest_of(BASE), manifest_of(other)
-    assert mine.digest != theirs.digest
-    with pytest.raises(ParameterError, match=text):
-        mine.require_same(theirs)
-    with pytest.raises(ParameterError, match=text):
-        unflatten(np.ones(mine.length), mine, like=other)
-
-
-def test_equal_manifests_are_the_same():
-    mine = manifest_of(BASE)
-    mine.require_same(Manifest(entries=mine.entries))
-    assert mine == manifest_of(BASE)
-
-
-@pytest.mark.parametrize("shape", [(-1,), (2.0,), (True,)])
-def test_entry_refuses_shapes(shape):
-    with pytest.raises(ParameterError, match="shape"):
-        Entry(name="w", shape=shape, dtype="float32")
-
-
-def test_slices_cover_the_vector_in_order():
-    manifest = manifest_of({"n": np.array(1), "a": np.ones((2, 3)), "e": np.ones(0), "b": np.ones(4)})
-    assert manifest.slices() == {"a": slice(0, 6), "e": slice(6, 6), "b": slice(6, 10)}
 
 
 # --- segments --------------------------------------------------------------------------------------------
