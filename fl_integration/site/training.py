@@ -253,7 +253,7 @@ class LocalTraining:
         """Each label's weight, of y's shape."""
         if self.class_weights is None:
             return None
-        table, labels = torch.tensor(self.class_weights, dtype=dtype, device=y.device), y.long()
+        table, labels = torch.tensor(self.class_weights, dtype=dtype).to(y.device), y.long()
         if bool(((labels != y) | (labels < 0) | (labels >= len(table))).any()):
             raise ParameterError(
                 f"y has a label that is none of the classes 0 to {len(table) - 1}; "
@@ -369,7 +369,7 @@ def _pair(index: int, piece: object) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = (_tensor(part) for part in piece)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ParameterError(
-            f"piece {index} of the loader is not a pair (x, y) of arrays: it is a {type(piece).__name__}. One "
+            f"piece {index} of the loader is not a pair (x, y) of arrays, it is a {type(piece).__name__}. One "
             "pair is [(x, y)]; other batches need a step of your own (fl_integration.site.step)"
         ) from error
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
