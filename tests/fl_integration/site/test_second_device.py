@@ -158,7 +158,7 @@ def test_pieces_that_lie_on_different_devices_are_brought_together():
         ("return values.to(device, ", "return values.to(values.device, "),
         (".float().cpu()", ".float()"),
         ("torch.stack(losses).cpu()", "torch.stack(losses)"),
-        ("dtype=dtype).to(y.device)", "dtype=dtype)"),
+        (".to(dtype).to(y.device)", ".to(dtype)"),
     ],
 )
 def test_a_device_that_is_forgotten_is_found_out(right, forgotten):
