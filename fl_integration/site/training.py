@@ -253,7 +253,8 @@ class LocalTraining:
         """Each label's weight, of y's shape."""
         if self.class_weights is None:
             return None
-        table, labels = torch.tensor(self.class_weights, dtype=dtype, device=y.device), y.long()
+        table = torch.from_numpy(np.array(self.class_weights)).to(dtype).to(y.device)
+        labels = y.long()
         if bool(((labels != y) | (labels < 0) | (labels >= len(table))).any()):
             raise ParameterError(
                 f"y has a label that is none of the classes 0 to {len(table) - 1}; "
@@ -369,8 +370,8 @@ def _pair(index: int, piece: object) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = (_tensor(part) for part in piece)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ParameterError(
-            f"piece {index} of the loader is not a pair (x, y) of arrays: it is a {type(piece).__name__}. One "
-            "pair is [(x, y)]; other batches need a step of your own (fl_integration.site.step)"
+            f"piece {index} of the loader is not a pair (x, y) of arrays, it is a {type(piece).__name__}. "
+            "One pair is [(x, y)]; other batches need a step of your own (fl_integration.site.step)"
         ) from error
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         raise ParameterError(
@@ -386,7 +387,7 @@ def _tensor(values: Any) -> torch.Tensor:
     array = np.asarray(values)
     # Torch shares neither an array that is read backwards nor, safely, one that is read-only.
     fit = array.flags.writeable and all(stride >= 0 for stride in array.strides)
-    return torch.as_tensor(array if fit else array.copy())
+    return torch.from_numpy(array if fit else array.copy())
 
 
 def _fitted(values: torch.Tensor, model: nn.Module, device: torch.device) -> torch.Tensor:
