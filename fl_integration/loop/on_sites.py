@@ -13,7 +13,7 @@ differ by one tell that site's. Of two sites each learns the other's. The protoc
 contributors holds for this sum as for any other. A site that lies about its counts is not detected.
 
 A model that diverged shows and does not stop the run: a loss that is not finite, or beyond what is summed,
-counts as the largest, and the metric "clipped" is the number of such examples. A logit that is NaN is wrong,
+counts as the largest, and the metric "clipped_examples" is their number. A logit that is NaN is wrong,
 and ranks as 0.
 
 >>> import torch
@@ -23,7 +23,7 @@ and ranks as 0.
 >>> evaluate = OnSites(sites, task=Task.BINARY)
 >>> total = sum(evaluate.counts(Identity(), data) for data in sites.values())  # in a run: the secure sum
 >>> {name: round(value, 3) for name, value in evaluate.metrics(total).items()}
-{'loss': 0.318, 'auc': 1.0, 'accuracy': 0.8, 'auc_error': 0.0, 'examples': 5.0, 'clipped': 0.0}
+{'loss': 0.318, 'auc': 1.0, 'accuracy': 0.8, 'auc_error': 0.0, 'examples': 5.0, 'clipped_examples': 0.0}
 """
 
 import math
@@ -74,10 +74,10 @@ _LOSS: Final = 1024.0
 class OnSites(Schedule):
     """The sites' own test examples, through a secure sum of their own.
 
-    Metrics over all examples of the sites that took part: "loss", the mean of `loss`; "examples"; "clipped",
-    how many examples had a loss or an error beyond what is summed. With BINARY also "accuracy" (a logit above
-    0 says 1), "auc", and "auc_error": the AUC of these very logits is within it, for it is half of all pairs
-    that share a bin. With MULTICLASS "accuracy". With REGRESSION "mse", "rmse" and "r2". A metric that the
+    The metrics are over all examples of the sites that took part: "loss", the mean of `loss`; "examples", and
+    "clipped_examples", those with a loss or an error beyond what is summed. BINARY has "accuracy" (a logit
+    above 0 says 1), "auc", and "auc_error": the AUC of these very logits is not further away, because that is
+    half the share of pairs in one bin. MULTICLASS has "accuracy", REGRESSION "mse", "rmse" and "r2". What the
     examples do not define is absent: an AUC of one class, an r2 of equal targets.
 
     Counts are exact. Losses, and targets and squared errors as parts of the range and of its square, are
@@ -139,7 +139,7 @@ class OnSites(Schedule):
     @property
     def names(self) -> tuple[str, ...]:
         """All metrics that it can have; a few are absent where the examples do not define them."""
-        return (*NAMES[self.task], "clipped")
+        return (*NAMES[self.task], "clipped_examples")
 
     @property
     def length(self) -> int:
@@ -230,7 +230,7 @@ class OnSites(Schedule):
                 metrics["accuracy"] = int(counters[2]) / examples
             case Task.REGRESSION:
                 metrics |= _fit(unit, *sums[1:], width=self._width)
-        metrics |= {"examples": float(examples), "clipped": float(clipped)}
+        metrics |= {"examples": float(examples), "clipped_examples": float(clipped)}
         return {name: metrics[name] for name in self.names if name in metrics}
 
     @property

@@ -23,6 +23,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_integration.site.step import kept_modes
 from fl_integration.site.training import Examples
 from secagg.errors import MissingExtraError, ParameterError
 
@@ -184,15 +185,10 @@ def _alone(loss: Callable[..., torch.Tensor]) -> PerExample:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
     """Evaluation mode inside; afterwards every module's own mode and torch's global generators are back."""
-    modes = [(module, module.training) for module in model.modules()]
     # A DataLoader draws from the global generator each time that it is read, shuffling or not.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), kept_modes(model):
         model.eval()
-        try:
-            yield model
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        yield model
 
 
 def scored(model: nn.Module, data: Data, *, task: Task, loss: PerExample) -> Iterator[Scored]:
@@ -276,7 +272,7 @@ def _labels(y: torch.Tensor, *, task: Task, classes: int) -> torch.Tensor:
 
 def _pair(index: int, piece: tuple[Examples, Examples]) -> tuple[torch.Tensor, torch.Tensor]:
     try:
-        x, y = (torch.as_tensor(part) for part in piece)
+        x, y = map(_tensor, piece)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ParameterError(f"piece {index} of the data is not a pair (x, y) of arrays") from error
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
@@ -285,6 +281,12 @@ def _pair(index: int, piece: tuple[Examples, Examples]) -> tuple[torch.Tensor, t
             "their first axes must count the same examples"
         )
     return x, y
+
+
+def _tensor(part: Examples) -> torch.Tensor:
+    # Torch shares no array that is read backwards, and warns of one that is read-only.
+    shared = part if isinstance(part, torch.Tensor) else np.require(part, requirements=["C", "W"])
+    return torch.as_tensor(shared)
 
 
 def _tail(y: torch.Tensor) -> str:

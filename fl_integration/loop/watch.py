@@ -1,9 +1,9 @@
 """What a person sees of a running training: a bar, a line a round in the log, curves in TensorBoard.
 
-`Watch` says who is told what. The bar is drawn by rich on standard error, and only on a terminal: into a pipe,
-a file or a notebook no control code is ever written, whatever the environment says of colours. The log is
-`logging.getLogger("secagg")`: a line a round, INFO when all went well, WARNING when a site sat the round out
-or there is no mean. None of them sees an update or a key: metrics, counts, names and bytes are all there is.
+`Watch` says who is told what. The bar is drawn by rich on standard error, and on a terminal alone: into a
+pipe, a file or a notebook no control code is ever written, whatever the environment says of colours. The log
+is `logging.getLogger("secagg")`: a line a round, INFO when all went well, WARNING when a site sat it out or
+there is no mean. None of them is shown an update or a key: metrics, counts, names, reasons and bytes are all.
 
 >>> Watch(progress=Progress.NEVER).progress
 <Progress.NEVER: 'never'>
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "Progress", "Watch", "human", "log_round", "to_tensorboard"]
 
 _LOG: Final = logging.getLogger("secagg")
-_ASIDE: Final = frozenset({"auc_error", "clipped", "examples"})
+_ASIDE: Final = frozenset({"auc_error", "clipped_examples", "examples"})
 """Metrics that are no figure of merit: they are in the report, not in a short line."""
 _SHOWN: Final = 3
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -60,8 +60,8 @@ class Watch:
 
     Args:
         on_round: called with the report after each round, aborted ones too.
-        on_model: `on_model(round, sum, state)`, called once for each mean that was applied, with the model as it
-            is then: keep the best one here.
+        on_model: `on_model(round, sum, state)`, called once for each mean when it was applied, with the model
+            as it is then: whoever wants the best model keeps it here.
         on_message: `on_message(round, message)` sees every byte on the wire.
         progress: see `Progress`.
 
@@ -124,7 +124,7 @@ class Bar:
     def update(self, report: "RoundReport") -> None:
         """One more round is done."""
         self._done = min(self._done + 1, self._rounds)
-        self._bytes += _bytes(report)
+        self._bytes += report.sent
         # Once there was an evaluation, its metrics stay until the next one: training's are another thing.
         if report.evaluation or not self._evaluated:
             self._evaluated = bool(report.evaluation)
@@ -146,10 +146,10 @@ class Writer(Protocol):
 def to_tensorboard(writer: Writer) -> "Callable[[RoundReport], None]":
     """An `on_round` that writes one scalar a curve, with the round (from 0) as its step.
 
-    The curves: `training/…` and `evaluation/…`, a metric each; `round/contributors`, 0 if the round was aborted;
-    `round/total_weight`, where the server learns it; `round/clipped_share`; and `bytes/up`, `bytes/down`, what
-    the server received and sent, with `bytes/evaluation_up` and `bytes/evaluation_down` where the evaluation
-    had messages. The writer is the caller's to close.
+    The curves are `training/…` and `evaluation/…`, a metric each; `round/contributors`, 0 if it was aborted;
+    `round/total_weight`, where it is known; `round/clipped_share`; and `bytes/up` and `bytes/down`, what the
+    server received and sent, with `bytes/beside_up` and `bytes/beside_down` for the sums beside the round, an
+    evaluation for example. The writer is the caller's to close.
 
     Raises:
         ParameterError: the writer has no `add_scalar`.
@@ -173,20 +173,17 @@ def log_round(report: "RoundReport", rounds: int) -> None:
         report: of the round that ended.
         rounds: of the whole training.
     """
-    asked = report.contributors | report.dropped.keys()
-    parts = [f"{len(report.contributors)} of {len(asked)} sites"]
-    if report.aborted:
-        parts = [f"aborted: {_plain(report.aborted)}"]
+    contributed = f"{len(report.contributors)} of {len(report.asked)} sites"
+    parts = [f"aborted: {_plain(report.aborted)}" if report.aborted else contributed]
     if report.total_weight is not None:
         parts.append(f"total weight {report.total_weight}")
     for name, metrics in (("training", report.metrics), ("evaluation", report.evaluation)):
         if metrics:
             parts.append(f"{name} {_listed(metrics)}")
-    parts.append(human(_bytes(report)))
+    parts.append(human(report.sent))
     if report.dropped:
-        parts.append(
-            f"{len(report.dropped)} sat out: {', '.join(_out(report, each) for each in sorted(report.dropped))}"
-        )
+        out = ", ".join(_out(report, client) for client in sorted(report.dropped))
+        parts.append(f"{len(report.dropped)} sat out: {out}")
     level = logging.WARNING if report.dropped or report.aborted else logging.INFO
     _LOG.log(level, "round %d (%d of %d): %s", report.number, report.number + 1, rounds, "; ".join(parts))
 
@@ -241,12 +238,6 @@ def _write_line(stream: TextIO | None, line: str) -> None:
         stream.flush()
 
 
-def _bytes(report: "RoundReport") -> int:
-    """All that went over the wire, once: what one party sends another receives."""
-    both = (report.traffic, report.evaluation_traffic)
-    return sum(each.sent for traffic in both for each in traffic.values())
-
-
 def _scalars(report: "RoundReport") -> dict[str, float]:
     scalars: dict[str, float] = {f"training/{name}": value for name, value in report.metrics.items()}
     scalars |= {f"evaluation/{name}": value for name, value in report.evaluation.items()}
@@ -254,7 +245,7 @@ def _scalars(report: "RoundReport") -> dict[str, float]:
     scalars["round/clipped_share"] = report.clipped_share
     if report.total_weight is not None:
         scalars["round/total_weight"] = report.total_weight
-    for kind, traffic in (("", report.traffic), ("evaluation_", report.evaluation_traffic)):
+    for kind, traffic in (("", report.traffic), ("beside_", report.side_traffic)):
         if (server := traffic.get(SERVER)) is not None:
             scalars |= {f"bytes/{kind}up": server.received, f"bytes/{kind}down": server.sent}
     return scalars

@@ -44,9 +44,9 @@ def examples(n: int, k: int | None = None, seed: int = 0):
 def test_binary_metrics_are_those_of_the_pooled_examples():
     logit, label = examples(3000)
     found = said(asked(), logit, label)
-    assert list(found) == ["loss", "auc", "accuracy", "auc_error", "examples", "clipped"]
+    assert list(found) == ["loss", "auc", "accuracy", "auc_error", "examples", "clipped_examples"]
     assert found["examples"] == 3000
-    assert found["clipped"] == 0
+    assert found["clipped_examples"] == 0
     assert found["accuracy"] == accuracy_score(label, logit > 0)
     assert abs(found["loss"] - log_loss(label, 1 / (1 + np.exp(-logit)))) < 1024 * 2**-41 + 1e-12
     assert abs(found["auc"] - roc_auc_score(label, logit)) <= found["auc_error"] < 0.01
@@ -55,7 +55,7 @@ def test_binary_metrics_are_those_of_the_pooled_examples():
 def test_multiclass_metrics_are_those_of_the_pooled_examples():
     logits, label = examples(1500, 5)
     found = said(asked(Task.MULTICLASS), logits, label)
-    assert list(found) == ["loss", "accuracy", "examples", "clipped"]
+    assert list(found) == ["loss", "accuracy", "examples", "clipped_examples"]
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert found["accuracy"] == accuracy_score(label, logits.argmax(axis=1))
     assert abs(found["loss"] - log_loss(label, probability)) < 1e-9
@@ -74,7 +74,7 @@ def test_regression_metrics_are_within_their_bounds(low, width, spread, noise, s
     label = np.clip(low + width * (0.5 + spread * (rng.random(200) - 0.5)), low, high)
     prediction = label + width * noise * (rng.random(200) - 0.5)
     found = said(asked(Task.REGRESSION, target_range=(low, high)), prediction, label)
-    assert list(found) == ["loss", "rmse", "r2", "mse", "examples", "clipped"]
+    assert list(found) == ["loss", "rmse", "r2", "mse", "examples", "clipped_examples"]
     mse, fuzz = mean_squared_error(label, prediction), 1e-9
     assert abs(found["mse"] - mse) <= width**2 * 2**-41 + fuzz * mse
     assert found["loss"] == pytest.approx(found["mse"], rel=1e-9, abs=width**2 * 2**-40)
@@ -132,17 +132,17 @@ def test_a_diverged_binary_model_shows(bad):
     found = said(asked(), np.full(4, bad), label)
     assert found["auc"] == found["auc_error"] == 0.5
     # An infinite logit of the right sign, too, has no finite loss in torch: 0 times infinity.
-    assert (found["loss"], found["clipped"]) == (1024, 4)
+    assert (found["loss"], found["clipped_examples"]) == (1024, 4)
     assert found["accuracy"] == (0 if np.isnan(bad) else 0.5)
 
 
 def test_a_diverged_classifier_and_a_diverged_regression_show():
     found = said(asked(Task.MULTICLASS), np.array([[np.nan, 0.0], [3.0, 0.0]]), [0, 0])
-    assert (found["accuracy"], found["clipped"]) == (0.5, 1)
+    assert (found["accuracy"], found["clipped_examples"]) == (0.5, 1)
     assert 512 < found["loss"] < 512.1
     for bad in (np.nan, np.inf, 1e300, 12.1):
         found = said(asked(Task.REGRESSION, target_range=(0, 4)), [bad, 1.0, 3.0], [2.0, 1.0, 3.0])
-        assert (found["clipped"], found["mse"], found["loss"]) == (1, 16 / 3, 16 / 3)
+        assert (found["clipped_examples"], found["mse"], found["loss"]) == (1, 16 / 3, 16 / 3)
         assert found["r2"] == pytest.approx(1 - 8)
 
 
@@ -152,7 +152,7 @@ def test_a_loss_is_clipped_to_its_maximum_and_to_zero():
 
     evaluate = asked(loss=offset, max_loss=3.0)
     found = said(evaluate, [-1.0, 0.5, 3.0, 3.5], [0, 1, 0, 1])
-    assert (found["loss"], found["clipped"]) == (pytest.approx((0 + 0.5 + 3 + 3) / 4), 2)
+    assert (found["loss"], found["clipped_examples"]) == (pytest.approx((0 + 0.5 + 3 + 3) / 4), 2)
 
 
 def test_a_loss_of_your_own_stands_beside_the_errors_of_a_regression():
@@ -238,7 +238,7 @@ def test_the_heaviest_site_stays_within_its_bounds():
     vector = evaluate.counts(IDENTITY, [(np.zeros(3000), np.ones(3000))])
     assert int(vector.max()) <= evaluate.max_summand
     found = evaluate.metrics(vector)
-    assert (found["mse"], found["loss"], found["clipped"]) == (1, 1, 0)
+    assert (found["mse"], found["loss"], found["clipped_examples"]) == (1, 1, 0)
 
 
 # --- refusals --------------------------------------------------------------------------------------------

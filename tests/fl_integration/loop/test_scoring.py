@@ -127,6 +127,7 @@ def test_lists_loaders_and_numpy_say_the_same():
         [(x, y.bool())],
         [(x, y.unsqueeze(1))],
         [(x.numpy(), y.numpy().astype(np.uint64))],
+        [(np.broadcast_to(x.numpy()[::-1], x.shape)[::-1], y.tolist())],
     ):
         found = pieces(linear(), data)
         assert max(len(piece.loss) for piece in found) <= 1024
