@@ -78,4 +78,4 @@ FLAMBY: Final[Mapping[str, PublishedAccuracy]] = {
     "FedYogi": PublishedAccuracy(mean=0.7787, deviation=0.0153, sites=(0.76, 0.753, 0.738, 0.676)),
     "FedAdagrad": PublishedAccuracy(mean=0.7787, deviation=0.0153, sites=(0.76, 0.753, 0.738, 0.676)),
 }
-"""Fed-Heart-Disease of FLamby (owkin/FLamby at edacf54, results_benchmark_fed_heart_disease, seeds 42 to 46)."""
+"""FLamby's Fed-Heart-Disease: owkin/FLamby at edacf54, results_benchmark_fed_heart_disease, five seeds."""

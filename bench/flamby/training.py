@@ -2,7 +2,7 @@
 
 A site takes 100 updates of four examples a round from an endless run through its examples, newly shuffled
 each time. Here the run's order is a function of (seed, site, pass), so that a round is repeated from its
-number alone. With 14 weights torch's overhead would be most of the time; the gradient is written out instead, in
+number alone. With 14 weights torch's overhead would be most of the time: the gradient is written out, in
 float64, and the module's weights are read before and written after.
 """
 
