@@ -133,6 +133,11 @@ class ServerOptimiser(ABC):
         """The paper's tau, to be at least a step of the protocol's grid; None where there is none."""
         return None
 
+    @property
+    def controls(self) -> bool:
+        """Whether control variates travel with the updates (`Scaffold`)."""
+        return False
+
     def check(self, *, rounds: int) -> None:
         """Whether this optimiser serves for a training of so many rounds; ask before the first one.
 

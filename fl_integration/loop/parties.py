@@ -5,173 +5,132 @@ bytes into bytes to send, training when it is asked for an update, and `Federate
 `exchange` function moves the bytes.
 
 Where the server learns the sum, it holds the global model and sends it down with each round. Where the
-clients do, it is blind: each client opens the sealed sums and moves its own copy of the model. What goes down
-then is the digest of the initial model. Whether a sealed sum opens only clients see; so each names, with its
-update, a digest of the initial model and of all sums that it applied (its head), and updates that name others
-are not summed with it. A sum that does not open, or that honest updates cannot add up to, moves nobody.
+clients do, it is blind: each client opens the sealed sums and moves its own copy of the model, optimiser and
+all. What goes down then is the digest of the initial model. Whether a sealed sum opens only clients see; so
+each names, with its update, a digest of the initial model and of all sums that it applied (its head), and
+updates that name others are not summed with it. A sum that does not open, or that honest updates cannot add up
+to, moves nobody.
 
-Local training draws its batches from (seed, round, client) alone. An update that lies is not detected.
+What a client sends is what changed, weighted by the examples that it was trained on in this round. Weights,
+metrics and clips are its own affair until the sum. An update that lies is not detected.
 
->>> training_seed(seed=1, round=0, client="basel") == training_seed(seed=1, round=0, client="wien")
-False
 >>> model_digest({"w": np.zeros(2)}) == model_digest({"w": np.zeros(2)})
 True
 """
 
-import copy
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from fl_integration.site.training import Examples, LocalTraining, Loss, train_locally
-from fl_integration.vectors.vectorise import (
-    Array,
-    Vector,
-    apply_delta,
-    delta,
-    flatten,
-    manifest_of,
-    unflatten,
-)
+from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
+from fl_integration.site.site import Site, SiteFailedError
+from fl_integration.site.step import Trained
+from fl_integration.vectors.autoclip import AutoClip
+from fl_integration.vectors.vectorise import Array, Vector, flatten, unflatten
 from protocols.identity import SERVER, ClientId
 from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
+from protocols.machine.summand import FloatSurface
 from protocols.run import Exchange, run_round
-from secagg.errors import MissingExtraError, ParameterError, PeerViolation, RoundAborted
-from secagg.numbers import plain
-from secagg.wire import Writer
-
-try:
-    from torch import nn
-except ImportError as error:
-    raise MissingExtraError(package="torch", extra="train") from error
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted
 
 __all__ = [
     "FederatedClient",
     "FederatedServer",
-    "Loader",
     "OnModel",
     "State",
-    "examples",
-    "local_update",
+    "Surroundings",
+    "clipped_entries",
     "model_digest",
-    "moved",
-    "snapshot",
-    "training_seed",
 ]
 
 T = TypeVar("T")
 
-Loader: TypeAlias = Iterable[tuple[Examples, Examples]]
-"""One client's examples in pieces `(x, y)`: a DataLoader, or a list. It is read anew in each round."""
-
 State: TypeAlias = Mapping[str, Array]
 """A model's `state_dict`."""
 
-OnModel: TypeAlias = Callable[[int, Sum, State], None]
-"""`on_model(number, sum, state)`: a mean was applied, and this is the model now."""
+OnModel: TypeAlias = Callable[[int, Sum, GlobalModel], None]
+"""`on_model(number, sum, model)`: a mean was applied, and this is the global model now."""
 
-_SEED: Final = b"secagg/1/local training"
 _MODEL: Final = b"secagg/1/global model"
 _BASE: Final = b"secagg/1/sums applied"
-_DIGEST_BYTES: Final = 32
+_SCALED: Final = b"secagg/1/scales applied"
 
 
 def model_digest(state: State) -> bytes:
     """SHA-256 (32 bytes) of a model's manifest and floating values: equal for bit-identical models."""
-    return hashlib.sha256(_MODEL + _carried(state)).digest()
+    vector, manifest = flatten(state)
+    hashed = hashlib.sha256(_MODEL + manifest.digest)
+    hashed.update(memoryview(vector.astype(manifest.dtype.newbyteorder("<"), copy=False)).cast("B"))
+    return hashed.digest()
 
 
-def training_seed(*, seed: int, round: int, client: ClientId) -> int:
-    """The seed, in [0, 2**63), of one client's local training in one round.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the protocol around a client is like.
 
     Args:
-        seed: of the whole run, in [0, 2**63).
-        round: in [0, 2**63).
-        client: its id.
+        learns: who learns the sum.
+        surface: the numbers that are summed: clip, metrics.
+        auto_clip: the rule for scales, if updates are scaled.
+        rehearse: called with the number of each round right before its update is handed to the protocol, by
+            whoever repeats the protocol's randomness; None in earnest.
     """
-    seed = plain(seed)
-    if type(seed) is not int or not 0 <= seed < 1 << 63:
-        raise ParameterError(f"seed is {seed!r}; it must be an int in [0, 2**63)")
-    place = Writer().fixed(_SEED).uint(seed, 8).uint(round, 8).text(client).finish()
-    return int.from_bytes(hashlib.sha256(place).digest()[:8], "big") >> 1
 
-
-def local_update(
-    module: nn.Module, reference: State, loader: Loader, *, loss: Loss, settings: LocalTraining, seed: int
-) -> Vector:
-    """Trains `module` from `reference` and returns what changed, float[d] laid out as `flatten(reference)`.
-
-    Raises:
-        ParameterError: as `train_locally`; or training diverged, and the update is not finite.
-    """
-    module.load_state_dict(dict(reference))
-    train_locally(module, loader, loss=loss, settings=settings, seed=seed)
-    update = delta(module.state_dict(), reference)
-    if not np.isfinite(update).all():
-        raise ParameterError("training diverged: the update is not finite; lower the learning rate")
-    return update
+    learns: Learner
+    surface: FloatSurface
+    auto_clip: AutoClip | None = None
+    rehearse: Callable[[int], None] | None = None
 
 
 class FederatedClient:
-    """One client: its protocol machine, its examples and its copy of the global model. Bytes in, bytes out.
+    """One client: its protocol machine, its site and, where it learns the sums, the global model.
 
     Args:
         machine: the client's half of the protocol.
-        name: its client id.
-        learns: who learns the sum.
-        model: the architecture and the initial values, the same for all clients; it is copied.
-        loader: its examples; their number is its weight.
-        loss, settings: of local training.
-        seed: of the whole run; see `training_seed`.
+        site: its model, examples and step.
+        start: the global model that all begin from.
+        around: the protocol around it.
         on_model: called when a mean was opened and applied here (`Learner.CLIENTS`), with its round.
 
     Attributes:
-        weight: its number of examples.
         seconds: processor seconds that its machine took so far; training is not in it.
-        clipped: values of the last contribution that were clipped.
+        clipped: values of the last contribution that were clipped, by entry of the model, those with any.
+        strange: metrics of the last contribution that were outside their range, and were clipped too.
         opened: sums opened and applied so far.
         base: digest (32 bytes) of the initial model and of all sums applied to it (`Learner.CLIENTS`).
         stranded: the others went on from another copy than its own, and it needs `take_over`.
+        trained: it has trained at least once in this run.
     """
 
     def __init__(
         self,
         machine: Client,
         *,
-        name: ClientId,
-        learns: Learner,
-        model: nn.Module,
-        loader: Loader,
-        loss: Loss,
-        settings: LocalTraining,
-        seed: int,
+        site: Site,
+        start: GlobalModel,
+        around: Surroundings,
         on_model: OnModel | None = None,
     ) -> None:
-        self._machine, self._learns, self._name = machine, learns, name
-        self._module = copy.deepcopy(model)
-        self._state: State = snapshot(model)
-        self._manifest = manifest_of(self._state)
-        self._loader, self._loss, self._settings, self._seed = loader, loss, settings, seed
-        self._on_model = on_model
-        self.base, self.stranded = model_digest(self._state), False
-        self._initial = self.base
+        self._machine, self.site, self._around, self._on_model = machine, site, around, on_model
+        self.model = start
+        self.base = self._initial = start.digest() if around.learns is Learner.CLIENTS else b""
         self._applied: frozenset[bytes] = frozenset()
-        self.weight = examples(loader, name)
-        self.seconds, self.clipped, self.opened = 0.0, 0, 0
+        self._ahead: tuple[int, Vector, Vector, Trained] | None = None
+        self.stranded = self.trained = False
+        self.seconds, self.opened = 0.0, 0
+        self.clipped: dict[str, int] = {}
+        self.strange: tuple[str, ...] = ()
 
     @property
-    def state(self) -> State:
-        """Its copy of the global model."""
-        return self._state
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of that copy."""
-        return model_digest(self._state)
+    def name(self) -> ClientId:
+        """Its client id."""
+        return self.site.name
 
     def answer(self, request: bytes) -> bytes:
         """The reply to one message of the server; trains when that message asks for an update.
@@ -179,44 +138,62 @@ class FederatedClient:
         Raises:
             PeerViolation: the server sent a model that is none, or names another initial one than this client
                 began from; or the others went on without it. There is no reply: it sits the round out.
-            ParameterError: local training cannot work.
+            SiteFailedError: its own training failed, or what came out of it cannot be summed. It sits the
+                round out.
         """
         asked = self._timed(lambda: self._machine.receive(request))
-        if self._learns is Learner.CLIENTS:
+        if self._around.learns is Learner.CLIENTS:
             self.catch_up()  # at once: the next message may bring another key
         if not isinstance(asked, NeedUpdate):
             return asked
-        if self._learns is Learner.SERVER:
-            self.take_model(asked.model)
-        elif asked.model != self._initial:
-            raise PeerViolation("the training began from another model than this client", culprit=SERVER)
-        elif self.stranded:
-            raise PeerViolation("the others went on from another model than this client has", culprit=SERVER)
-        seed = training_seed(seed=self._seed, round=asked.round, client=self._name)
+        delivered = self._delivered(asked)
+        update, trained = self.train(delivered, round=asked.round)
         try:
-            update = local_update(
-                self._module, self._state, self._loader, loss=self._loss, settings=self._settings, seed=seed
-            )
+            return self._contributed(asked, delivered, update, trained)
         except ParameterError as error:
-            raise ParameterError(f"{self._name!r}, round {asked.round}: {error}") from error
-        head = self.base if self._learns is Learner.CLIENTS else None
-        reply = self._timed(lambda: self._machine.contribute(update, weight=self.weight, head=head))
-        self.clipped = self._machine.clipped
-        return reply
+            raise SiteFailedError(str(error)) from error
 
-    def take_model(self, body: bytes) -> None:
-        """Takes the global model as the server sends it (`Learner.SERVER`): with a round, and after the last.
+    def train(self, delivered: Delivered, *, round: int) -> tuple[Vector, Trained]:
+        """What this round's training changes; the same once more if it was asked for ahead of the round.
+
+        Raises:
+            SiteFailedError: as `Site.train`.
+        """
+        if self._ahead is not None:
+            number, values, update, trained = self._ahead
+            self._ahead = None
+            if number == round and np.array_equal(values, delivered.values):
+                return update, trained
+        update, trained = self.site.train(delivered.values, delivered.control, round=round)
+        self.trained = True
+        return update, trained
+
+    def train_ahead(self, delivered: Delivered, *, round: int) -> Vector:
+        """What this round's training changes, kept for the round itself."""
+        update, trained = self.train(delivered, round=round)
+        self._ahead = round, delivered.values.copy(), update, trained
+        return update
+
+    def take_model(self, body: bytes) -> Delivered:
+        """Reads the global model as the server sends it (`Learner.SERVER`).
 
         Raises:
             PeerViolation: these are not the bytes of a model of this architecture.
         """
-        size = self._manifest.dtype.itemsize * self._manifest.length
-        if body[:_DIGEST_BYTES] != self._manifest.digest or len(body) != _DIGEST_BYTES + size:
-            raise PeerViolation("the server's model is of another architecture", culprit=SERVER)
-        values = np.frombuffer(body, self._manifest.dtype.newbyteorder("<"), offset=_DIGEST_BYTES)
-        self._state = unflatten(
-            values.astype(self._manifest.dtype, copy=False), self._manifest, like=self._state
-        )
+        try:
+            delivered = Delivered.decode(body, self.model.layout)
+        except DecodeError as error:
+            raise PeerViolation(f"the server's model does not fit: {error}", culprit=SERVER) from error
+        if (delivered.scales is not None) != (self._around.auto_clip is not None):
+            raise PeerViolation(
+                "the server's model has scales for updates that are not scaled, or lacks them", culprit=SERVER
+            )
+        return delivered
+
+    def take_scales(self, scales: npt.NDArray[np.float64]) -> None:
+        """Goes on with scales, which it opened itself (`Learner.CLIENTS`)."""
+        self.model = self.model.scaled(scales)
+        self.base = hashlib.sha256(_SCALED + self.base + scales.astype("<f8").tobytes()).digest()
 
     def catch_up(self) -> None:
         """Opens the sums that arrived, oldest first, and moves its copy of the global model.
@@ -232,20 +209,65 @@ class FederatedClient:
                 continue
             if (digest := hashlib.sha256(result).digest()) in self._applied:
                 continue  # taken over from a peer, before it was delivered here
-            if total.head != self.base:
+            if total.head != self.base or total.round is None:
                 self.stranded = True
                 continue
             self._applied |= {digest}
-            self._state = moved(self._state, total)
-            self.base = _next_base(self.base, result)
+            self.model = self.model.moved(total, round=total.round)
+            self.base = hashlib.sha256(_BASE + self.base + digest).digest()
             self.opened += 1
-            if self._on_model is not None and total.round is not None:
-                self._on_model(total.round, total, self._state)
+            if self._on_model is not None:
+                self._on_model(total.round, total, self.model)
 
     def take_over(self, peer: "FederatedClient") -> None:
         """Takes a peer's copy of the model: the way back for one that the others left behind."""
-        self._state, self.base, self.opened = dict(peer._state), peer.base, peer.opened
+        self.model, self.base, self.opened = peer.model, peer.base, peer.opened
         self._applied, self.stranded = peer._applied, False
+
+    def _delivered(self, asked: NeedUpdate) -> Delivered:
+        if self._around.learns is Learner.SERVER:
+            return self.take_model(asked.model)
+        if asked.model != self._initial:
+            raise PeerViolation("the training began from another model than this client", culprit=SERVER)
+        if self.stranded:
+            raise PeerViolation("the others went on from another model than this client has", culprit=SERVER)
+        return self.model.delivered
+
+    def _contributed(
+        self, asked: NeedUpdate, delivered: Delivered, update: Vector, trained: Trained
+    ) -> bytes:
+        around, layout = self._around, self.model.layout
+        clipped: dict[str, int] | None = None
+        if around.auto_clip is not None:
+            if delivered.scales is None:
+                raise ParameterError("the scales of this training have not arrived here")
+            clipped = around.auto_clip.apply(update, delivered.scales, layout.segments)
+        metrics = self._in_range(trained.metrics)
+        if around.rehearse is not None:
+            around.rehearse(asked.round)
+        head = self.base if around.learns is Learner.CLIENTS else None
+        reply = self._timed(
+            lambda: self._machine.contribute(update, weight=trained.weight, metrics=metrics, head=head)
+        )
+        if clipped is None:
+            clipped = clipped_entries(update, around.surface, layout) if self._machine.clipped else {}
+        self.clipped = clipped
+        return reply
+
+    def _in_range(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The metrics that the protocol sums, each within its range; what is outside counts as its end."""
+        found, strange = {}, []
+        for name, low, high in self._around.surface.metrics:
+            if name not in metrics:
+                raise ParameterError(
+                    f"the protocol sums the metric {name!r}, and the step says {sorted(metrics)}; return "
+                    f"Trained(weight=…, metrics={{{name!r}: …}})"
+                )
+            found[name] = min(max(metrics[name], low), high)
+            if found[name] != metrics[name]:
+                strange.append(name)
+        self.strange = tuple(strange)
+        return found
 
     def _timed(self, step: Callable[[], T]) -> T:
         since = time.process_time()
@@ -264,29 +286,40 @@ class FederatedServer:
         base: digest (32 bytes) of the initial model; None if it knows the model.
     """
 
-    def __init__(self, machine: Server, *, length: int, state: State | None, base: bytes | None) -> None:
+    def __init__(
+        self, machine: Server, *, length: int, model: GlobalModel | None, base: bytes | None
+    ) -> None:
         self.machine, self.base = machine, base
-        self._length, self._state = length, state
+        self._length, self._model = length, model
+        self._body = b""
 
     @classmethod
-    def knowing(cls, machine: Server, *, state: State) -> Self:
-        """For `Learner.SERVER`: begins from `state` and applies each mean to it."""
-        return cls(machine, length=manifest_of(state).length, state=state, base=None)
+    def knowing(cls, machine: Server, *, start: GlobalModel) -> Self:
+        """For `Learner.SERVER`: begins from `start` and applies each mean to it."""
+        return cls(machine, length=start.layout.length, model=start, base=None)
 
     @classmethod
     def blind(cls, machine: Server, *, length: int, base: bytes) -> Self:
-        """For `Learner.CLIENTS`: knows the number of values and `model_digest` of the initial model."""
-        return cls(machine, length=length, state=None, base=base)
+        """For `Learner.CLIENTS`: knows the number of values and the digest of the initial model."""
+        return cls(machine, length=length, model=None, base=base)
 
     @property
-    def model(self) -> bytes:
+    def body(self) -> bytes:
         """What goes down with a round: the model, or the digest of the one that all began from."""
-        return _carried(self._state) if self._state is not None else self.base or b""
+        if self._model is None:
+            return self.base or b""
+        if not self._body:
+            self._body = self._model.body()
+        return self._body
 
     @property
-    def state(self) -> State | None:
+    def model(self) -> GlobalModel | None:
         """The global model, if this server knows it."""
-        return self._state
+        return self._model
+
+    @model.setter
+    def model(self, model: GlobalModel) -> None:
+        self._model, self._body = model, b""
 
     def round(self, number: int, cohort: Collection[ClientId], exchange: Exchange) -> Outcome:
         """Runs one round and applies its mean.
@@ -295,38 +328,29 @@ class FederatedServer:
             ParameterError: the round can never work; nothing was sent.
             RoundAborted: too few clients were left; the model is as it was.
         """
-        outcome = run_round(self.machine, Round(number, tuple(cohort), self._length, self.model), exchange)
-        if outcome.total is not None and self._state is not None:
-            self._state = moved(self._state, outcome.total)
+        outcome = run_round(self.machine, Round(number, tuple(cohort), self._length, self.body), exchange)
+        if outcome.total is not None and self._model is not None:
+            self.model = self._model.moved(outcome.total, round=number)
         return outcome
 
 
-def snapshot(model: nn.Module) -> dict[str, Array]:
-    """A copy of a model's state that shares nothing with it."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+def clipped_entries(update: Vector, surface: FloatSurface, layout: Layout) -> dict[str, int]:
+    """How many values of each segment lie outside the protocol's clip, those with any."""
+    found = {}
+    for name, part in layout.segments.items():
+        clip, count, at = surface.codec.part(part.start, part.stop).clip, 0, part.start
+        for length, limit in (
+            [(part.stop - part.start, clip)]
+            if isinstance(clip, float)
+            else [(each.length, each.clip) for each in clip]
+        ):
+            count += int(np.count_nonzero(np.abs(update[at : at + length]) > np.float64(limit)))
+            at += length
+        if count:
+            found[name] = count
+    return found
 
 
-def moved(state: State, total: Sum) -> State:
-    """The global model after a round: every party that holds `state` gets the identical result."""
-    return apply_delta(state, total.mean)
-
-
-def _carried(state: State) -> bytes:
-    """A model as it goes down: 32 bytes of manifest digest, then all floating values, little-endian."""
-    vector, manifest = flatten(state)
-    return manifest.digest + vector.astype(manifest.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def _next_base(base: bytes, result: bytes) -> bytes:
-    return hashlib.sha256(_BASE + base + hashlib.sha256(result).digest()).digest()
-
-
-def examples(loader: Loader, name: ClientId) -> int:
-    """The number of examples, at least 1, that a client's loader yields: its weight in the mean."""
-    try:
-        count = sum(len(x) for x, _ in loader)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(f"the loader of {name!r} does not yield pairs (x, y) of arrays") from error
-    if not count:
-        raise ParameterError(f"the loader of {name!r} has no examples; leave that client out")
-    return count
+def state_of(model: GlobalModel, like: State) -> dict[str, Array]:
+    """The state that a global model stands for, over the entries of `like` that it does not carry."""
+    return {**like, **unflatten(model.values, model.layout.manifest, like=like)}

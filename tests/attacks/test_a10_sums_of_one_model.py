@@ -9,10 +9,9 @@ is its update.
 On the copy the server does not care (`careless`). Ours remembers the contributors of each sum for the model
 at hand that may have been seen, and puts a near one off: it waits for those who are missing, once more than
 there may be liars that make others be missing. Then the training goes on, and one test shows what that tells.
-The loop asks the same clients again of itself (`_Unmoved`), also where it is about three sums.
+The loop asks the same clients again of itself (`Unmoved`), also where it is about three sums.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -47,9 +46,13 @@ from tests.protocols.liars import fields_of, signed_dealing
 
 torch = pytest.importorskip("torch")
 
-from fl_integration.loop.federated import FederatedRun, _Unmoved, federate  # noqa: E402  # behind the question
-from fl_integration.loop.parties import local_update, snapshot, training_seed  # noqa: E402
+from fl_integration.loop.cohorts import Unmoved  # noqa: E402  # behind the question whether there is a torch
+from fl_integration.loop.federated import Rehearsal, federate  # noqa: E402
+from fl_integration.loop.report import FederatedRun  # noqa: E402
+from fl_integration.loop.watch import Watch  # noqa: E402
+from fl_integration.site.site import Site  # noqa: E402
 from fl_integration.site.training import LocalTraining  # noqa: E402
+from fl_integration.vectors.vectorise import flatten  # noqa: E402
 
 NAMES = "abcdefg"
 """Of seven, two may be corrupt, and five must contribute."""
@@ -348,10 +351,7 @@ CUSTODIAN, HOLDER, AWAY = "a", "b", "d"
 SHAPE: dict[str, Any] = {"bits": 24, "clip": 4.0, "max_weight": 8}
 CKKS = CkksSum(max_clients=5, requirements=DEFAULT, **SHAPE)
 X = torch.linspace(-1, 1, 20).unsqueeze(1)
-TRAINING: dict[str, Any] = {
-    "loss": torch.nn.functional.mse_loss,
-    "settings": LocalTraining(learning_rate=0.1),
-}
+LOCAL = LocalTraining(loss=torch.nn.functional.mse_loss, learning_rate=0.1)
 
 
 class SpoilsTags(type(CKKS.suite.client)):  # type: ignore[misc]
@@ -430,10 +430,9 @@ class Spoilt:
             self.model,
             self.loaders,
             rounds=rounds,
-            drop=drop,
-            protocol_seed=1,
-            on_message=self.see,
-            **TRAINING,
+            local=LOCAL,
+            watch=Watch(on_message=self.see),
+            rehearsal=Rehearsal(drop=drop or {}, protocol_seed=1),
         )
 
     def see(self, number: int, message: Any) -> None:
@@ -452,13 +451,9 @@ class Spoilt:
             return False
         seen = difference[:-1] / codec.largest_step * codec.clip / difference[-1]
         number = first if victim in one else second
-        truth = local_update(
-            copy.deepcopy(self.model),
-            snapshot(self.model),
-            self.loaders[victim],
-            seed=training_seed(seed=0, round=number, client=victim),
-            **TRAINING,
-        )
+        values, manifest = flatten(self.model.state_dict())
+        site = Site(victim, model=self.model, data=self.loaders[victim], local=LOCAL, manifest=manifest)
+        truth, _ = site.train(values, values[:0], round=number)
         return bool(np.abs(seen - truth).max() < 1e-3)
 
     def opened(self) -> list[int]:
@@ -504,7 +499,7 @@ def test_on_ours_the_sum_without_the_victim_is_put_off(way: str) -> None:
 
 def ask_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that asks everybody in each round."""
-    monkeypatch.setattr(_Unmoved, "next_cohort", lambda self, culprits, *, deliver: tuple(self._clients))
+    monkeypatch.setattr(Unmoved, "next_cohort", lambda self, culprits, **_: tuple(self._clients))
 
 
 def test_on_the_copy_who_was_away_from_the_spoilt_sum_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,7 +548,7 @@ OF_EIGHT = MaskedSum(
 )
 
 
-class Pairs(_Unmoved):
+class Pairs(Unmoved):
     """A loop that looks at two sums at a time: that of all, and each that was seen."""
 
     def _chosen(self, culprits: Any, seen: Any) -> Any:
@@ -562,7 +557,7 @@ class Pairs(_Unmoved):
         return cohort
 
 
-def unmoved(kind: type[_Unmoved], *seen: frozenset[str]) -> _Unmoved:
+def unmoved(kind: type[Unmoved], *seen: frozenset[str]) -> Unmoved:
     clients: Any = {name: SimpleNamespace(base=b"") for name in EIGHT}
     made = kind(OF_EIGHT, clients)
     for each in seen:
@@ -570,7 +565,7 @@ def unmoved(kind: type[_Unmoved], *seen: frozenset[str]) -> _Unmoved:
     return made
 
 
-def asked_next(loop: _Unmoved, culprits: str = "") -> frozenset[str]:
+def asked_next(loop: Unmoved, culprits: str = "") -> frozenset[str]:
     return frozenset(loop.next_cohort(culprits, deliver=lambda: None))
 
 
@@ -586,14 +581,14 @@ def test_on_the_copy_three_sums_tell_one_update_to_a_liar() -> None:
 
 
 def test_ours_asks_for_one_of_two_again() -> None:
-    assert asked_next(unmoved(_Unmoved, ONE)) == frozenset(EIGHT)  # far enough from one
-    assert asked_next(unmoved(_Unmoved, ONE, OTHER)) in (ONE, OTHER)
-    assert asked_next(unmoved(_Unmoved, ONE, OTHER, ONE)) in (ONE, OTHER)
-    moved = unmoved(_Unmoved, ONE, OTHER)
+    assert asked_next(unmoved(Unmoved, ONE)) == frozenset(EIGHT)  # far enough from one
+    assert asked_next(unmoved(Unmoved, ONE, OTHER)) in (ONE, OTHER)
+    assert asked_next(unmoved(Unmoved, ONE, OTHER, ONE)) in (ONE, OTHER)
+    moved = unmoved(Unmoved, ONE, OTHER)
     moved.ended(ONE, None)
     assert asked_next(moved) == frozenset(EIGHT)
 
 
 def test_a_culprit_may_be_missing_from_it() -> None:
-    assert asked_next(unmoved(_Unmoved, ONE, OTHER), "h") in (ONE, OTHER - {"h"}, OTHER)
-    assert asked_next(unmoved(_Unmoved, frozenset(EIGHT)), "h") == frozenset(EIGHT) - {"h"}
+    assert asked_next(unmoved(Unmoved, ONE, OTHER), "h") in (ONE, OTHER - {"h"}, OTHER)
+    assert asked_next(unmoved(Unmoved, frozenset(EIGHT)), "h") == frozenset(EIGHT) - {"h"}

@@ -14,7 +14,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Final
 
-from fl_integration.studies.heart.choices import BITS, CLIP, MAX_WEIGHT, SETTINGS, Choice, short_name
+from fl_integration.studies.heart.choices import BITS, CLIP, LOCAL, MAX_WEIGHT, Choice, short_name
 from fl_integration.studies.heart.costs import CLIENTS, PARAMETERS, Cost
 from fl_integration.studies.heart.findings import Act, Auc, Gain, Repeat, Row
 from secagg.errors import MissingExtraError, ParameterError
@@ -251,10 +251,10 @@ def results(
             "clip": CLIP,
             "bits": BITS,
             "max_weight": MAX_WEIGHT,
-            "epochs": SETTINGS.epochs,
-            "batch_size": SETTINGS.batch_size,
-            "learning_rate": SETTINGS.learning_rate,
-            "weight_decay": SETTINGS.weight_decay,
+            "epochs": LOCAL.epochs,
+            "batch_size": LOCAL.batch_size,
+            "learning_rate": LOCAL.learning_rate,
+            "weight_decay": LOCAL.weight_decay,
         },
         "acts": [_act(act) for act in acts],
         "other_splits": [
@@ -315,7 +315,7 @@ def html(
         cost_note=cost_note(costs),
         seed=acts[0].seed,
         rounds=acts[0].rounds,
-        settings=SETTINGS,
+        settings=LOCAL,
         bits=BITS,
         clip=CLIP,
         versions=versions(),

@@ -18,12 +18,15 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fl_integration.loop.federated import RoundReport, fedavg, federate
-from fl_integration.loop.parties import Loader, State, local_update, snapshot, training_seed
+from fl_integration.loop.federated import Rehearsal, federate
+from fl_integration.loop.parties import State
+from fl_integration.loop.plain import fedavg
+from fl_integration.loop.report import RoundReport, TrainingAborted
+from fl_integration.loop.watch import Progress, Watch
+from fl_integration.site.site import Site as TrainingSite
 from fl_integration.site.training import predict
-from fl_integration.studies.heart.choices import SETTINGS, Choice, short_name
+from fl_integration.studies.heart.choices import LOCAL, Choice, short_name
 from fl_integration.studies.heart.findings import (
     Act,
     Auc,
@@ -49,10 +52,13 @@ from secagg.errors import ParameterError
 
 __all__ = ["Tick", "loss_in_act_two", "refusal_among_three", "repeat_gains", "run_act", "ticks"]
 
+Examples: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
+
 Tick: TypeAlias = Callable[[str], None]
 """Called with a row's title after each of its rounds."""
 
 _LOST: Final = Site.BUDAPEST
+_QUIET: Final = Watch(progress=Progress.NEVER)
 
 
 def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int) -> int:
@@ -155,18 +161,20 @@ def repeat_gains(
 def refusal_among_three(choice: Choice, *, seed: int) -> str:
     """What a round among three says when one of them vanishes at the worst moment."""
     hospitals = load_hospitals(sites=3, seed=seed)
-    run = federate(
-        choice.protocol(clients=3),
-        HeartModel(),
-        {hospital.site.value: _loader(hospital) for hospital in hospitals},
-        loss=binary_cross_entropy_with_logits,
-        settings=SETTINGS,
-        rounds=1,
-        seed=seed,
-        drop={0: {_LOST.value: choice.worst_moment}},
-        protocol_seed=seed,
-    )
-    return run.history[0].aborted
+    try:
+        federate(
+            choice.protocol(clients=3),
+            HeartModel(),
+            {hospital.site.value: _loader(hospital) for hospital in hospitals},
+            local=LOCAL,
+            rounds=1,
+            seed=seed,
+            watch=_QUIET,
+            rehearsal=Rehearsal(drop={0: {_LOST.value: choice.worst_moment}}, protocol_seed=seed),
+        )
+    except TrainingAborted as error:
+        return error.history[0].aborted
+    return ""
 
 
 class _Stage:
@@ -185,22 +193,24 @@ class _Stage:
         pile = [piece for loader in self._loaders.values() for piece in loader]
         return self._by_one("all rows pooled", "pooled", "pooled", pile)
 
-    def _by_one(self, title: str, kind: str, client: str, loader: Loader, site: Site | None = None) -> Row:
+    def _by_one(self, title: str, kind: str, client: str, loader: Examples, site: Site | None = None) -> Row:
         """As many epochs as the hospitals take together, cut into as many rounds."""
-        model, curve = HeartModel(), []
-        for number in range(self._rounds):
-            derived = training_seed(seed=self._seed, round=number, client=client)
-            local_update(
-                model,
-                snapshot(model),
-                loader,
-                loss=binary_cross_entropy_with_logits,
-                settings=SETTINGS,
-                seed=derived,
-            )
-            curve.append(self._overall(model))
+        curve: list[float] = []
+
+        def follow(number: int, total: Sum, state: State) -> None:
+            curve.append(self._overall(_loaded(state)))
             self._tick(title)
-        return self._row(model, title=title, kind=kind, curve=curve, site=site)
+
+        run = fedavg(
+            HeartModel(),
+            {client: loader},
+            local=LOCAL,
+            rounds=self._rounds,
+            seed=self._seed,
+            watch=Watch(on_model=follow, progress=Progress.NEVER),
+        )
+        trained = _loaded(run.model.state_dict())
+        return self._row(trained, title=title, kind=kind, curve=curve, site=site)
 
     def plain(self, lost: tuple[Site, int] | None) -> tuple[Row, HeartModel]:
         """FedAvg in the clear, and its model."""
@@ -213,12 +223,11 @@ class _Stage:
         run = fedavg(
             model,
             self._loaders,
-            loss=binary_cross_entropy_with_logits,
-            settings=SETTINGS,
+            local=LOCAL,
             rounds=self._rounds,
             seed=self._seed,
             absent={} if lost is None else {lost[1]: {lost[0].value}},
-            on_model=follow,
+            watch=Watch(on_model=follow, progress=Progress.NEVER),
         )
         trained = _loaded(run.model.state_dict())
         row = self._row(trained, title="FedAvg in the clear", kind="plain", curve=curve, history=run.history)
@@ -244,15 +253,19 @@ class _Stage:
             protocol,
             HeartModel(),
             self._loaders,
-            loss=binary_cross_entropy_with_logits,
-            settings=SETTINGS,
+            local=LOCAL,
             rounds=self._rounds,
             seed=self._seed,
-            drop={} if lost is None else {lost[1]: {lost[0].value: choice.worst_moment}},
-            on_round=lambda report: self._tick(choice.title),
-            on_model=follow,
-            on_message=listen,
-            protocol_seed=self._seed,
+            watch=Watch(
+                on_round=lambda report: self._tick(choice.title),
+                on_model=follow,
+                on_message=listen,
+                progress=Progress.NEVER,
+            ),
+            rehearsal=Rehearsal(
+                drop={} if lost is None else {lost[1]: {lost[0].value: choice.worst_moment}},
+                protocol_seed=self._seed,
+            ),
         )
         trained = _loaded(run.model.state_dict())
         curve: list[float] = []
@@ -280,15 +293,17 @@ class _Stage:
         )
         masked = decode(MaskedInput, Envelope.decode(sent).body)
         surface, start = protocol.suite.surface, HeartModel()
+        values, manifest = flatten(start.state_dict())
         count = surface.elements(len(total.mean))
-        update = local_update(
-            HeartModel(),
-            snapshot(start),
-            self._loaders[hospital.site.value],
-            loss=binary_cross_entropy_with_logits,
-            settings=SETTINGS,
-            seed=training_seed(seed=self._seed, round=0, client=hospital.site.value),
+        site = TrainingSite(
+            hospital.site.value,
+            model=start,
+            data=self._loaders[hospital.site.value],
+            local=LOCAL,
+            manifest=manifest,
+            seed=self._seed,
         )
+        update, _ = site.train(values, values[:0], round=0)
         return Glimpse(
             site=hospital.site,
             parameters=(*FEATURES, "intercept"),

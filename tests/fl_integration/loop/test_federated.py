@@ -10,16 +10,14 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from fl_integration.loop.federated import InProcess, fedavg, federate
-from fl_integration.loop.parties import (
-    FederatedClient,
-    FederatedServer,
-    examples,
-    local_update,
-    model_digest,
-    snapshot,
-    training_seed,
-)
+from fl_integration.loop.federated import InProcess, Rehearsal, federate
+from fl_integration.loop.optimisers import FedAvg
+from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings, model_digest
+from fl_integration.loop.plain import fedavg
+from fl_integration.loop.preparing import Prepared, prepare, site_of
+from fl_integration.loop.report import TrainingAborted
+from fl_integration.loop.watch import Watch
+from fl_integration.site.site import training_seed
 from fl_integration.site.training import LocalTraining
 from protocols import (
     Adversary,
@@ -35,7 +33,7 @@ from protocols import (
     Roster,
 )
 
-SETTINGS = LocalTraining(learning_rate=0.02, epochs=2, batch_size=4)
+LOCAL = LocalTraining(loss=mse_loss, learning_rate=0.02, epochs=2, batch_size=4)
 COUNTS = {"a": 5, "b": 9, "c": 7, "d": 4}
 SHAPE = {"bits": 30, "clip": 4.0, "max_clients": 4, "max_weight": 16}
 PROTOCOLS = {
@@ -69,23 +67,23 @@ def loaders(clients: str = "abc") -> dict[str, list[tuple[torch.Tensor, torch.Te
     return found
 
 
-def run(protocol, clients: str = "abc", *, rounds: int = 3, **options):
+def run(protocol, clients: str = "abc", *, rounds: int = 3, drop=None, protocol_seed=None, **options):
     return federate(
         protocol,
         model(),
         loaders(clients),
-        loss=mse_loss,
-        settings=SETTINGS,
-        rounds=rounds,
-        seed=7,
-        **options,
+        **{"local": LOCAL, "rounds": rounds, "seed": 7, **options},
+        rehearsal=Rehearsal(drop=drop or {}, protocol_seed=protocol_seed),
     )
 
 
 def plain(clients: str = "abc", *, rounds: int = 3, **options):
-    return fedavg(
-        model(), loaders(clients), loss=mse_loss, settings=SETTINGS, rounds=rounds, seed=7, **options
-    )
+    return fedavg(model(), loaders(clients), local=LOCAL, rounds=rounds, seed=7, **options)
+
+
+def prepared(clients: str = "abc") -> Prepared:
+    data = loaders(clients)
+    return prepare(model(), data, local=LOCAL, rounds=3, seed=7, optimiser=FedAvg())
 
 
 def distance(one: nn.Module, other: nn.Module) -> float:
@@ -98,11 +96,10 @@ def distance(one: nn.Module, other: nn.Module) -> float:
 
 def test_fedavg_by_hand():
     """w' = Σ n_k w_k / Σ n_k over locally trained models, for one round (McMahan et al., Algorithm 1)."""
-    data, total = loaders(), None
-    for client, loader in data.items():
+    total = None
+    for client, loader in loaders().items():
         net = model()
-        seed = training_seed(seed=7, round=0, client=client)
-        local_update(net, snapshot(model()), loader, loss=mse_loss, settings=SETTINGS, seed=seed)
+        LOCAL(net, loader, seed=training_seed(seed=7, round=0, client=client))
         weighted = torch.cat([p.double().flatten() for p in net.parameters()]) * COUNTS[client]
         total = weighted if total is None else total + weighted
     found = torch.cat([p.double().flatten() for p in plain(rounds=1).model.parameters()])
@@ -126,7 +123,7 @@ def test_a_coarse_grid_is_seen(name):
 
 def test_the_model_that_is_passed_stays_as_it_is(name):
     mine = model()
-    federate(PROTOCOLS[name], mine, loaders(), loss=mse_loss, settings=SETTINGS, rounds=1, seed=7)
+    federate(PROTOCOLS[name], mine, loaders(), local=LOCAL, rounds=1, seed=7)
     assert distance(mine, model()) == 0
 
 
@@ -138,9 +135,8 @@ def test_with_a_protocol_seed_a_run_repeats_bit_for_bit(name):
 
 def test_on_model_is_called_once_for_each_mean_with_the_model_then(name):
     seen = []
-    found = run(
-        PROTOCOLS[name], on_model=lambda n, total, state: seen.append((n, total, model_digest(state)))
-    )
+    watch = Watch(on_model=lambda n, total, state: seen.append((n, total, model_digest(state))))
+    found = run(PROTOCOLS[name], watch=watch)
     assert [number for number, _, _ in seen] == [0, 1, 2]
     assert seen[-1][2] == found.digest == model_digest(found.model.state_dict())
     assert all(total.contributors == {"a", "b", "c"} for _, total, _ in seen)
@@ -178,27 +174,14 @@ def test_an_aborted_round_is_recorded_and_leaves_the_model_alone(name):
 
 def fedavg_from(start: nn.Module, *, round: int) -> nn.Module:
     """One round with the seeds of round `round`, from `start`."""
-    state, data = snapshot(start), loaders()
-    mean = sum(
-        COUNTS[client]
-        * local_update(
-            model(),
-            state,
-            loader,
-            loss=mse_loss,
-            settings=SETTINGS,
-            seed=training_seed(seed=7, round=round, client=client),
-        ).astype(np.float64)
-        for client, loader in data.items()
-    )
     moved = copy.deepcopy(start)
-    at = 0
-    with torch.no_grad():
-        for value in moved.state_dict().values():
-            if value.is_floating_point():
-                part = mean[at : at + value.numel()] / 21
-                value.add_(torch.from_numpy(part.reshape(value.shape)).float())
-                at += value.numel()
+    for client, loader in loaders().items():
+        net = copy.deepcopy(start)
+        LOCAL(net, loader, seed=training_seed(seed=7, round=round, client=client))
+        with torch.no_grad():
+            for name, value in moved.state_dict().items():
+                if value.is_floating_point():
+                    value += COUNTS[client] / 21 * (net.state_dict()[name] - start.state_dict()[name])
     return moved
 
 
@@ -231,7 +214,7 @@ def test_a_client_lost_in_set_up_ends_with_the_same_model(name):
 
 def test_every_byte_is_counted_and_seen(name):
     seen = []
-    found = run(PROTOCOLS[name], rounds=2, on_message=lambda number, message: seen.append((number, message)))
+    found = run(PROTOCOLS[name], rounds=2, watch=Watch(on_message=lambda *said: seen.append(said)))
     for report in found.history:
         for client in "abc":
             bodies = [len(m.body) for n, m in seen if n == report.number and m.sender == client]
@@ -253,9 +236,9 @@ def test_training_is_not_counted_as_cryptography():
             return super().forward(x)
 
     slow = Slow(3, 1)
-    one_step = LocalTraining(learning_rate=0.1, batch_size=None)
+    one_step = LocalTraining(loss=mse_loss, learning_rate=0.1, batch_size=None)
     since = time.process_time()
-    found = federate(PROTOCOLS["plain"], slow, loaders(), loss=mse_loss, settings=one_step, rounds=1)
+    found = federate(PROTOCOLS["plain"], slow, loaders(), local=one_step, rounds=1)
     assert time.process_time() - since > 0.3
     assert max(found.history[0].seconds.values()) < 0.1
 
@@ -266,7 +249,7 @@ def test_a_server_whose_clients_learn_the_sum_never_gets_the_model():
 
     def found_in(name: str) -> bool:
         seen = []
-        run(PROTOCOLS[name], rounds=1, on_message=lambda n, message: seen.append(message.body))
+        run(PROTOCOLS[name], rounds=1, watch=Watch(on_message=lambda n, message: seen.append(message.body)))
         return any(needle in body for body in seen)
 
     assert [found_in(name) for name in ("plain", "masked", "ckks", "paillier")] == [True, True, False, False]
@@ -278,25 +261,21 @@ def test_a_server_whose_clients_learn_the_sum_never_gets_the_model():
 def parties(protocol, clients: str = "abc"):
     identities = [Identity.generate(client) for client in clients]
     roster, session = Roster.of(*identities), bytes(16)
+    training = prepared(clients)
     found = {
         each.client: FederatedClient(
             protocol.client(identity=each, roster=roster, session=session),
-            name=each.client,
-            learns=protocol.learns,
-            model=model(),
-            loader=loaders(clients)[each.client],
-            loss=mse_loss,
-            settings=SETTINGS,
-            seed=7,
+            site=site_of(each.client, training),
+            start=training.start,
+            around=Surroundings(learns=protocol.learns, surface=protocol.surface),
         )
         for each in identities
     }
     machine = protocol.server(roster=roster, session=session)
-    start = snapshot(model())
     if protocol.learns is Learner.SERVER:
-        server = FederatedServer.knowing(machine, state=start)
+        server = FederatedServer.knowing(machine, start=training.start)
     else:
-        server = FederatedServer.blind(machine, length=37, base=model_digest(start))
+        server = FederatedServer.blind(machine, length=37, base=training.start.digest())
     return server, found
 
 
@@ -328,7 +307,7 @@ def test_a_sum_that_is_delivered_twice_is_applied_once(name):
         lost = now
         server.round(number, "abcd", exchange)
     assert {client.opened for client in clients.values()} == {3}
-    assert len({client.digest for client in clients.values()}) == 1
+    assert len({client.model.digest() for client in clients.values()}) == 1
 
 
 @pytest.mark.parametrize("name", ["ckks", "paillier"])
@@ -342,7 +321,7 @@ def test_a_client_with_another_model_sits_the_round_out(name):
     assert clients["b"].stranded
     clients["b"].take_over(clients["a"])
     assert server.round(2, "abcd", exchange).contributors == {"a", "b", "c", "d"}
-    assert clients["b"].digest == clients["a"].digest
+    assert clients["b"].model.digest() == clients["a"].model.digest()
 
 
 @pytest.mark.parametrize(
@@ -350,11 +329,9 @@ def test_a_client_with_another_model_sits_the_round_out(name):
 )
 def test_a_server_that_sends_another_architecture_is_named(tamper):
     server, clients = parties(PROTOCOLS["plain"])
-    clients["a"].take_model(server.model)
-    before = clients["a"].digest
+    assert clients["a"].take_model(server.body).values.tolist() == prepared().start.values.tolist()
     with pytest.raises(PeerViolation, match="server: "):
-        clients["a"].take_model(tamper(server.model))
-    assert clients["a"].digest == before
+        clients["a"].take_model(tamper(server.body))
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -363,8 +340,8 @@ def test_a_server_that_sends_another_architecture_is_named(tamper):
 def test_a_weight_cap_that_is_too_small_names_the_value_to_pass(name):
     small = {**SHAPE, "max_weight": 6}
     protocol = type(PROTOCOLS[name])(**small, **({"key_bits": 2048} if name == "paillier" else {}))
-    with pytest.raises(ParameterError, match=r"'b' has 9 examples.*pass max_weight=9"):
-        run(protocol, on_message=lambda *_: pytest.fail("something ran"))
+    with pytest.raises(ParameterError, match=r"'b' is the largest site and has 9 examples.*pass max_weight=9"):
+        run(protocol, watch=Watch(on_message=lambda *_: pytest.fail("something ran")))
 
 
 @pytest.mark.parametrize(
@@ -373,19 +350,17 @@ def test_a_weight_cap_that_is_too_small_names_the_value_to_pass(name):
         ({"rounds": 0}, "rounds is 0"),
         ({"rounds": True}, "rounds is True"),
         ({"seed": -1}, "seed is -1"),
-        ({"drop": {3: {"a": "Contribute"}}}, "round 3"),
-        ({"drop": {0: {"z": "Contribute"}}}, "'z'"),
-        ({"drop": {0: {"a": "Unmask"}}}, "'Unmask'"),
-        ({"loaders": {}}, "empty"),
-        ({"loaders": {**loaders(), "c": []}}, "'c' has no examples"),
-        ({"loaders": {**loaders(), "c": [1]}}, "'c' does not yield pairs"),
-        ({"loaders": {"a": loaders()["a"]}}, "min_contributors"),
+        ({"rehearsal": Rehearsal(drop={3: {"a": "Contribute"}})}, "round 3"),
+        ({"rehearsal": Rehearsal(drop={0: {"z": "Contribute"}})}, "'z'"),
+        ({"rehearsal": Rehearsal(drop={0: {"a": "Unmask"}})}, "'Unmask'"),
+        ({"sites": {}}, "empty"),
+        ({"sites": {"a": loaders()["a"]}}, "min_contributors"),
     ],
 )
 def test_bad_arguments_are_refused(options, text):
-    arguments = {"loaders": loaders(), "rounds": 1, "seed": 7, **options}
+    arguments = {"sites": loaders(), "rounds": 1, "seed": 7, **options}
     with pytest.raises(ParameterError, match=text):
-        federate(PROTOCOLS["plain"], model(), loss=mse_loss, settings=SETTINGS, **arguments)
+        federate(PROTOCOLS["plain"], model(), local=LOCAL, **arguments)
 
 
 def test_fedavg_refuses_a_round_without_anybody():
@@ -393,10 +368,10 @@ def test_fedavg_refuses_a_round_without_anybody():
         plain(absent={1: {"a", "b", "c"}})
 
 
-def test_diverged_training_names_the_client_and_the_remedy():
-    wild = LocalTraining(learning_rate=1e30, epochs=5)
-    with pytest.raises(ParameterError, match=r"'a', round 0: .*lower the learning rate"):
-        federate(PROTOCOLS["masked"], model(), loaders(), loss=mse_loss, settings=wild, rounds=1)
+def test_diverged_training_everywhere_names_the_sites_and_the_remedy():
+    wild = LocalTraining(loss=mse_loss, learning_rate=1e30, epochs=5)
+    with pytest.raises(ParameterError, match=r"no site can take part: 'a': .*lower the learning rate"):
+        federate(PROTOCOLS["masked"], model(), loaders(), local=wild, rounds=1)
 
 
 def test_two_contributors_must_be_asked_for():
@@ -414,6 +389,3 @@ def test_training_seeds_differ_in_every_part():
     assert len(seeds) == 8
     assert all(0 <= seed < 1 << 63 for seed in seeds)
 
-
-def test_examples_counts_over_all_pieces():
-    assert examples([(np.zeros((3, 2)), np.zeros(3)), (np.zeros((4, 2)), np.zeros(4))], "a") == 7

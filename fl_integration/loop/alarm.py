@@ -1,0 +1,89 @@
+"""Clipping is loud: counted by entry, and said once, with what to do about it.
+
+A clipped update bends the model without any error: a regression with unscaled targets, BatchNorm over raw
+pixels. So the loop warns the first time that an entry loses more than a thousandth of its values to the clip.
+"""
+
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from fl_integration.loop.global_model import Layout
+from fl_integration.loop.parties import FederatedClient
+from fl_integration.vectors.autoclip import AutoClip
+
+__all__ = ["Alarm", "Clipped", "ClippingWarning"]
+
+_WORTH_SAYING: Final = 1e-3
+_NAMED: Final = 4
+
+
+class ClippingWarning(UserWarning):
+    """Updates were clipped: the mean is not the mean of what the sites learnt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clipped:
+    """The share of values clipped, in [0, 1]: of all, and by entry, those with any."""
+
+    share: float
+    entries: dict[str, float]
+
+
+@dataclass(slots=True)
+class Alarm:
+    """Counts, and warns once.
+
+    Args:
+        layout: of the training.
+        clip: the rule for scales, if there is one; the advice depends on it.
+    """
+
+    layout: Layout
+    clip: AutoClip | None
+    _said: set[str] = field(default_factory=set)
+
+    def clipped(self, number: int, contributors: Collection[FederatedClient]) -> Clipped:
+        """What was clipped in one round of these contributors."""
+        counts: dict[str, int] = {}
+        for client in contributors:
+            for name, count in client.clipped.items():
+                counts[name] = counts.get(name, 0) + count
+        sizes = {name: part.stop - part.start for name, part in self.layout.segments.items()}
+        of_all = max(len(contributors) * self.layout.length, 1)
+        found = Clipped(
+            share=sum(counts.values()) / of_all,
+            entries={name: count / (len(contributors) * sizes[name]) for name, count in counts.items()},
+        )
+        worst = {name: share for name, share in found.entries.items() if share >= _WORTH_SAYING}
+        if worst:
+            self._say("clip", self._of_clipping(number, found.share, worst))
+        strange = sorted({name for client in contributors for name in client.strange})
+        if strange:
+            self._say(
+                "metrics",
+                f"round {number}: metrics outside the range that the protocol declares count as its end: "
+                f"{', '.join(strange)}; declare a wider one",
+            )
+        return found
+
+    def _of_clipping(self, number: int, share: float, worst: dict[str, float]) -> str:
+        ranked = sorted(worst.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{name} {part:.0%}" for name, part in ranked[:_NAMED])
+        more = f" and {len(ranked) - _NAMED} more" if len(ranked) > _NAMED else ""
+        what = (
+            "pass clip=AutoClip(), give these entries a clip of their own (fl_integration.segments), or scale "
+            "inputs and targets"
+            if self.clip is None
+            else "begin anew with more headroom, AutoClip(headroom=…), or a lower learning rate"
+        )
+        return (
+            f"round {number}: {share:.2%} of all values were clipped, by entry {named}{more}. The mean is not that "
+            f"of what the sites learnt: {what}. This is said once; each round's report has the shares"
+        )
+
+    def _say(self, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            warnings.warn(text, ClippingWarning, stacklevel=6)

@@ -1,0 +1,150 @@
+"""The evaluation after a round, as the loop runs it: on the model that the round moved, and on no other.
+
+A round that moved nobody is not evaluated: the model is that of the evaluation before, and a sum of counts over
+other sites would tell, by the difference, what one site counts. A sum of counts that does not end costs that
+evaluation, not the training; the log says why.
+
+>>> from fl_integration.loop.evaluation import Custom
+>>> Evaluator(Custom(lambda number, model: {"one": 1.0}, every=2), rounds=5).is_due(1)
+True
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from fl_integration.loop.evaluation import Central, Custom, Evaluation, Metric, OnSites, evaluation_of
+from fl_integration.loop.global_model import Delivered
+from fl_integration.loop.parties import FederatedClient
+from fl_integration.loop.report import RoundReport
+from fl_integration.loop.side_sums import Counts, SideSums
+from fl_integration.site.site import SiteFailedError
+from protocols.identity import ClientId
+from protocols.interface import Learner
+from protocols.machine.parameters import MachineProtocol
+from protocols.simulation import Traffic
+from secagg.errors import MissingExtraError, ParameterError, RoundAborted
+
+try:
+    from torch import nn
+except ImportError as error:
+    raise MissingExtraError(package="torch", extra="train") from error
+
+__all__ = ["Evaluator"]
+
+_LOG = logging.getLogger("secagg")
+
+
+class Evaluator:
+    """Asks one kind of evaluation at the right rounds.
+
+    Args:
+        evaluate: as given to `federate`; None evaluates nothing.
+        rounds: of the training.
+        sites: the training's clients; None where their number does not matter.
+        protocol: that sums the counts of `OnSites`; None in the clear.
+
+    Raises:
+        ParameterError: it asks sites that there are not, too few for the protocol, or counts that do not fit.
+    """
+
+    def __init__(
+        self,
+        evaluate: Evaluation | Metric | None,
+        *,
+        rounds: int,
+        sites: Mapping[ClientId, object] | None = None,
+        protocol: MachineProtocol | None = None,
+    ) -> None:
+        self._kind, self._rounds = evaluation_of(evaluate), rounds
+        if isinstance(self._kind, OnSites):
+            unknown = [name for name in self._kind.data if sites is not None and name not in sites]
+            if unknown:
+                raise ParameterError(
+                    f"evaluate asks {unknown}, which are no sites of this training; they are {list(sites or ())}"
+                )
+            if protocol is not None:
+                self._kind.sum_of(protocol)
+                try:
+                    protocol.plan(len(self._kind.data), roster=len(sites or self._kind.data))
+                except ParameterError as error:
+                    raise ParameterError(f"evaluate asks {len(self._kind.data)} sites: {error}") from error
+
+    @property
+    def on_sites(self) -> OnSites | None:
+        """The evaluation that needs a sum, if it is of that kind."""
+        return self._kind if isinstance(self._kind, OnSites) else None
+
+    def is_due(self, number: int) -> bool:
+        """Whether round `number` ends with an evaluation."""
+        return self._kind is not None and self._kind.due(number, rounds=self._rounds)
+
+    def stops(self, history: Sequence[RoundReport]) -> str:
+        """Why the training ends before the next round; empty if it does not."""
+        stop = self._kind.stop if self._kind is not None else None
+        figures = [report.evaluation for report in history]
+        if stop is None or not any(figures) or not stop.stops(figures):
+            return ""
+        best = stop.best_of(figures)
+        at = "at any time" if best is None else f"since round {history[best].number}"
+        return f"{stop.metric} has not improved {at}, for {stop.patience} evaluations"
+
+    def at_one_place(self, number: int, module: Callable[[], nn.Module]) -> dict[str, float]:
+        """The figures of an evaluation that needs no sum; `module` makes the global model."""
+        if isinstance(self._kind, Central):
+            return self._kind.metrics(module())
+        return self._kind.metrics(number, module()) if isinstance(self._kind, Custom) else {}
+
+    def through_a_sum(
+        self,
+        number: int,
+        clients: Mapping[ClientId, FederatedClient],
+        sums: SideSums,
+        *,
+        model: bytes,
+        learns: Learner,
+    ) -> tuple[dict[str, float], dict[str, Traffic]]:
+        """The figures of an evaluation on the sites, and bytes by party.
+
+        Args:
+            number: of the round.
+            clients: of the training.
+            sums: the sums of counts.
+            model: what goes down: the model where the server learns the sum, else what all begin from.
+            learns: who learns it.
+        """
+        kind = self._kind
+        if not isinstance(kind, OnSites):
+            return {}, {}
+
+        def count(name: ClientId, body: bytes) -> Counts:
+            client = clients[name]
+            values = client.model.values
+            if learns is Learner.SERVER:
+                values = Delivered.decode(body, client.model.layout).values
+            try:
+                return kind.counts(client.site.load(values), kind.data[name])
+            except Exception as error:  # the site's own data may raise anything
+                raise SiteFailedError(f"{type(error).__name__}: {error}") from error
+
+        try:
+            found, traffic = sums.run(number, tuple(kind.data), count, model=model, head=lambda name: clients[name].base)
+        except RoundAborted as error:
+            _LOG.warning("round %d: not evaluated, %s", number, error.reason)
+            return {}, sums.traffic
+        for name, failed in sums.failures.items():
+            _LOG.warning("round %d: %s sat the evaluation out, %s", number, name, failed.reason)
+        total = next((each.total for each in found.values()), None)
+        return ({} if total is None else kind.metrics(total)), traffic
+
+    def in_the_clear(
+        self, number: int, modules: Mapping[ClientId, Callable[[], nn.Module]], module: Callable[[], nn.Module]
+    ) -> dict[str, float]:
+        """The same figures without a protocol: `modules` makes each site's model."""
+        kind = self._kind
+        if not self.is_due(number):
+            return {}
+        if not isinstance(kind, OnSites):
+            return self.at_one_place(number, module)
+        counts = [kind.counts(modules[name](), data) for name, data in kind.data.items()]
+        return kind.metrics(sum(counts[1:], counts[0]))
+

@@ -1,0 +1,327 @@
+"""Everything that can be refused before a training runs, and what all its parties agree on.
+
+A mistake that no site and no round can work with is found here, not after an hour: a predicate that matches
+nothing, a schedule of the wrong length, a weight that the protocol does not admit, a model that cannot be
+carried. Nothing has run when one of these raises.
+
+>>> import torch
+>>> local = LocalTraining(loss=torch.nn.functional.mse_loss, learning_rate=0.1)
+>>> from fl_integration.loop.optimisers import FedAvg
+>>> sites = {"basel": [(torch.ones(4, 2), torch.ones(4, 1))]}
+>>> prepare(torch.nn.Linear(2, 1), sites, local=local, rounds=1, seed=0, optimiser=FedAvg()).layout.length
+3
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fl_integration.loop.checkpoint import Fingerprint
+from fl_integration.loop.cohorts import Sampling
+from fl_integration.loop.global_model import GlobalModel, Layout
+from fl_integration.loop.optimisers import ServerOptimiser
+from fl_integration.loop.parties import State, model_digest, state_of
+from fl_integration.site.site import Site, copied, training_seed
+from fl_integration.site.step import Step, check_data, size_of
+from fl_integration.site.training import LocalTraining
+from fl_integration.vectors.autoclip import AutoClip
+from fl_integration.vectors.sharing import movable
+from fl_integration.vectors.vectorise import Manifest, flatten, snapshot
+from protocols.identity import ClientId
+from protocols.machine.parameters import MachineProtocol
+from protocols.machine.summand import FloatSurface, Surface
+from secagg.errors import MissingExtraError, ParameterError
+from secagg.wire import Writer
+
+try:
+    from torch import nn
+except ImportError as error:
+    raise MissingExtraError(package="torch", extra="train") from error
+
+__all__ = ["Prepared", "Shared", "fingerprint_of", "prepare", "site_of"]
+
+Shared: TypeAlias = Callable[[str], bool]
+"""Whether the entry of this name travels."""
+
+_KEPT = b"secagg/1/entries that do not travel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """A training whose arguments were looked at.
+
+    Attributes:
+        model: as it was passed in; nobody writes to it.
+        sites: each site's data.
+        local: a site's step.
+        rounds, seed: of the run.
+        layout: what travels, and how a mean is applied.
+        start: the global model before the first round.
+        fixed: entries that stay at home and must not change.
+        controlled: parameters with control variates.
+        initial: a copy of the model's state.
+    """
+
+    model: nn.Module
+    sites: Mapping[ClientId, object]
+    local: Step
+    rounds: int
+    seed: int
+    layout: Layout
+    start: GlobalModel
+    fixed: frozenset[str]
+    controlled: tuple[str, ...]
+    initial: Mapping[str, Any]
+
+    def state(self, model: GlobalModel) -> State:
+        """The `state_dict` of a global model; what does not travel is as it was at the beginning."""
+        return state_of(model, self.initial)
+
+    def module(self, model: GlobalModel) -> nn.Module:
+        """A module with the global values in it."""
+        trained = copied(self.model)
+        trained.load_state_dict(dict(self.state(model)))
+        return trained
+
+    def digest_of(self, module: nn.Module) -> bytes:
+        """`model_digest` of a module, over the entries that can be in a digest."""
+        return model_digest(digestible(module.state_dict()))
+
+
+def prepare(
+    model: nn.Module,
+    sites: Mapping[ClientId, object],
+    *,
+    local: Step,
+    rounds: int,
+    seed: int,
+    optimiser: ServerOptimiser,
+    shared: Shared | None = None,
+    surface: Surface | None = None,
+    clip: AutoClip | None = None,
+) -> Prepared:
+    """Looks at all that a training needs; arguments as of `federate`.
+
+    Args:
+        surface: the numbers that the protocol sums; None in the clear.
+
+    Raises:
+        ParameterError: an argument can never work.
+    """
+    if type(rounds) is not int or rounds < 1:
+        raise ParameterError(f"rounds is {rounds!r}; it must be an int of at least 1")
+    if not isinstance(sites, Mapping) or not sites:
+        raise ParameterError("sites is empty; map each client's id to its data")
+    training_seed(seed=seed, round=0, client="")
+    for name, data in sites.items():
+        check_data(name, data)
+    _check_step(local, rounds=rounds)
+    if not isinstance(optimiser, ServerOptimiser):
+        raise ParameterError(
+            f"server_optimiser is a {type(optimiser).__name__}; pass FedAvg(), FedAdam(…) or another of them"
+        )
+    optimiser.check(rounds=rounds)
+    initial = snapshot(copied(model).state_dict())
+    can_move = movable(model)
+    values, manifest = flatten(initial, shared=can_move if shared is None else shared)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    _check_finite(manifest, parameters)
+    layout = Layout(
+        manifest=manifest, parameters=_runs(manifest, parameters), optimiser=optimiser, members=len(sites)
+    )
+    if not layout.movable:
+        raise ParameterError("no entry that is shared is a parameter; there is nothing to train together")
+    if optimiser.controls:
+        _check_controls(local)
+    if surface is not None:
+        _check_surface(surface, layout, sites, local=local, clip=clip)
+    names = {entry.name for entry in manifest.entries}
+    return Prepared(
+        model=model,
+        sites=sites,
+        local=local,
+        rounds=rounds,
+        seed=seed,
+        layout=layout,
+        start=GlobalModel.of(layout, values),
+        fixed=frozenset(name for name in initial if name not in names and not can_move(name)),
+        controlled=tuple(
+            entry.name
+            for entry in manifest.entries
+            if optimiser.controls and entry.summed and entry.name in parameters
+        ),
+        initial=initial,
+    )
+
+
+def site_of(name: ClientId, prepared: Prepared) -> Site:
+    """One of the sites of a training."""
+    return Site(
+        name,
+        model=prepared.model,
+        data=prepared.sites[name],
+        local=prepared.local,
+        manifest=prepared.layout.manifest,
+        fixed=prepared.fixed,
+        controlled=prepared.controlled,
+        seed=prepared.seed,
+    )
+
+
+def fingerprint_of(
+    prepared: Prepared,
+    protocol: MachineProtocol,
+    sites: Mapping[ClientId, object],
+    *,
+    seed: int,
+    clip: AutoClip | None,
+    sampling: Sampling | None,
+) -> Fingerprint:
+    """What a checkpoint of this training is known by.
+
+    Raises:
+        ParameterError: an entry that a site keeps to itself is no tensor, and cannot be written.
+    """
+    manifest = prepared.layout.manifest
+    shared = {entry.name: entry for entry in manifest.entries}
+    for name, value in prepared.initial.items():
+        if name not in shared and name not in prepared.fixed and not hasattr(value, "dtype"):
+            raise ParameterError(
+                f"entry {name!r} stays at its site and is a {type(value).__name__}, which a checkpoint cannot "
+                "hold; keep it out of state_dict, or pass no checkpoint="
+            )
+    still = {
+        name: value
+        for name, value in prepared.initial.items()
+        if (name in shared and not shared[name].summed and not shared[name].tied) or name in prepared.fixed
+    }
+    return Fingerprint(
+        model=manifest.digest.hex(),
+        kept_model=_bytes_digest(still),
+        protocol=f"{type(protocol).__name__} {protocol.suite.digest.hex()}",
+        sites=", ".join(sites),
+        server_optimiser=repr(prepared.layout.optimiser),
+        clip=repr(clip),
+        sampling=repr(sampling),
+        seed=str(seed),
+    )
+
+
+def digestible(state: State) -> dict[str, Any]:
+    """The entries of a state that are arrays; extra state of a module is no part of a digest."""
+    return {name: value for name, value in state.items() if hasattr(value, "dtype")}
+
+
+def _bytes_digest(state: Mapping[str, Any]) -> str:
+    hashed = hashlib.sha256(_KEPT)
+    for name, value in state.items():
+        array = np.ascontiguousarray(value.detach().cpu().contiguous().flatten().view(_torch_bytes()).numpy())
+        hashed.update(Writer().text(name).text(str(value.dtype)).blob(array.tobytes()).finish())
+    return hashed.hexdigest()
+
+
+def _torch_bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def _check_step(local: object, *, rounds: int) -> None:
+    if not callable(local):
+        raise ParameterError(
+            f"local is a {type(local).__name__}; pass LocalTraining(loss=…, learning_rate=…), or a function "
+            "local(model, data, *, seed) that trains the model in place and returns its weight"
+        )
+    if isinstance(local, LocalTraining):
+        local.check(rounds=rounds)
+
+
+def _check_controls(local: object) -> None:
+    if not isinstance(local, LocalTraining) or local.optimiser is not None or local.momentum or local.proximal:
+        raise ParameterError(
+            "control variates (Scaffold) need LocalTraining with its own SGD, without momentum and proximal: "
+            "what a gradient step was is read from the learning rate"
+        )
+
+
+def _check_finite(manifest: Manifest, parameters: set[str]) -> None:
+    for entry in manifest.entries:
+        if entry.constant and entry.name in parameters:
+            raise ParameterError(
+                f"parameter {entry.name!r} is not finite before the training begins; repair the initial model"
+            )
+
+
+def _runs(manifest: Manifest, parameters: set[str]) -> tuple[slice, ...]:
+    """The runs of the vector that are parameters, neighbours joined."""
+    runs: list[slice] = []
+    for name, part in manifest.slices().items():
+        if name not in parameters or part.start == part.stop:
+            continue
+        if runs and runs[-1].stop == part.start:
+            runs[-1] = slice(runs[-1].start, part.stop)
+        else:
+            runs.append(part)
+    return tuple(runs)
+
+
+def _check_surface(
+    surface: Surface,
+    layout: Layout,
+    sites: Mapping[ClientId, object],
+    *,
+    local: Step,
+    clip: AutoClip | None,
+) -> None:
+    if not isinstance(surface, FloatSurface):
+        raise ParameterError("the protocol sums integers; pass the protocol itself, not its exact surface")
+    if clip is not None and not isinstance(clip, AutoClip):
+        raise ParameterError(
+            f"clip is a {type(clip).__name__}; pass AutoClip(), or leave it out and name a clip to the protocol"
+        )
+    if clip is not None and surface.codec.clip != 1.0:
+        raise ParameterError(
+            "clip=AutoClip() scales updates to the protocol's clip of 1.0, and this protocol has another one; "
+            "leave its clip= out"
+        )
+    names = [name for name, _, _ in surface.metrics]
+    if isinstance(local, LocalTraining) and set(names) - {"loss"}:
+        raise ParameterError(
+            f"the protocol sums the metrics {names}, and LocalTraining knows its 'loss' alone; take a step of your "
+            "own that returns Trained(weight=…, metrics={…}), or leave them out"
+        )
+    surface.check_length(layout.length)
+    if isinstance(local, LocalTraining):
+        _check_weights(surface, sites)
+    _check_adaptivity(layout.optimiser, surface, clip)
+
+
+def _check_weights(surface: FloatSurface, sites: Mapping[ClientId, object]) -> None:
+    sizes = {name: size for name, data in sites.items() if (size := size_of(data)) is not None}
+    largest = max(sizes, key=lambda name: sizes[name], default=None)
+    most = min(surface.max_weight, surface.max_total_weight)
+    if largest is not None and sizes[largest] > most:
+        limit = "max_weight" if surface.max_weight <= surface.max_total_weight else "max_total_weight"
+        raise ParameterError(
+            f"{largest!r} is the largest site and has {sizes[largest]} examples, its weight in the mean; the "
+            f"protocol admits {limit} = {most}: pass {limit}={sizes[largest]} to it, or more"
+        )
+
+
+def _check_adaptivity(optimiser: ServerOptimiser, surface: FloatSurface, clip: AutoClip | None) -> None:
+    """A warning where rounding to the grid would be taken for a gradient."""
+    if optimiser.adaptivity is None or clip is not None:
+        return
+    given = surface.codec.clip
+    widest = given if isinstance(given, float) else max(each.clip for each in given)
+    step = widest / surface.codec.largest_step
+    if optimiser.adaptivity < step:
+        warnings.warn(
+            f"adaptivity is {optimiser.adaptivity:g}, below a step of the protocol's grid ({step:.2g}): "
+            "rounding alone moves coordinates that stand still. Raise it, or the protocol's bits",
+            stacklevel=5,
+        )

@@ -1,0 +1,50 @@
+"""The first scales of a training with `AutoClip`: one small exact sum before the first round.
+
+Every site trains once from the initial model, counts its update's magnitudes and contributes the counts; what
+it trained is kept and contributed in the round that follows. Whoever learns the sum makes the scales from it:
+the server puts them into the model that goes down, or each client goes on with those that it opened itself,
+and names them in its head, so that only updates under equal scales are summed.
+"""
+
+from collections.abc import Mapping
+
+from fl_integration.loop.global_model import Delivered
+from fl_integration.loop.parties import FederatedClient, FederatedServer
+from fl_integration.loop.side_sums import Counts, SideSums
+from fl_integration.vectors.autoclip import AutoClip
+from protocols.identity import ClientId
+from protocols.simulation import Traffic
+from secagg.errors import RoundAborted
+
+__all__ = ["fix_scales"]
+
+
+def fix_scales(
+    rule: AutoClip,
+    sums: SideSums,
+    number: int,
+    clients: Mapping[ClientId, FederatedClient],
+    server: FederatedServer,
+) -> dict[str, Traffic]:
+    """Fixes the scales at whoever learns the sum; bytes by party.
+
+    Raises:
+        RoundAborted: the sum did not end, or nobody opened it. Nothing has changed.
+    """
+    layout = next(iter(clients.values())).model.layout
+
+    def count(name: ClientId, body: bytes) -> Counts:
+        client = clients[name]
+        delivered = client.model.delivered if server.model is None else Delivered.decode(body, layout)
+        return rule.counts(client.train_ahead(delivered, round=number), layout.segments)
+
+    found, traffic = sums.run(number, tuple(clients), count, model=server.body, head=lambda name: clients[name].base)
+    if not found:
+        raise RoundAborted("no client opened the sum of magnitudes")
+    if server.model is not None:
+        total = next(iter(found.values())).total
+        server.model = server.model.scaled(rule.scales(total, layout.segments))
+    else:
+        for name, each in found.items():
+            clients[name].take_scales(rule.scales(each.total, layout.segments))
+    return traffic

@@ -1,0 +1,285 @@
+"""One site: its copy of the model, its examples and its step. What a round's training needs, and no protocol.
+
+A site loads the global values into its module, trains, and says what changed. Entries that are not shared
+stay in the module from round to round: heads (FedPer), BatchNorm (FedBN), whatever the predicate leaves out.
+Entries that are shared but never summed (integer counters, constants that are not finite) begin each round as
+they were at the very beginning, at every site alike.
+
+Whatever fails here, a loader, a disk, training that diverges, is `SiteFailedError`: the site sits the round
+out, its own part is as it was before, and the next round finds it ready. The text names the error of the
+site's own code and may hold what that code wrote into it, so it is for this site's operator.
+
+With control variates (SCAFFOLD, Karimireddy et al., ICML'20, Alg. 1) every gradient of a shared parameter is
+moved by c - c_i, through hooks, so that the step itself knows nothing of it; afterwards c_i becomes option
+II's c_i - c + (x - y_i)/(K·rate), and its change travels behind the update.
+
+A site does not bound what its update reveals.
+
+>>> training_seed(seed=1, round=0, client="basel") == training_seed(seed=1, round=0, client="wien")
+False
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from fl_integration.site.step import Step, Trained, run_step
+from fl_integration.site.training import LocalTraining
+from fl_integration.vectors.vectorise import Array, Manifest, Vector, changes, load, snapshot
+from protocols.identity import ClientId
+from secagg.errors import MissingExtraError, ParameterError, SecAggError
+from secagg.numbers import plain
+from secagg.wire import Writer
+
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    raise MissingExtraError(package="torch", extra="train") from error
+
+__all__ = ["OwnPart", "Site", "SiteFailedError", "training_seed"]
+
+_SEED: Final = b"secagg/1/local training"
+
+
+class SiteFailedError(SecAggError):
+    """A site cannot take part in this round; it may in the next.
+
+    Attributes:
+        reason: in the words of the error that stopped it, which is the cause of this one.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OwnPart:
+    """What a site keeps to itself from round to round: whoever resumes a training brings it back.
+
+    Attributes:
+        entries: the entries of its module that are not shared and can change.
+        control: its control variate, [parameters], or empty.
+    """
+
+    entries: Mapping[str, Any]
+    control: Vector
+
+
+def training_seed(*, seed: int, round: int, client: ClientId) -> int:
+    """The seed, in [0, 2**63), of one client's local training in one round.
+
+    Args:
+        seed: of the whole run, in [0, 2**63).
+        round: in [0, 2**63).
+        client: its id.
+    """
+    seed = plain(seed)
+    if type(seed) is not int or not 0 <= seed < 1 << 63:
+        raise ParameterError(f"seed is {seed!r}; it must be an int in [0, 2**63)")
+    place = Writer().fixed(_SEED).uint(seed, 8).uint(round, 8).text(client).finish()
+    return int.from_bytes(hashlib.sha256(place).digest()[:8], "big") >> 1
+
+
+class Site:
+    """One site's model, examples and step.
+
+    Args:
+        name: its client id.
+        model: architecture and initial values; it is copied.
+        data: what its step is given.
+        local: its step.
+        manifest: of the entries that are shared.
+        fixed: names of entries that are not shared and must not change: frozen parameters.
+        controlled: names of the parameters that have control variates, in the order of the vector; none
+            without SCAFFOLD.
+        seed: of the whole run; see `training_seed`.
+    """
+
+    def __init__(
+        self,
+        name: ClientId,
+        *,
+        model: nn.Module,
+        data: object,
+        local: Step,
+        manifest: Manifest,
+        fixed: frozenset[str] = frozenset(),
+        controlled: tuple[str, ...] = (),
+        seed: int = 0,
+    ) -> None:
+        self.name, self._data, self._local, self._seed = name, data, local, seed
+        self._module = copied(model)
+        self._manifest, self._fixed = manifest, fixed
+        shared = {entry.name for entry in manifest.entries}
+        state = self._module.state_dict()
+        self._own = tuple(name for name in state if name not in shared and name not in fixed)
+        kept = {entry.name for entry in manifest.entries if not entry.summed and not entry.tied}
+        self._kept = snapshot({name: value for name, value in state.items() if name in kept})
+        parameters = dict(self._module.named_parameters(remove_duplicate=False))
+        self._controlled = {name: parameters[name] for name in controlled}
+        self._control: Vector = np.zeros(sum(p.numel() for p in self._controlled.values()), manifest.dtype)
+
+    @property
+    def module(self) -> nn.Module:
+        """Its module: with what it was last given, or trained to, in it."""
+        return self._module
+
+    @property
+    def own(self) -> OwnPart:
+        """A copy of what it keeps to itself."""
+        return OwnPart(entries=self._own_entries(), control=self._control.copy())
+
+    @own.setter
+    def own(self, part: OwnPart) -> None:
+        self._restore(part.entries)
+        self._control = part.control.copy()
+
+    def load(self, values: Vector) -> nn.Module:
+        """Its module with the global values in it; its own part as it is."""
+        load(values, self._manifest, self._module.state_dict())
+        if self._kept:
+            self._module.load_state_dict(self._kept, strict=False)
+        return self._module
+
+    def train(self, values: Vector, control: Vector, *, round: int) -> tuple[Vector, Trained]:
+        """One round's training from the global values.
+
+        Args:
+            values: [d], laid out by the manifest.
+            control: the server's control variate, [parameters], or empty.
+            round: its number; examples are drawn from (seed, round, name).
+
+        Returns:
+            What changed, [d], with the control variate's change behind it if there is one; and what the step
+            said. The own part has moved on.
+
+        Raises:
+            SiteFailedError: whatever failed; the own part is as it was.
+        """
+        before = self._own_entries()
+        try:
+            return self._trained(values, control, round=round)
+        except Exception as error:  # noqa: BLE001  (the site's own code may raise anything)
+            self._restore(before)
+            reason = str(error) if isinstance(error, SecAggError) else f"{type(error).__name__}: {error}"
+            raise SiteFailedError(reason) from error
+        except BaseException:
+            self._restore(before)
+            raise
+
+    def _trained(self, values: Vector, control: Vector, *, round: int) -> tuple[Vector, Trained]:
+        module = self.load(values)
+        versions = {name: module.state_dict()[name]._version for name in self._fixed}
+        seed = training_seed(seed=self._seed, round=round, client=self.name)
+        with self._corrected(control) as steps:
+            trained = run_step(self._local, module, self._data, seed=seed, round=round)
+        state = module.state_dict()
+        self._check_fixed(state, versions)
+        update = np.empty(len(values) + len(control), self._manifest.dtype)
+        changes(state, self._manifest, values, out=update[: len(values)])
+        if len(control):
+            self._move_control(control, update, steps=max(steps.values(), default=0), round=round)
+        self._check_finite(update)
+        return update, trained
+
+    def _check_fixed(self, state: Mapping[str, Any], versions: Mapping[str, int]) -> None:
+        for name, version in versions.items():
+            if state[name]._version != version:
+                raise ParameterError(
+                    f"the step changed {name!r}, which is frozen and so stays at each site: name it in shared=, "
+                    "or let it require a gradient before the training begins"
+                )
+
+    def _check_finite(self, update: Vector) -> None:
+        """Cheap where all is well: one pass, no copy."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.dot(update, update)):
+                return
+        for name, part in self._manifest.slices().items():
+            if not np.isfinite(update[part]).all():
+                raise ParameterError(
+                    f"training diverged: the update of {name!r} is not finite; lower the learning rate, or look "
+                    "for NaN in the examples"
+                )
+
+    # --- control variates ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _corrected(self, control: Vector) -> Iterator[dict[str, int]]:
+        """Gradients moved by c - c_i inside; how many steps each parameter took."""
+        steps = dict.fromkeys(self._controlled, 0)
+        hooks, at = [], 0
+        for name, parameter in self._controlled.items():
+            part = slice(at, at + parameter.numel())
+            moved_by = torch.from_numpy(control[part] - self._control[part]).reshape(parameter.shape)
+            moved_by = moved_by.to(device=parameter.device, dtype=parameter.dtype)
+            at = part.stop
+
+            def correct(
+                gradient: torch.Tensor, name: str = name, moved_by: torch.Tensor = moved_by
+            ) -> torch.Tensor:
+                steps[name] += 1
+                return gradient + moved_by
+
+            if parameter.requires_grad:
+                hooks.append(parameter.register_hook(correct))
+        try:
+            yield steps
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _move_control(self, control: Vector, update: Vector, *, steps: int, round: int) -> None:
+        """c_i+ = c_i - c + (x - y_i)/(K·rate), and what changed behind the update (Alg. 1, steps 12 to 14)."""
+        rate = self._local.at(round).learning_rate if isinstance(self._local, LocalTraining) else None
+        if not isinstance(rate, float):
+            raise ParameterError("control variates need LocalTraining's own SGD")
+        scale = -1.0 / (max(steps, 1) * rate)
+        where, changed = self._manifest.slices(), update[len(update) - len(control) :]
+        at = 0
+        for name in self._controlled:
+            part = where[name]
+            length = part.stop - part.start
+            np.multiply(update[part], scale, out=changed[at : at + length], casting="same_kind")
+            at += length
+        changed -= control
+        self._control = self._control + changed
+
+    # --- the own part -------------------------------------------------------------------------------------
+
+    def _own_entries(self) -> dict[str, Array]:
+        if not self._own:
+            return {}
+        state = self._module.state_dict()
+        return snapshot({name: state[name] for name in self._own})
+
+    def _restore(self, entries: Mapping[str, Any]) -> None:
+        if entries:
+            self._module.load_state_dict(dict(entries), strict=False)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of a model, or a clear error.
+
+    Raises:
+        ParameterError: it cannot be copied; the text names what to do.
+    """
+    if not isinstance(model, nn.Module):
+        raise ParameterError(f"the model is a {type(model).__name__}; it must be a torch.nn.Module")
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf:
+                place = f"{name}.{key}" if name else key
+                raise ParameterError(
+                    f"{place!r} is a tensor that is computed from others and kept as an attribute, as "
+                    "torch.nn.utils.weight_norm does it: such a model cannot be copied. Use "
+                    "torch.nn.utils.parametrizations.weight_norm, or compute it in forward"
+                )
+    return copy.deepcopy(model)

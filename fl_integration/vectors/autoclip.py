@@ -1,0 +1,143 @@
+"""`AutoClip`: a public scale for each part of an update, so that one clip of 1 fits all of them.
+
+A weight moves by a thousandth in a round, BatchNorm's running variance by ten, the bias of a regression with
+unscaled targets by a hundred. Under one clip either the small ones drown in the grid's steps or the large
+ones are cut off. So each segment of the vector, an entry of the model, is divided by a scale of its own
+before it is summed and the mean is multiplied by it again; the protocol keeps its clip of 1.
+
+The scale has to be the same for all, before anybody has seen anybody's update. It comes from one small exact
+sum: every site counts the magnitudes of its first update by powers of two, segment by segment, the counts are
+added, and the scale is the smallest power of two that leaves at most a share of them above it, with some
+headroom. Then it is fixed. A power of two, so that dividing and multiplying lose nothing.
+
+What that sum tells: how many values of all sites together lie in each power of two, for each segment, and
+nothing by site. A server that announced a tiny scale would turn every update into signs, and their sum into
+weights by sign; so a site refuses a scale under which more than `most_clipped` of its own values would be
+clipped, over the whole update or over one segment of at least twenty values. In smaller segments, a bias of
+one value say, that is not refused: there honest updates may outgrow the scale, and clipping is reported.
+
+>>> rule, segments = AutoClip(), {"weight": slice(0, 3), "bias": slice(3, 4)}
+>>> counts = sum(rule.counts(np.array(each), segments) for each in ([.01, -.02, .03, 90.], [.02, .01, 0., 70.]))
+>>> rule.scales(counts, segments).tolist()
+[0.0625, 256.0]
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_integration.vectors.vectorise import Vector
+from secagg.errors import ParameterError
+from secagg.numbers import is_number, plain_fields
+
+__all__ = ["AutoClip"]
+
+_LOWEST: Final = -80
+_HIGHEST: Final = 80
+_BINS: Final = _HIGHEST - _LOWEST + 1
+"""By exponent: bin i counts magnitudes in [2**(_LOWEST + i - 1), 2**(_LOWEST + i)); the ends take the rest."""
+_CHUNK: Final = 1 << 16
+_SMALL: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoClip:
+    """How the scales are chosen, and what a site puts up with.
+
+    Args:
+        share: of the values that are not zero, in [0, 1): at most so many may lie above a segment's scale,
+            before `headroom`.
+        headroom: a power of two of at least 1, by which the scale is larger: later updates may be.
+        most_clipped: in (0, 1): the share of its own values beyond which a site refuses a scale.
+
+    Raises:
+        ParameterError: a value is outside its range.
+    """
+
+    share: float = 1e-3
+    headroom: float = 2.0
+    most_clipped: float = 0.05
+
+    def __post_init__(self) -> None:
+        plain_fields(self, "share", "headroom", "most_clipped")
+        if not is_number(self.share) or not 0 <= self.share < 1:
+            raise ParameterError(f"share is {self.share!r}; it must be in [0, 1)")
+        room = self.headroom
+        if not is_number(room) or not 1 <= room < 2**32 or math.frexp(room)[0] != 0.5:
+            raise ParameterError(f"headroom is {room!r}; it must be a power of two of at least 1")
+        if not is_number(self.most_clipped) or not 0 < self.most_clipped < 1:
+            raise ParameterError(f"most_clipped is {self.most_clipped!r}; it must be in (0, 1)")
+
+    def length(self, segments: Mapping[str, slice]) -> int:
+        """Counts of one site: values of the exact sum."""
+        return _BINS * len(segments)
+
+    def largest_count(self, segments: Mapping[str, slice]) -> int:
+        """The largest count that one site can have, at least 1."""
+        return max((part.stop - part.start for part in segments.values()), default=1)
+
+    def counts(self, update: Vector, segments: Mapping[str, slice]) -> npt.NDArray[np.uint64]:
+        """How many of a site's values lie in each power of two, by segment; zeros are not counted.
+
+        Returns:
+            uint64[segments * bins].
+        """
+        found = np.zeros((len(segments), _BINS), np.uint64)
+        for row, part in zip(found, segments.values(), strict=True):
+            for start in range(part.start, part.stop, _CHUNK):
+                values = update[start : min(start + _CHUNK, part.stop)]
+                exponents = np.frexp(values[values != 0])[1].clip(_LOWEST, _HIGHEST) - _LOWEST
+                row += np.bincount(exponents, minlength=_BINS).astype(np.uint64)
+        return found.reshape(-1)
+
+    def scales(
+        self, total: npt.NDArray[np.uint64], segments: Mapping[str, slice]
+    ) -> npt.NDArray[np.float64]:
+        """The scale of each segment, from the counts of all sites together; 1 where nothing moved.
+
+        Raises:
+            ParameterError: these are not counts for these segments.
+        """
+        if total.shape != (self.length(segments),):
+            raise ParameterError(f"{total.shape} counts for {len(segments)} segments of {_BINS} bins")
+        counts = total.reshape(len(segments), _BINS).astype(np.float64)
+        everything = counts.sum(axis=1)
+        above = everything[:, None] - counts.cumsum(axis=1)  # beyond the upper edge of each bin
+        first = np.argmax(above <= self.share * everything[:, None], axis=1)
+        return np.where(everything > 0, np.ldexp(self.headroom, first + _LOWEST), 1.0)
+
+    def apply(
+        self, update: Vector, scales: npt.NDArray[np.float64], segments: Mapping[str, slice]
+    ) -> dict[str, int]:
+        """Divides a site's update by the scales, in place.
+
+        Returns:
+            How many values of each segment lie above its scale, those with any: they will be clipped.
+
+        Raises:
+            ParameterError: more of them than this site puts up with.
+        """
+        clipped: dict[str, int] = {}
+        for (name, part), scale in zip(segments.items(), scales.tolist(), strict=True):
+            values = update[part]
+            np.multiply(values, 1.0 / scale, out=values, casting="same_kind")
+            if max(values.max(), -values.min()) > 1:
+                clipped[name] = int(np.count_nonzero(np.abs(values) > 1))
+        self._refuse("the update", sum(clipped.values()), len(update))
+        for name, count in clipped.items():
+            size = segments[name].stop - segments[name].start
+            if size >= _SMALL:
+                self._refuse(repr(name), count, size)
+        return clipped
+
+    def _refuse(self, what: str, count: int, size: int) -> None:
+        if count > self.most_clipped * size:
+            raise ParameterError(
+                f"{count} of {size} values of {what} lie above the scale that the training fixed, more than "
+                f"{self.most_clipped:.0%}: under it the sum would tell signs and weights. If the updates have "
+                "outgrown it honestly, begin anew with more headroom, AutoClip(headroom=…), or a lower learning rate"
+            )
