@@ -16,8 +16,9 @@ from torch import nn
 from bench.flamby.patients import NAMES, Cohort, Examples, load_cohort
 from bench.flamby.training import Epochs, SiteSgd, train_alone, untrained, weights_of
 from bench.published import FLAMBY, PublishedAccuracy
-from fl_integration.loop.federated import fedavg, federate
+from fl_integration.loop.federated import federate
 from fl_integration.loop.optimisers import FedAdagrad, FedAdam, FedAvg, FedYogi, ServerOptimiser
+from fl_integration.loop.plain import fedavg
 from protocols import MaskedSum, Rounding
 from protocols.machine.parameters import MachineProtocol
 
