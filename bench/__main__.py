@@ -24,6 +24,9 @@ HERE = Path(__file__).parent
 def main() -> int:
     """Runs the suite and reports; the exit code is pytest's."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="What the cryptography costs.")
+    parser.add_argument(
+        "page", nargs="?", choices=["flamby"], help="instead: FLamby's table of accuracies, see FLAMBY.md"
+    )
     parser.add_argument("--quick", action="store_true", help="leave out what takes many seconds")
     parser.add_argument(
         "--out", type=Path, default=Path("bench-out"), help="folder for JSON, text and pictures"
@@ -31,6 +34,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="report on this earlier run instead of measuring")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.page == "flamby":
+        return show_flamby(options.out)
     source = options.json or options.out / "benchmark.json"
     code = 0 if options.json else measure(source, quick=options.quick)
     if not source.exists():
@@ -46,6 +51,16 @@ def main() -> int:
     draw_lattice(run, options.out / "lattice.png")
     draw_crossing(run, options.out / "crossing.png")
     return code
+
+
+def show_flamby(out: Path) -> int:
+    """Trains FLamby's table in the clear and under MaskedSum, prints it, and leaves it as `flamby.md`."""
+    from bench.flamby.table import MASKED, lines_of, markdown_of, reproduce, table_of
+
+    lines = lines_of(reproduce(), reproduce(protocol=MASKED))
+    Console(width=None if sys.stdout.isatty() else 180).print(table_of(lines))
+    (out / "flamby.md").write_text(markdown_of(lines), encoding="utf-8")
+    return 0
 
 
 def measure(json_path: Path, *, quick: bool) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["EXPANSIONS", "NAIVE", "PublishedExpansion", "PublishedRounds"]
+__all__ = ["EXPANSIONS", "FLAMBY", "NAIVE", "PublishedAccuracy", "PublishedExpansion", "PublishedRounds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,15 @@ class PublishedExpansion:
     floor: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedAccuracy:
+    """Accuracy over five seeds: mean and standard deviation on all test patients, means on each site's."""
+
+    mean: float
+    deviation: float
+    sites: tuple[float, ...]
+
+
 NAIVE: Final = PublishedRounds(
     who="a naive SecAgg in Python (CSVs)",
     clients=600,
@@ -56,3 +65,17 @@ EXPANSIONS: Final = (
         who="Bonawitz et al., CCS'17", clients=2**14, parameters=2**24, bits=16, expansion=1.98, floor=1.875
     ),
 )
+
+FLAMBY: Final[Mapping[str, PublishedAccuracy]] = {
+    "Pooled": PublishedAccuracy(mean=0.7953, deviation=0.0028, sites=(0.783, 0.764, 0.75, 0.644)),
+    "Local 0": PublishedAccuracy(mean=0.7843, deviation=0.0070, sites=(0.746, 0.76, 0.725, 0.658)),
+    "Local 1": PublishedAccuracy(mean=0.7268, deviation=0.0129, sites=(0.746, 0.746, 0.525, 0.498)),
+    "Local 2": PublishedAccuracy(mean=0.4827, deviation=0.0449, sites=(0.481, 0.391, 0.725, 0.671)),
+    "Local 3": PublishedAccuracy(mean=0.6110, deviation=0.0393, sites=(0.577, 0.467, 0.8, 0.702)),
+    "FedAvg": PublishedAccuracy(mean=0.7480, deviation=0.0268, sites=(0.731, 0.719, 0.65, 0.64)),
+    "FedProx": PublishedAccuracy(mean=0.7480, deviation=0.0268, sites=(0.731, 0.719, 0.65, 0.64)),
+    "FedAdam": PublishedAccuracy(mean=0.7787, deviation=0.0146, sites=(0.752, 0.746, 0.738, 0.667)),
+    "FedYogi": PublishedAccuracy(mean=0.7787, deviation=0.0153, sites=(0.76, 0.753, 0.738, 0.676)),
+    "FedAdagrad": PublishedAccuracy(mean=0.7787, deviation=0.0153, sites=(0.76, 0.753, 0.738, 0.676)),
+}
+"""FLamby's Fed-Heart-Disease: owkin/FLamby at edacf54, results_benchmark_fed_heart_disease, five seeds."""
