@@ -37,7 +37,7 @@ from secagg.numbers import is_number, plain, plain_fields
 try:
     import torch
     from torch import nn
-    from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+    from torch.utils.data import BatchSampler, DataLoader
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
@@ -220,9 +220,9 @@ def _loader_size(loader: DataLoader[Any]) -> int | None:
     batches: Any = loader.batch_sampler
     # Without batches a piece may hold any number; another class's batches, or passes, are its own affair.
     own = type(batches) is BatchSampler and type(loader).__iter__ is DataLoader.__iter__
-    if not own or isinstance(loader.dataset, IterableDataset):
+    if not own:
         return None
-    n = len(batches.sampler)
+    n = len(batches.sampler)  # a stream's has no length
     return n - n % batches.batch_size if batches.drop_last else n
 
 
