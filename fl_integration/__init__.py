@@ -4,32 +4,64 @@ This is the door: every name below comes from the room that makes it, and a room
 names is first asked for. So `import fl_integration` needs no torch, and rooms may move behind it. A missing
 backend raises `MissingExtraError`, which names the extra to install. The README in this folder is the map.
 
->>> from fl_integration import LocalTraining
->>> LocalTraining(learning_rate=0.1).epochs
-1
+>>> from fl_integration import FedAdam
+>>> FedAdam(learning_rate=0.1).momentum
+0.9
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fl_integration.loop.federated import FederatedRun, InProcess, RoundReport, fedavg, federate
+    from fl_integration.loop.alarm import ClippingWarning
+    from fl_integration.loop.cohorts import Sampling
+    from fl_integration.loop.evaluation import Better, Central, Custom, EarlyStopping, OnSites, Task
+    from fl_integration.loop.federated import Rehearsal, federate
+    from fl_integration.loop.in_process import InProcess
+    from fl_integration.loop.optimisers import BiasCorrection, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
     from fl_integration.loop.parties import FederatedClient, FederatedServer, model_digest
+    from fl_integration.loop.plain import fedavg
+    from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
+    from fl_integration.loop.scaffold import Scaffold
+    from fl_integration.loop.watch import Progress, Watch, to_tensorboard
     from fl_integration.site.release_log import SqliteReleaseLog
-    from fl_integration.site.training import LocalTraining, predict, train_locally
+    from fl_integration.site.step import Trained
+    from fl_integration.site.training import LocalTraining, predict
+    from fl_integration.vectors.autoclip import AutoClip
     from fl_integration.vectors.manifest import Manifest
     from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, movable, only
-    from fl_integration.vectors.vectorise import apply_delta, delta, flatten, manifest_of, unflatten
+    from fl_integration.vectors.vectorise import apply_delta, delta, flatten, manifest_of, segments, unflatten
 
 __all__ = [
+    "AutoClip",
+    "Better",
+    "BiasCorrection",
+    "Central",
+    "ClippingWarning",
+    "Custom",
+    "EarlyStopping",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
     "FederatedClient",
     "FederatedRun",
     "FederatedServer",
     "InProcess",
     "LocalTraining",
     "Manifest",
+    "OnSites",
+    "Progress",
+    "Rehearsal",
     "RoundReport",
+    "Sampling",
+    "Scaffold",
     "SqliteReleaseLog",
+    "Task",
+    "Trained",
+    "TrainingAborted",
+    "Watch",
     "adapters",
     "all_but",
     "all_but_norms",
@@ -43,18 +75,30 @@ __all__ = [
     "movable",
     "only",
     "predict",
-    "train_locally",
+    "segments",
+    "to_tensorboard",
     "unflatten",
 ]
 
 _ROOMS = {
-    "loop.federated": ("FederatedRun", "InProcess", "RoundReport", "fedavg", "federate"),
+    "loop.alarm": ("ClippingWarning",),
+    "loop.cohorts": ("Sampling",),
+    "loop.evaluation": ("Better", "Central", "Custom", "EarlyStopping", "OnSites", "Task"),
+    "loop.federated": ("Rehearsal", "federate"),
+    "loop.in_process": ("InProcess",),
+    "loop.optimisers": ("BiasCorrection", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi"),
     "loop.parties": ("FederatedClient", "FederatedServer", "model_digest"),
+    "loop.plain": ("fedavg",),
+    "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
+    "loop.scaffold": ("Scaffold",),
+    "loop.watch": ("Progress", "Watch", "to_tensorboard"),
     "site.release_log": ("SqliteReleaseLog",),
-    "site.training": ("LocalTraining", "predict", "train_locally"),
+    "site.step": ("Trained",),
+    "site.training": ("LocalTraining", "predict"),
+    "vectors.autoclip": ("AutoClip",),
     "vectors.manifest": ("Manifest",),
     "vectors.sharing": ("adapters", "all_but", "all_but_norms", "movable", "only"),
-    "vectors.vectorise": ("apply_delta", "delta", "flatten", "manifest_of", "unflatten"),
+    "vectors.vectorise": ("apply_delta", "delta", "flatten", "manifest_of", "segments", "unflatten"),
 }
 
 if not TYPE_CHECKING:  # a type checker knows the names, and says which ones are not there

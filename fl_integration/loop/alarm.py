@@ -73,14 +73,14 @@ class Alarm:
         named = ", ".join(f"{name} {part:.0%}" for name, part in ranked[:_NAMED])
         more = f" and {len(ranked) - _NAMED} more" if len(ranked) > _NAMED else ""
         what = (
-            "pass clip=AutoClip(), give these entries a clip of their own (fl_integration.segments), or scale "
-            "inputs and targets"
+            "pass clip=AutoClip(), give these entries a clip of their own (fl_integration.segments), or "
+            "scale inputs and targets"
             if self.clip is None
             else "begin anew with more headroom, AutoClip(headroom=…), or a lower learning rate"
         )
         return (
-            f"round {number}: {share:.2%} of all values were clipped, by entry {named}{more}. The mean is not that "
-            f"of what the sites learnt: {what}. This is said once; each round's report has the shares"
+            f"round {number}: {share:.2%} of all values were clipped, by entry {named}{more}. The mean is "
+            f"not that of what the sites learnt: {what}. This is said once; each round's report has the shares"
         )
 
     def _say(self, what: str, text: str) -> None:

@@ -1,14 +1,14 @@
 """A training on disk: written whole after each round, atomically, and taken up where it stopped.
 
-A checkpoint is one file, `training.pt`, in a folder of the caller's: the global values, the server optimiser's
-state, control variates and scales, what each site keeps to itself, and the reports so far. It is written beside
-its place, forced to the disk and put there by one rename: whoever crashes finds the last whole one. Reading runs
-no code out of it (`torch.load(weights_only=True)`).
+A checkpoint is one file, `training.pt`, in a folder of the caller's: the global values, the server
+optimiser's state, control variates and scales, what each site keeps to itself, and the reports so far. It is
+written beside its place, forced to the disk and put there by one rename: whoever crashes finds the last whole
+one. Reading runs no code out of it (`torch.load(weights_only=True)`).
 
 What it does not hold: keys. A training that is taken up again has new identities, a new session and new keys,
-for a machine that goes back to an older state could be made to release twice (ATTACKS A14). Examples are drawn
-from (seed, round, site), so a resumed run is the run that was not interrupted, bit for bit, wherever that one
-repeats: the protocol's stochastic rounding has to repeat too, or be to the nearest.
+for a machine that goes back to an older state could be made to release twice (ATTACKS A14). Examples are
+drawn from (seed, round, site), so a resumed run is the run that was not interrupted, bit for bit, wherever
+that one repeats: the protocol's stochastic rounding has to repeat too, or be to the nearest.
 
 It is a file of a rehearsal in one process, and holds the parts that sites keep to themselves: protect it as
 you would protect those.
@@ -107,7 +107,9 @@ class Checkpoint:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ParameterError(f"checkpoint={str(folder)!r} cannot be a folder: {error.strerror}") from error
+            raise ParameterError(
+                f"checkpoint={str(folder)!r} cannot be a folder: {error.strerror}"
+            ) from error
 
     @property
     def path(self) -> Path:
@@ -128,10 +130,10 @@ class Checkpoint:
         try:
             data = torch.load(self.path, map_location="cpu", weights_only=True)
             found, version = dict(data["fingerprint"]), data["format"]
-        except Exception as error:  # noqa: BLE001  (whatever a damaged or foreign file provokes in the reader)
+        except Exception as error:
             raise ParameterError(
-                f"{self.path.name} in the checkpoint's folder is no checkpoint of this library, or is damaged "
-                f"({type(error).__name__}); name another folder, or remove it"
+                f"{self.path.name} in the checkpoint's folder is no checkpoint of this library, or is "
+                f"damaged ({type(error).__name__}); name another folder, or remove it"
             ) from error
         if version != _FORMAT:
             raise ParameterError(f"a checkpoint of format {version!r}; this version reads {_FORMAT}")
@@ -139,8 +141,8 @@ class Checkpoint:
             mine, theirs = getattr(self._fingerprint, each.name), found.get(each.name)
             if mine != theirs:
                 raise ParameterError(
-                    f"the checkpoint is of {_SAID[each.name]} ({theirs}, now {mine}); name another folder, or go "
-                    "on as before"
+                    f"the checkpoint is of {_SAID[each.name]} ({theirs}, now {mine}); name another folder, "
+                    "or go on as before"
                 )
         return _saved(data, like)
 

@@ -4,8 +4,8 @@
 the whole roster, all of whom may be in one cohort; so a sample for which that is too many has no plan and is
 refused before anything runs.
 
-`Unmoved` remembers sums that were opened and moved nobody. A sum of nearly the same clients for the same model
-would tell the updates of those in which the two differ (ATTACKS A10).
+`Unmoved` remembers sums that were opened and moved nobody. A sum of nearly the same clients for the same
+model would tell the updates of those in which the two differ (ATTACKS A10).
 
 >>> Sampling(size=2).cohort(("a", "b", "c"), seed=1, round=0)
 ('a', 'c')
@@ -70,8 +70,8 @@ class Unmoved:
     """Sums for the model at hand that moved nobody: they were opened and refused, or did not verify.
 
     Somebody may have seen them: the server, or a client that spoilt one and holds the key. So the next is
-    asked of the same again (a culprit may be missing: that is its own update), or of others by as many as hide
-    an honest one.
+    asked of the same again (a culprit may be missing: that is its own update), or of others by as many as
+    hide an honest one.
 
     Attributes:
         seen: the contributors of each such sum.

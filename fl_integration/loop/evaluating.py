@@ -1,8 +1,8 @@
 """The evaluation after a round, as the loop runs it: on the model that the round moved, and on no other.
 
-A round that moved nobody is not evaluated: the model is that of the evaluation before, and a sum of counts over
-other sites would tell, by the difference, what one site counts. A sum of counts that does not end costs that
-evaluation, not the training; the log says why.
+A round that moved nobody is not evaluated: the model is that of the evaluation before, and a sum of counts
+over other sites would tell, by the difference, what one site counts. A sum of counts that does not end costs
+that evaluation, not the training; the log says why.
 
 >>> from fl_integration.loop.evaluation import Custom
 >>> Evaluator(Custom(lambda number, model: {"one": 1.0}, every=2), rounds=5).is_due(1)
@@ -60,7 +60,8 @@ class Evaluator:
             unknown = [name for name in self._kind.data if sites is not None and name not in sites]
             if unknown:
                 raise ParameterError(
-                    f"evaluate asks {unknown}, which are no sites of this training; they are {list(sites or ())}"
+                    f"evaluate asks {unknown}, which are no sites of this training; they are "
+                    f"{list(sites or ())}"
                 )
             if protocol is not None:
                 self._kind.sum_of(protocol)
@@ -127,7 +128,9 @@ class Evaluator:
                 raise SiteFailedError(f"{type(error).__name__}: {error}") from error
 
         try:
-            found, traffic = sums.run(number, tuple(kind.data), count, model=model, head=lambda name: clients[name].base)
+            found, traffic = sums.run(
+                number, tuple(kind.data), count, model=model, head=lambda name: clients[name].base
+            )
         except RoundAborted as error:
             _LOG.warning("round %d: not evaluated, %s", number, error.reason)
             return {}, sums.traffic
@@ -137,7 +140,10 @@ class Evaluator:
         return ({} if total is None else kind.metrics(total)), traffic
 
     def in_the_clear(
-        self, number: int, modules: Mapping[ClientId, Callable[[], nn.Module]], module: Callable[[], nn.Module]
+        self,
+        number: int,
+        modules: Mapping[ClientId, Callable[[], nn.Module]],
+        module: Callable[[], nn.Module],
     ) -> dict[str, float]:
         """The same figures without a protocol: `modules` makes each site's model."""
         kind = self._kind
@@ -147,4 +153,3 @@ class Evaluator:
             return self.at_one_place(number, module)
         counts = [kind.counts(modules[name](), data) for name, data in kind.data.items()]
         return kind.metrics(sum(counts[1:], counts[0]))
-

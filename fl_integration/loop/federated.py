@@ -1,10 +1,10 @@
 """The federated loop over any `SumProtocol`, whoever learns the sum.
 
 FedAvg (McMahan et al., AISTATS'17) with the weighted mean taken inside a secure sum, and any server optimiser
-over the mean (Reddi et al., ICLR'21). In each round a client trains from the global model and contributes what
-changed, weighted by its number of examples; the weights are in the sum too, so nobody learns another's. The
-loop drives the protocol's own machines through `run_round`; what moves the bytes is one `exchange` function,
-here `InProcess`, and may be replaced.
+over the mean (Reddi et al., ICLR'21). In each round a client trains from the global model and contributes
+what changed, weighted by its number of examples; the weights are in the sum too, so nobody learns another's.
+The loop drives the protocol's own machines through `run_round`; what moves the bytes is one `exchange`
+function, here `InProcess`, and may be replaced.
 
 * `Learner.SERVER`: the model goes down with the request for the update, and the server applies the mean.
 * `Learner.CLIENTS`: the server never knows the model. All clients begin from the same one; a round's sealed
@@ -13,10 +13,10 @@ here `InProcess`, and may be replaced.
   largest group is summed; whoever the others left behind takes the model from one of them.
 
 Nothing in it is silent. A site that cannot train sits the round out, with its reason in the report. A round
-that fails costs that round; if all fail, the training raises. Values that are clipped are counted by entry, and
-a warning says what to do. A client that an aborted round names as the culprit is not asked again, as long as
-enough are left without it. A sum that was opened and then refused (`RoundAborted.opened`) is tried again with
-its very contributors: with one of them less, the two sums would tell that one's update.
+that fails costs that round; if all fail, the training raises. Values that are clipped are counted by entry,
+and a warning says what to do. A client that an aborted round names as the culprit is not asked again, as long
+as enough are left without it. A sum that was opened and then refused (`RoundAborted.opened`) is tried again
+with its very contributors: with one of them less, the two sums would tell that one's update.
 
 Every client draws its batches from (seed, round, client), so two runs from equal models train equally,
 whatever protocol is between them: `fedavg` is the same loop without one, in plain floating point.
@@ -29,7 +29,8 @@ and sees the sum of the other two. An update that lies is not detected.
 >>> x = torch.linspace(-1, 1, 12).unsqueeze(1)
 >>> sites = {name: [(x[i::3], 2 * x[i::3])] for i, name in enumerate(["basel", "graz", "wien"])}
 >>> local = LocalTraining(loss=torch.nn.functional.mse_loss, learning_rate=0.5)
->>> run = federate(MaskedSum(max_clients=3, max_weight=4), torch.nn.Linear(1, 1), sites, local=local, rounds=15)
+>>> protocol = MaskedSum(max_clients=3, max_weight=4)
+>>> run = federate(protocol, torch.nn.Linear(1, 1), sites, local=local, rounds=15)
 >>> bool(abs(run.model.weight.item() - 2) < 0.05), run.history[0].total_weight
 (True, 12)
 """
@@ -86,7 +87,8 @@ class Rehearsal:
 
     Args:
         drop: who vanishes, when: round (from 0) -> client -> the first exchange that it does not answer.
-        protocol_seed: with one, in [0, 2**128), the protocol's randomness repeats and is as secret as this number.
+        protocol_seed: with one, in [0, 2**128), the protocol's randomness repeats and is as secret as this
+        number.
 
     Raises:
         ParameterError: the seed is outside its range.
@@ -117,7 +119,7 @@ def federate(
     sampling: Sampling | None = None,
     seed: int = 0,
     watch: Watch = Watch(),  # noqa: B008  (frozen)
-    rehearsal: Rehearsal = Rehearsal(),  # noqa: B008  (frozen)
+    rehearsal: Rehearsal = Rehearsal(),
 ) -> FederatedRun:
     """Trains one model on everybody's examples, all parties in this process.
 
@@ -216,17 +218,13 @@ class _Training:
         self.clients = {
             each.client: self._client(each, roster, session, start, saved) for each in self._identities
         }
-        machine = protocol.server(
-            roster=roster, session=session, entropy=self._entropy(f"machine/{SERVER}")
-        )
+        machine = protocol.server(roster=roster, session=session, entropy=self._entropy(f"machine/{SERVER}"))
         if protocol.learns is Learner.SERVER:
             self.server = FederatedServer.knowing(machine, start=start)
         else:
             base = next(iter(self.clients.values())).base
             self.server = FederatedServer.blind(machine, length=prepared.layout.length, base=base)
-        self.exchange = InProcess(
-            protocol.exchanges(first=True), self.clients, on_message=watch.on_message
-        )
+        self.exchange = InProcess(protocol.exchanges(first=True), self.clients, on_message=watch.on_message)
         self._side_sums: dict[str, SideSums] = {}
         self._unmoved = Unmoved(protocol, self.clients)
         self.history: list[RoundReport] = []
@@ -254,9 +252,7 @@ class _Training:
             auto_clip=self._clip,
             rehearse=entropy.at if isinstance(entropy, _Rehearsed) else None,
         )
-        return FederatedClient(
-            machine, site=site, start=start, around=around, on_model=self._means.applied
-        )
+        return FederatedClient(machine, site=site, start=start, around=around, on_model=self._means.applied)
 
     def run(self) -> FederatedRun:
         """All rounds that are left, and the end."""
@@ -359,7 +355,8 @@ class _Training:
         if not self._evaluator.is_due(number) or report.total_weight is None:
             return
         model = self.server.model or self._foremost().model
-        on_sites, traffic = self._evaluator.on_sites, {}
+        on_sites = self._evaluator.on_sites
+        traffic: dict[str, Traffic] = {}
         if on_sites is None:
             figures = self._evaluator.at_one_place(number, partial(self._prepared.module, model))
         else:
@@ -426,7 +423,7 @@ class _Training:
             self.clients[name].take_over(foremost)
 
     def _ended(self, stopped: str) -> FederatedRun:
-        """Everybody gets the last model, from the server, a sealed sum or a peer; it is the same everywhere."""
+        """Everybody gets the last model, from the server, a sealed sum or a peer: the same everywhere."""
         self.exchange.begin(self._prepared.rounds, {})
         if self.server.model is None:
             self._deliver()
@@ -441,7 +438,9 @@ class _Training:
         final = self.server.model or self._foremost().model
         if self.server.model is None:
             for client in self.clients.values():
-                if client.base != self._foremost().base or not np.array_equal(client.model.values, final.values):
+                if client.base != self._foremost().base or not np.array_equal(
+                    client.model.values, final.values
+                ):
                     raise VerificationError(
                         "the parties did not end with bit-identical models; this is a fault"
                     )

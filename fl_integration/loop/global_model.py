@@ -13,8 +13,8 @@ Entries that are no parameters (BatchNorm's running mean and variance) take the 
 optimiser: the square root of a second moment says nothing about a variance. With `Scaffold` the parameters'
 control variates travel behind the values, in the same vector.
 
-What goes down with a round (`body`) is the digest of the manifest, the scales if there are any, the values and
-the control variates, little-endian. The protocol binds its digest into what a client sends (ATTACKS A9).
+What goes down with a round (`body`) is the digest of the manifest, the scales if there are any, the values
+and the control variates, little-endian. The protocol binds its digest into what a client sends (ATTACKS A9).
 
 >>> from fl_integration.loop.optimisers import FedAvg
 >>> from fl_integration.vectors.vectorise import flatten
@@ -27,13 +27,14 @@ array([ 0.5, -1. ], dtype=float32)
 import hashlib
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.optimisers import OptimiserState, ServerOptimiser
-from fl_integration.vectors.vectorise import Manifest, Vector
+from fl_integration.vectors.arrays import Vector
+from fl_integration.vectors.manifest import Manifest
 from protocols.interface import Sum
 from secagg.errors import DecodeError, ParameterError
 from secagg.wire import Buffer, Reader, Writer
@@ -100,7 +101,7 @@ class Layout:
             }
         return {name: part for name, part in found.items() if part.stop > part.start}
 
-    def of_parameters(self, vector: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    def of_parameters(self, vector: Floats) -> Floats:
         """The parameters' values of a model's vector, in order: a view where they are one run."""
         parts = [vector[run] for run in self.parameters]
         return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else vector[:0]
@@ -142,7 +143,9 @@ class Delivered:
             raise DecodeError("a scale is not finite and above zero")
         native = layout.manifest.dtype
         return cls(
-            values=values.astype(native, copy=False), control=control.astype(native, copy=False), scales=scales
+            values=values.astype(native, copy=False),
+            control=control.astype(native, copy=False),
+            scales=scales,
         )
 
 
@@ -186,7 +189,7 @@ class GlobalModel:
         pieces = (
             self.layout.manifest.digest,
             len(scales).to_bytes(4, "big"),
-            memoryview(scales.astype("<f8", copy=False)).cast("B"),
+            _bytes(scales.astype("<f8", copy=False)),
             _bytes(self.values.astype(little, copy=False)),
             _bytes(self.control.astype(little, copy=False)),
         )
@@ -247,5 +250,6 @@ def _add(values: Vector, step: Floats, out: Vector) -> None:
     np.add(values, step, out=out, dtype=np.float64, casting="same_kind")
 
 
-def _bytes(values: npt.NDArray[np.floating]) -> memoryview:
-    return memoryview(np.ascontiguousarray(values)).cast("B") if values.size else memoryview(b"")
+def _bytes(values: npt.NDArray[Any]) -> memoryview:
+    """An array's memory, as it lies there."""
+    return np.ascontiguousarray(values).view(np.uint8).data

@@ -108,7 +108,9 @@ class InProcess:
             self._on_message(self._number, Message(exchange, sender, receiver, body))
 
 
-def check_drop(drop: Drop, *, rounds: int, names: tuple[str, ...], clients: Mapping[ClientId, object]) -> None:
+def check_drop(
+    drop: Drop, *, rounds: int, names: tuple[str, ...], clients: Mapping[ClientId, object]
+) -> None:
     """Refuses losses that cannot happen.
 
     Raises:

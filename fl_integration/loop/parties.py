@@ -8,8 +8,8 @@ Where the server learns the sum, it holds the global model and sends it down wit
 clients do, it is blind: each client opens the sealed sums and moves its own copy of the model, optimiser and
 all. What goes down then is the digest of the initial model. Whether a sealed sum opens only clients see; so
 each names, with its update, a digest of the initial model and of all sums that it applied (its head), and
-updates that name others are not summed with it. A sum that does not open, or that honest updates cannot add up
-to, moves nobody.
+updates that name others are not summed with it. A sum that does not open, or that honest updates cannot add
+up to, moves nobody.
 
 What a client sends is what changed, weighted by the examples that it was trained on in this round. Weights,
 metrics and clips are its own affair until the sum. An update that lies is not detected.
@@ -31,8 +31,9 @@ import numpy.typing as npt
 from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
 from fl_integration.site.site import Site, SiteFailedError
 from fl_integration.site.step import Trained
+from fl_integration.vectors.arrays import Array, Vector
 from fl_integration.vectors.autoclip import AutoClip
-from fl_integration.vectors.vectorise import Array, Vector, flatten, unflatten
+from fl_integration.vectors.vectorise import flatten, unflatten
 from protocols.identity import SERVER, ClientId
 from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
 from protocols.machine.summand import FloatSurface
@@ -66,7 +67,8 @@ def model_digest(state: State) -> bytes:
     """SHA-256 (32 bytes) of a model's manifest and floating values: equal for bit-identical models."""
     vector, manifest = flatten(state)
     hashed = hashlib.sha256(_MODEL + manifest.digest)
-    hashed.update(memoryview(vector.astype(manifest.dtype.newbyteorder("<"), copy=False)).cast("B"))
+    little = vector.astype(manifest.dtype.newbyteorder("<"), copy=False)
+    hashed.update(little.view(np.uint8).data)
     return hashed.digest()
 
 

@@ -1,8 +1,8 @@
 """`fedavg`: the federated loop without any protocol, the mean taken in float64, in the clear.
 
 It is the truth that `federate` is measured against, and nothing to deploy: whoever runs it sees every update.
-Sites, steps, server optimisers, shared entries and evaluation are those of `federate`, and so are the seeds, so
-that what differs between the two is the cryptography and its fixed-point grid, and nothing else.
+Sites, steps, server optimisers, shared entries and evaluation are those of `federate`, and so are the seeds,
+so that what differs between the two is the cryptography and its fixed-point grid, and nothing else.
 
 >>> import torch
 >>> x = torch.linspace(-1, 1, 12).unsqueeze(1)
@@ -79,7 +79,9 @@ def fedavg(
                 break
             present = {name: each for name, each in parties.items() if name not in absent.get(number, ())}
             mean, report = _mean(number, present, current)
-            report = replace(report, dropped={**dict.fromkeys(absent.get(number, ()), "absent"), **report.dropped})
+            report = replace(
+                report, dropped={**dict.fromkeys(absent.get(number, ()), "absent"), **report.dropped}
+            )
             if mean is not None:
                 current = current.moved(mean, round=number)
                 figures = evaluator.in_the_clear(

@@ -29,8 +29,9 @@ from fl_integration.site.site import Site, copied, training_seed
 from fl_integration.site.step import Step, check_data, size_of
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
+from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.sharing import movable
-from fl_integration.vectors.vectorise import Manifest, flatten, snapshot
+from fl_integration.vectors.vectorise import flatten, snapshot
 from protocols.identity import ClientId
 from protocols.machine.parameters import MachineProtocol
 from protocols.machine.summand import FloatSurface, Surface
@@ -191,8 +192,8 @@ def fingerprint_of(
     for name, value in prepared.initial.items():
         if name not in shared and name not in prepared.fixed and not hasattr(value, "dtype"):
             raise ParameterError(
-                f"entry {name!r} stays at its site and is a {type(value).__name__}, which a checkpoint cannot "
-                "hold; keep it out of state_dict, or pass no checkpoint="
+                f"entry {name!r} stays at its site and is a {type(value).__name__}, which a checkpoint "
+                "cannot hold; keep it out of state_dict, or pass no checkpoint="
             )
     still = {
         name: value
@@ -241,7 +242,12 @@ def _check_step(local: object, *, rounds: int) -> None:
 
 
 def _check_controls(local: object) -> None:
-    if not isinstance(local, LocalTraining) or local.optimiser is not None or local.momentum or local.proximal:
+    if (
+        not isinstance(local, LocalTraining)
+        or local.optimiser is not None
+        or local.momentum
+        or local.proximal
+    ):
         raise ParameterError(
             "control variates (Scaffold) need LocalTraining with its own SGD, without momentum and proximal: "
             "what a gradient step was is read from the learning rate"
@@ -281,18 +287,19 @@ def _check_surface(
         raise ParameterError("the protocol sums integers; pass the protocol itself, not its exact surface")
     if clip is not None and not isinstance(clip, AutoClip):
         raise ParameterError(
-            f"clip is a {type(clip).__name__}; pass AutoClip(), or leave it out and name a clip to the protocol"
+            f"clip is a {type(clip).__name__}; pass AutoClip(), or leave it out and name a clip to the "
+            "protocol"
         )
     if clip is not None and surface.codec.clip != 1.0:
         raise ParameterError(
-            "clip=AutoClip() scales updates to the protocol's clip of 1.0, and this protocol has another one; "
-            "leave its clip= out"
+            "clip=AutoClip() scales updates to the protocol's clip of 1.0, and this protocol has another "
+            "one; leave its clip= out"
         )
     names = [name for name, _, _ in surface.metrics]
     if isinstance(local, LocalTraining) and set(names) - {"loss"}:
         raise ParameterError(
-            f"the protocol sums the metrics {names}, and LocalTraining knows its 'loss' alone; take a step of your "
-            "own that returns Trained(weight=…, metrics={…}), or leave them out"
+            f"the protocol sums the metrics {names}, and LocalTraining knows its 'loss' alone; take a step "
+            "of your own that returns Trained(weight=…, metrics={…}), or leave them out"
         )
     surface.check_length(layout.length)
     if isinstance(local, LocalTraining):

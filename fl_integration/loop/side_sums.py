@@ -129,14 +129,16 @@ class SideSums:
             respondent.head = head if self._learns is Learner.CLIENTS else None
         self._exchange.begin(number, {})
         try:
-            outcome = run_round(self._server, Round(number, tuple(cohort), self._length, model), self._exchange)
+            outcome = run_round(
+                self._server, Round(number, tuple(cohort), self._length, model), self._exchange
+            )
         except RoundAborted as error:
             if self._exchange.failures:
                 said = "; ".join(f"{name}: {each}" for name, each in self._exchange.failures.items())
                 raise RoundAborted(f"{error.reason} ({said})", culprits=error.culprits) from error
             raise
         if self._learns is Learner.SERVER:
-            found = {name: outcome.total for name in self._respondents}
+            found = dict.fromkeys(self._respondents, outcome.total)
         else:
             for sender, reply in self._exchange(self._server.deliver()):
                 self._server.receive(sender, reply)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from fl_integration.loop.report import RoundReport
-    from fl_integration.vectors.vectorise import Array
+    from fl_integration.vectors.arrays import Array
 
 __all__ = ["Bar", "Progress", "Watch", "human", "log_round", "to_tensorboard"]
 

@@ -30,7 +30,9 @@ import numpy as np
 
 from fl_integration.site.step import Step, Trained, run_step
 from fl_integration.site.training import LocalTraining
-from fl_integration.vectors.vectorise import Array, Manifest, Vector, changes, load, snapshot
+from fl_integration.vectors.arrays import Array, Vector
+from fl_integration.vectors.manifest import Manifest
+from fl_integration.vectors.vectorise import changes, load, snapshot
 from protocols.identity import ClientId
 from secagg.errors import MissingExtraError, ParameterError, SecAggError
 from secagg.numbers import plain
@@ -166,7 +168,7 @@ class Site:
         before = self._own_entries()
         try:
             return self._trained(values, control, round=round)
-        except Exception as error:  # noqa: BLE001  (the site's own code may raise anything)
+        except Exception as error:
             self._restore(before)
             reason = str(error) if isinstance(error, SecAggError) else f"{type(error).__name__}: {error}"
             raise SiteFailedError(reason) from error
@@ -193,8 +195,8 @@ class Site:
         for name, version in versions.items():
             if state[name]._version != version:
                 raise ParameterError(
-                    f"the step changed {name!r}, which is frozen and so stays at each site: name it in shared=, "
-                    "or let it require a gradient before the training begins"
+                    f"the step changed {name!r}, which is frozen and so stays at each site: name it in "
+                    "shared=, or let it require a gradient before the training begins"
                 )
 
     def _check_finite(self, update: Vector) -> None:
@@ -205,8 +207,8 @@ class Site:
         for name, part in self._manifest.slices().items():
             if not np.isfinite(update[part]).all():
                 raise ParameterError(
-                    f"training diverged: the update of {name!r} is not finite; lower the learning rate, or look "
-                    "for NaN in the examples"
+                    f"training diverged: the update of {name!r} is not finite; lower the learning rate, or "
+                    "look for NaN in the examples"
                 )
 
     # --- control variates ---------------------------------------------------------------------------------
@@ -229,7 +231,7 @@ class Site:
                 return gradient + moved_by
 
             if parameter.requires_grad:
-                hooks.append(parameter.register_hook(correct))
+                hooks.append(parameter.register_hook(correct))  # type: ignore[no-untyped-call]
         try:
             yield steps
         finally:
@@ -237,7 +239,7 @@ class Site:
                 hook.remove()
 
     def _move_control(self, control: Vector, update: Vector, *, steps: int, round: int) -> None:
-        """c_i+ = c_i - c + (x - y_i)/(K·rate), and what changed behind the update (Alg. 1, steps 12 to 14)."""
+        """c_i+ = c_i - c + (x - y_i)/(K·rate), with what changed behind the update (Alg. 1, 12 to 14)."""
         rate = self._local.at(round).learning_rate if isinstance(self._local, LocalTraining) else None
         if not isinstance(rate, float):
             raise ParameterError("control variates need LocalTraining's own SGD")

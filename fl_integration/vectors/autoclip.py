@@ -17,7 +17,8 @@ clipped, over the whole update or over one segment of at least twenty values. In
 one value say, that is not refused: there honest updates may outgrow the scale, and clipping is reported.
 
 >>> rule, segments = AutoClip(), {"weight": slice(0, 3), "bias": slice(3, 4)}
->>> counts = sum(rule.counts(np.array(each), segments) for each in ([.01, -.02, .03, 90.], [.02, .01, 0., 70.]))
+>>> updates = np.array([[0.01, -0.02, 0.03, 90.0], [0.02, 0.01, 0.0, 70.0]])
+>>> counts = sum(rule.counts(each, segments) for each in updates)
 >>> rule.scales(counts, segments).tolist()
 [0.0625, 256.0]
 """
@@ -30,7 +31,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_integration.vectors.vectorise import Vector
+from fl_integration.vectors.arrays import Vector
 from secagg.errors import ParameterError
 from secagg.numbers import is_number, plain_fields
 
@@ -39,7 +40,7 @@ __all__ = ["AutoClip"]
 _LOWEST: Final = -80
 _HIGHEST: Final = 80
 _BINS: Final = _HIGHEST - _LOWEST + 1
-"""By exponent: bin i counts magnitudes in [2**(_LOWEST + i - 1), 2**(_LOWEST + i)); the ends take the rest."""
+"""Bin i counts magnitudes in [2**(_LOWEST + i - 1), 2**(_LOWEST + i)); the ends take the rest."""
 _CHUNK: Final = 1 << 16
 _SMALL: Final = 20
 
@@ -91,12 +92,10 @@ class AutoClip:
             for start in range(part.start, part.stop, _CHUNK):
                 values = update[start : min(start + _CHUNK, part.stop)]
                 exponents = np.frexp(values[values != 0])[1].clip(_LOWEST, _HIGHEST) - _LOWEST
-                row += np.bincount(exponents, minlength=_BINS).astype(np.uint64)
+                np.add(row, np.bincount(exponents, minlength=_BINS).astype(np.uint64), out=row)
         return found.reshape(-1)
 
-    def scales(
-        self, total: npt.NDArray[np.uint64], segments: Mapping[str, slice]
-    ) -> npt.NDArray[np.float64]:
+    def scales(self, total: npt.NDArray[np.uint64], segments: Mapping[str, slice]) -> npt.NDArray[np.float64]:
         """The scale of each segment, from the counts of all sites together; 1 where nothing moved.
 
         Raises:
@@ -138,6 +137,7 @@ class AutoClip:
         if count > self.most_clipped * size:
             raise ParameterError(
                 f"{count} of {size} values of {what} lie above the scale that the training fixed, more than "
-                f"{self.most_clipped:.0%}: under it the sum would tell signs and weights. If the updates have "
-                "outgrown it honestly, begin anew with more headroom, AutoClip(headroom=…), or a lower learning rate"
+                f"{self.most_clipped:.0%}: under it the sum would tell signs and weights. If the updates "
+                "have outgrown it honestly, begin anew with more headroom, AutoClip(headroom=…), or a "
+                "lower learning rate"
             )

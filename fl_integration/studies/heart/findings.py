@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fl_integration.loop.federated import FederatedRun, RoundReport
+from fl_integration.loop.report import FederatedRun, RoundReport
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.records import Hospital, Site
 

@@ -11,12 +11,23 @@ from fl_integration.loop.plain import fedavg
 from fl_integration.loop.report import FederatedRun
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.site.training import LocalTraining
-from protocols import CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Rounding
+from protocols import (
+    Adversary,
+    CkksSum,
+    LatticeSum,
+    MaskedSum,
+    PaillierSum,
+    PlainSum,
+    Requirements,
+    Rounding,
+)
 from protocols.machine.parameters import MachineProtocol
 
 NAMES = "abcd"
 SHAPE: dict[str, Any] = {"bits": 24, "clip": 1.0, "max_clients": 4, "max_weight": 64}
-PAILLIER = {"key_bits": 2048}
+MALICIOUS = {"requirements": Requirements(adversary=Adversary.MALICIOUS)}
+"""So that one of four may be lost."""
+OWN: dict[str, dict[str, Any]] = {"masked": MALICIOUS, "lattice": MALICIOUS, "paillier": {"key_bits": 2048}}
 PROTOCOLS: dict[str, type] = {
     "plain": PlainSum,
     "masked": MaskedSum,
@@ -30,8 +41,8 @@ QUIET = Watch(progress=Progress.NEVER)
 
 def protocol(name: str, **options: Any) -> MachineProtocol:
     """A protocol of this name; its rounding repeats."""
-    own = PAILLIER if name == "paillier" else {}
-    made: MachineProtocol = PROTOCOLS[name](**{**SHAPE, "rounding": Rounding.NEAREST, **own, **options})
+    given = {**SHAPE, "rounding": Rounding.NEAREST, **OWN.get(name, {}), **options}
+    made: MachineProtocol = PROTOCOLS[name](**given)
     return made
 
 
@@ -80,7 +91,9 @@ def train(
     )
 
 
-def in_the_clear(data: dict[str, Any] | None = None, *, model: nn.Module | None = None, **options: Any) -> FederatedRun:
+def in_the_clear(
+    data: dict[str, Any] | None = None, *, model: nn.Module | None = None, **options: Any
+) -> FederatedRun:
     """The same without a protocol."""
     return fedavg(
         linear() if model is None else model,

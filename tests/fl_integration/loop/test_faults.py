@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from fl_integration.loop.report import TrainingAborted
@@ -20,7 +19,16 @@ from fl_integration.loop.watch import Watch
 from fl_integration.site.step import Trained
 from fl_integration.site.training import LocalTraining
 from protocols import ParameterError, RoundAborted
-from tests.fl_integration.loop.stage import LOCAL, NAMES, PROTOCOLS, distance, in_the_clear, pieces, sites, train
+from tests.fl_integration.loop.stage import (
+    LOCAL,
+    NAMES,
+    PROTOCOLS,
+    distance,
+    in_the_clear,
+    pieces,
+    sites,
+    train,
+)
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -132,7 +140,9 @@ def test_interrupts_pass() -> None:
 
 def test_if_every_round_is_aborted_the_training_raises_with_its_history(name: str) -> None:
     lost = {number: {"b": "AdvertiseKeys" if name != "plain" else "Contribute"} for number in range(3)}
-    with pytest.raises(RoundAborted, match=r"none of 3 rounds had a mean; the last said: .*at least 3") as found:
+    with pytest.raises(
+        RoundAborted, match=r"none of 3 rounds had a mean; the last said: .*at least 3"
+    ) as found:
         train(name, sites("abc"), drop=lost)
     assert isinstance(found.value, TrainingAborted)
     assert [bool(report.aborted) for report in found.value.history] == [True] * 3
@@ -165,7 +175,9 @@ def test_weights_are_counted_anew_in_each_round(name: str) -> None:
 def test_what_drop_last_drops_weighs_nothing() -> None:
     x, y = pieces("a", 11)[0]
     loader = DataLoader(TensorDataset(x, y), batch_size=4, drop_last=True, shuffle=True)
-    assert train("masked", sites(a=loader), rounds=1, shape={"max_weight": 12}).history[0].total_weight == 8 + 36
+    assert (
+        train("masked", sites(a=loader), rounds=1, shape={"max_weight": 12}).history[0].total_weight == 8 + 36
+    )
 
 
 def no_training(*_: Any) -> None:
@@ -173,7 +185,9 @@ def no_training(*_: Any) -> None:
 
 
 def test_a_size_that_the_loader_tells_is_checked_before_anything_runs(name: str) -> None:
-    with pytest.raises(ParameterError, match=r"'c' is the largest site and has 20 examples.*pass max_weight=20"):
+    with pytest.raises(
+        ParameterError, match=r"'c' is the largest site and has 20 examples.*pass max_weight=20"
+    ):
         train(
             name, sites(c=pieces("c", 20)), shape={"max_weight": 16},
             watch=Watch(on_message=no_training), local=LocalTraining(loss=no_training, learning_rate=0.1),
@@ -251,11 +265,19 @@ def test_metrics_of_a_step_of_ones_own() -> None:
     theirs = sites()
     run = train("masked", theirs, local=local, shape={"metrics": {"height": (0.0, 4.0)}})
     assert run.history[0].metrics["height"] == pytest.approx(1.25, abs=1e-3)
-    with pytest.raises(ParameterError, match=r"metrics \['height'\], and LocalTraining knows its 'loss' alone"):
+    with pytest.raises(
+        ParameterError, match=r"metrics \['height'\], and LocalTraining knows its 'loss' alone"
+    ):
         train("masked", shape={"metrics": {"height": (0.0, 4.0)}})
-    run_without = pytest.raises(ParameterError, match=r"sums the metric 'height', and the step says \['loss'\]")
+    run_without = pytest.raises(
+        ParameterError, match=r"sums the metric 'height', and the step says \['loss'\]"
+    )
     with run_without:
-        train("masked", local=lambda m, d, *, seed: LOCAL(m, d, seed=seed), shape={"metrics": {"height": (0, 4)}})
+        train(
+            "masked",
+            local=lambda m, d, *, seed: LOCAL(m, d, seed=seed),
+            shape={"metrics": {"height": (0, 4)}},
+        )
 
 
 # --- clipping ---------------------------------------------------------------------------------------------
@@ -271,7 +293,7 @@ def test_clipping_is_said_once_with_its_share_by_entry_and_the_remedy() -> None:
         run = train("masked", steep())
     assert len(said) == 1
     text = str(said[0].message)
-    assert "weight 100%" in text and "bias 100%" in text and "AutoClip" in text
+    assert all(part in text for part in ("weight 100%", "bias 100%", "AutoClip"))
     assert run.history[0].clipped_share == 1.0
     assert run.history[0].clipped_entries == {"weight": 1.0, "bias": 1.0}
     assert run.history[0].clipped == dict.fromkeys(NAMES, 3)
@@ -306,5 +328,3 @@ def test_the_history_as_a_data_frame() -> None:
     assert frame["total_weight"].tolist() == [48, 36, 48]
     assert (frame["bytes_up"] > 0).all()
     assert frame["training loss"].iloc[2] < frame["training loss"].iloc[0]
-
-

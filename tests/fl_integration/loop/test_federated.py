@@ -15,7 +15,6 @@ from fl_integration.loop.optimisers import FedAvg
 from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings, model_digest
 from fl_integration.loop.plain import fedavg
 from fl_integration.loop.preparing import Prepared, prepare, site_of
-from fl_integration.loop.report import TrainingAborted
 from fl_integration.loop.watch import Watch
 from fl_integration.site.site import training_seed
 from fl_integration.site.training import LocalTraining
@@ -181,7 +180,7 @@ def fedavg_from(start: nn.Module, *, round: int) -> nn.Module:
         with torch.no_grad():
             for name, value in moved.state_dict().items():
                 if value.is_floating_point():
-                    value += COUNTS[client] / 21 * (net.state_dict()[name] - start.state_dict()[name])
+                    value.add_(net.state_dict()[name] - start.state_dict()[name], alpha=COUNTS[client] / 21)
     return moved
 
 
@@ -340,7 +339,9 @@ def test_a_server_that_sends_another_architecture_is_named(tamper):
 def test_a_weight_cap_that_is_too_small_names_the_value_to_pass(name):
     small = {**SHAPE, "max_weight": 6}
     protocol = type(PROTOCOLS[name])(**small, **({"key_bits": 2048} if name == "paillier" else {}))
-    with pytest.raises(ParameterError, match=r"'b' is the largest site and has 9 examples.*pass max_weight=9"):
+    with pytest.raises(
+        ParameterError, match=r"'b' is the largest site and has 9 examples.*pass max_weight=9"
+    ):
         run(protocol, watch=Watch(on_message=lambda *_: pytest.fail("something ran")))
 
 
@@ -388,4 +389,3 @@ def test_training_seeds_differ_in_every_part():
     }
     assert len(seeds) == 8
     assert all(0 <= seed < 1 << 63 for seed in seeds)
-
