@@ -1,8 +1,8 @@
 """Torch tensors and numpy arrays, read and written alike.
 
 One value passes between an entry of any dtype, layout and device and a run of a float vector, and is rounded
-at most once, to nearest, ties to even. No function makes a temporary as large as a big entry, except for
-one on another device or one that is both strided and of half precision.
+at most once, to nearest, ties to even. A temporary, where one is needed, has 2**16 values; it is as large as
+the entry for a tensor on another device, and for a strided one that cannot be filled from the vector itself.
 
 Torch is not imported here: nothing is a tensor before somebody else imported it.
 

@@ -131,7 +131,8 @@ def require_apart(summed: Mapping[str, Place | None], *, beside: Mapping[str, Pl
                 f"values of entry {name!r} share their memory with one another, as in an expanded tensor; "
                 "make it contiguous"
             )
-        for other, other_name in known[index + 1 :]:
+        for later in range(index + 1, len(known)):
+            other, other_name = known[later]
             if other.space != place.space or other.start >= place.stop:
                 break
             if (name in summed or other_name in summed) and place.meets(other):
