@@ -1,9 +1,8 @@
 """How good the global model is on the sites' own examples, which stay where they are.
 
-Each site counts over its own examples into one vector of
-non-negative integers, the vectors are added by a secure sum of their own (`SumProtocol.exact`), and the total
-alone becomes metrics. So they weigh every example equally, wherever it lies: the AUC is that of all examples
-pooled, not a mean of the sites' AUCs.
+Each site counts over its own examples into one vector of non-negative integers, the vectors are added by a
+secure sum of their own (`SumProtocol.exact`), and the total alone becomes metrics. So all examples weigh the
+same, wherever they lie: the AUC is that of all examples pooled, not a mean of the sites' AUCs.
 
 What that tells whoever learns the sum: exact totals over the sites that took part. There is no noise in them,
 and small test sets are told nearly whole: of a BINARY task the total has the histogram of the logits of each
@@ -13,8 +12,8 @@ differ by one tell that site's. Of two sites each learns the other's. The protoc
 contributors holds for this sum as for any other. A site that lies about its counts is not detected.
 
 A model that diverged shows and does not stop the run: a loss that is not finite, or beyond what is summed,
-counts as the largest, and the metric "clipped_examples" is their number. A logit that is NaN is wrong,
-and ranks as 0.
+counts as the largest, and the metric "clipped_examples" says how many there were. A logit that is NaN is
+wrong, and ranks as 0.
 
 >>> import torch
 >>> from torch.nn import Identity  # a model whose inputs are its logits
