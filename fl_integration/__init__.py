@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    # fmt: off
     from fl_integration.loop.alarm import ClippingWarning
     from fl_integration.loop.cohorts import Sampling
     from fl_integration.loop.evaluation import Better, Central, Custom, EarlyStopping, OnSites, Task
@@ -31,53 +32,16 @@ if TYPE_CHECKING:
     from fl_integration.vectors.manifest import Manifest
     from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, movable, only
     from fl_integration.vectors.vectorise import apply_delta, delta, flatten, manifest_of, segments, unflatten
+    # fmt: on
 
+# fmt: off
 __all__ = [
-    "AutoClip",
-    "Better",
-    "BiasCorrection",
-    "Central",
-    "ClippingWarning",
-    "Custom",
-    "EarlyStopping",
-    "FedAdagrad",
-    "FedAdam",
-    "FedAvg",
-    "FedAvgM",
-    "FedYogi",
-    "FederatedClient",
-    "FederatedRun",
-    "FederatedServer",
-    "InProcess",
-    "LocalTraining",
-    "Manifest",
-    "OnSites",
-    "Progress",
-    "Rehearsal",
-    "RoundReport",
-    "Sampling",
-    "Scaffold",
-    "SqliteReleaseLog",
-    "Task",
-    "Trained",
-    "TrainingAborted",
-    "Watch",
-    "adapters",
-    "all_but",
-    "all_but_norms",
-    "apply_delta",
-    "delta",
-    "fedavg",
-    "federate",
-    "flatten",
-    "manifest_of",
-    "model_digest",
-    "movable",
-    "only",
-    "predict",
-    "segments",
-    "to_tensorboard",
-    "unflatten",
+    "AutoClip", "Better", "BiasCorrection", "Central", "ClippingWarning", "Custom", "EarlyStopping",
+    "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun",
+    "FederatedServer", "InProcess", "LocalTraining", "Manifest", "OnSites", "Progress", "Rehearsal",
+    "RoundReport", "Sampling", "Scaffold", "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch",
+    "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten",
+    "manifest_of", "model_digest", "movable", "only", "predict", "segments", "to_tensorboard", "unflatten",
 ]
 
 _ROOMS = {
@@ -100,6 +64,7 @@ _ROOMS = {
     "vectors.sharing": ("adapters", "all_but", "all_but_norms", "movable", "only"),
     "vectors.vectorise": ("apply_delta", "delta", "flatten", "manifest_of", "segments", "unflatten"),
 }
+# fmt: on
 
 if not TYPE_CHECKING:  # a type checker knows the names, and says which ones are not there
 

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING
 from secagg.release import RELEASE
 
 if TYPE_CHECKING:  # the one place where an arrow runs up: for type checkers, never at run time
-    from fl_integration import LocalTraining, fedavg, federate
+    from fl_integration import (
+        AutoClip,
+        FedAdagrad,
+        FedAdam,
+        FedAvg,
+        FedAvgM,
+        FedYogi,
+        LocalTraining,
+        Scaffold,
+        fedavg,
+        federate,
+    )
     from protocols import (
         Adversary,
         Advice,
@@ -64,9 +75,15 @@ __version__ = RELEASE
 __all__ = [
     "Adversary",
     "Advice",
+    "AutoClip",
     "CkksSum",
     "Client",
     "DecodeError",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
     "Identity",
     "IntegerSum",
     "LatticeSum",
@@ -89,6 +106,7 @@ __all__ = [
     "Round",
     "RoundAborted",
     "Rounding",
+    "Scaffold",
     "SecAggError",
     "Segment",
     "Server",
@@ -105,7 +123,18 @@ __all__ = [
     "suggest_clip",
 ]
 
-_TRAINING = ("LocalTraining", "fedavg", "federate")
+_TRAINING = (
+    "AutoClip",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
+    "LocalTraining",
+    "Scaffold",
+    "fedavg",
+    "federate",
+)
 
 if not TYPE_CHECKING:  # a type checker knows the names, and says which ones are not there
 
