@@ -10,6 +10,7 @@ standard error when something cannot work.
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demonstration; the exit code."""
     degrade(sys.stdout, sys.stderr)
+    logging.getLogger("secagg").addHandler(logging.NullHandler())  # the report says who was lost, and when
     arguments = build_parser().parse_args(argv)
     written: list[Path] = []
     try:
