@@ -10,16 +10,19 @@ for a machine that goes back to an older state could be made to release twice (A
 drawn from (seed, round, site), so a resumed run is the run that was not interrupted, bit for bit, wherever
 that one repeats: the protocol's stochastic rounding has to repeat too, or be to the nearest.
 
-It is a file of a rehearsal in one process, and holds the parts that sites keep to themselves: protect it as
-you would protect those.
+It is a file of a rehearsal in one process, and holds the parts that sites keep to themselves. On a system
+with POSIX permissions only its owner can read it (mode 0600); protect it as you would protect those parts.
+A bit that the disk flipped is found by the archive's checksums. Who writes into the folder on purpose chooses
+how the training goes on: nothing is signed.
 """
 
 import os
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -57,7 +60,7 @@ class Fingerprint:
 
 
 _SAID: Final = {
-    "model": "another model: its shared entries, their shapes or dtypes differ",
+    "model": "another model: its entries, their shapes or dtypes, or which of them are shared, differ",
     "kept_model": "a model whose frozen or integer entries hold other values",
     "protocol": "another protocol",
     "sites": "other sites",
@@ -79,7 +82,6 @@ class Saved:
         history: the reports so far.
         culprits, handed_over: as the loop knows them.
         seen: contributors of sums that moved nobody, see `Unmoved`.
-        warned: the loop has warned of clipping.
     """
 
     next_round: int
@@ -99,16 +101,21 @@ class Checkpoint:
         fingerprint: of the training that writes and reads here.
 
     Raises:
-        ParameterError: the folder cannot be made, or is a file.
+        ParameterError: the folder cannot be made or written to, or is a file.
     """
 
     def __init__(self, folder: str | os.PathLike[str], fingerprint: Fingerprint) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise ParameterError(f"checkpoint is a {type(folder).__name__}; it must be the path of a folder")
         self._folder, self._fingerprint = Path(folder), fingerprint
+        self._temporary = self._folder / f".{_FILE}.{os.getpid()}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._opened().close()  # now, and not after a round of training
+            self._temporary.unlink()
         except OSError as error:
             raise ParameterError(
-                f"checkpoint={str(folder)!r} cannot be a folder: {error.strerror}"
+                f"checkpoint={str(folder)!r} is no folder that can be written to: {error.strerror}"
             ) from error
 
     @property
@@ -128,13 +135,13 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.testzip() is not None:  # torch itself does not look at the checksums
+                    raise zipfile.BadZipFile("a checksum differs")
             data = torch.load(self.path, map_location="cpu", weights_only=True)
             found, version = dict(data["fingerprint"]), data["format"]
         except Exception as error:
-            raise ParameterError(
-                f"{self.path.name} in the checkpoint's folder is no checkpoint of this library, or is "
-                f"damaged ({type(error).__name__}); name another folder, or remove it"
-            ) from error
+            raise self._damaged(error) from error
         if version != _FORMAT:
             raise ParameterError(f"a checkpoint of format {version!r}; this version reads {_FORMAT}")
         for each in fields(self._fingerprint):
@@ -144,7 +151,10 @@ class Checkpoint:
                     f"the checkpoint is of {_SAID[each.name]} ({theirs}, now {mine}); name another folder, "
                     "or go on as before"
                 )
-        return _saved(data, like)
+        try:
+            return _saved(data, like)
+        except Exception as error:
+            raise self._damaged(error) from error
 
     def save(self, saved: Saved) -> None:
         """Writes it in the place of the one before.
@@ -153,18 +163,29 @@ class Checkpoint:
             OSError: the disk did not take it; the one before is still there.
         """
         data = {"format": _FORMAT, "fingerprint": asdict(self._fingerprint), **_data(saved)}
-        temporary = self._folder / f".{_FILE}.{os.getpid()}"
         try:
-            with temporary.open("wb") as file:
+            with self._opened() as file:
                 torch.save(data, file)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.path)
+            self._temporary.replace(self.path)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink()
+                self._temporary.unlink()
             raise
         _sync(self._folder)
+
+    def _opened(self) -> BinaryIO:
+        """The file beside the place, empty, for its owner alone."""
+        with suppress(FileNotFoundError):
+            self._temporary.unlink()  # another process of this number was killed; its mode may be another
+        return open(self._temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+    def _damaged(self, error: Exception) -> ParameterError:
+        return ParameterError(
+            f"{self.path.name} in the checkpoint's folder is no checkpoint of this library, or is damaged "
+            f"({type(error).__name__}); name another folder, or remove it"
+        )
 
 
 def _sync(folder: Path) -> None:

@@ -39,7 +39,6 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -147,6 +146,7 @@ def federate(
         ParameterError: an argument can never work (nothing has run), or no site can train.
         RoundAborted: no round had a mean; its `history` says why, round by round.
         VerificationError: the parties did not end with identical models.
+        OSError: a checkpoint could not be written; the one before is still there.
     """
     rounds, seed = plain(rounds), plain(seed)
     names = protocol.exchanges(first=True)
@@ -168,7 +168,7 @@ def federate(
     disk, saved = None, None
     if checkpoint is not None:
         told = fingerprint_of(prepared, protocol, sites, seed=seed, clip=clip, sampling=sampling)
-        disk = Checkpoint(Path(checkpoint), told)
+        disk = Checkpoint(checkpoint, told)
         saved = disk.load(prepared.start)
         if saved is not None and saved.next_round > rounds:
             raise ParameterError(
@@ -275,8 +275,7 @@ class _Training:
         self._refuse_what_never_works(report)
         self.history.append(replace(report, side_traffic=side))
         if self._evaluator.is_due(number) or self._disk is not None:
-            self._deliver()
-            self._unmoved.settled()
+            self._unmoved.settle(self._deliver)
             self._look_back()
         self._evaluate(number)
         if self._disk is not None:

@@ -153,6 +153,7 @@ class FederatedClient:
         try:
             return self._contributed(asked, delivered, update, trained)
         except ParameterError as error:
+            self.site.take_back()
             raise SiteFailedError(str(error)) from error
 
     def train(self, delivered: Delivered, *, round: int) -> tuple[Vector, Trained]:

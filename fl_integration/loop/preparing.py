@@ -13,6 +13,7 @@ carried. Nothing has run when one of these raises.
 """
 
 import hashlib
+import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from secagg.errors import MissingExtraError, ParameterError
 from secagg.wire import Writer
 
 try:
+    import torch
     from torch import nn
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
@@ -62,7 +64,7 @@ class Prepared:
         rounds, seed: of the run.
         layout: what travels, and how a mean is applied.
         start: the global model before the first round.
-        fixed: entries that stay at home and must not change.
+        fixed: entries that stay at home and must not change, with their values.
         controlled: parameters with control variates.
         initial: a copy of the model's state.
     """
@@ -74,7 +76,7 @@ class Prepared:
     seed: int
     layout: Layout
     start: GlobalModel
-    fixed: frozenset[str]
+    fixed: Mapping[str, Any]
     controlled: tuple[str, ...]
     initial: Mapping[str, Any]
 
@@ -131,6 +133,7 @@ def prepare(
     can_move = movable(model)
     values, manifest = flatten(initial, shared=can_move if shared is None else shared)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     _check_finite(manifest, parameters)
     layout = Layout(
         manifest=manifest, parameters=_runs(manifest, parameters), optimiser=optimiser, members=len(sites)
@@ -150,7 +153,11 @@ def prepare(
         seed=seed,
         layout=layout,
         start=GlobalModel.of(layout, values),
-        fixed=frozenset(name for name in initial if name not in names and not can_move(name)),
+        fixed={
+            name: initial[name]
+            for name in itertools.chain(parameters, buffers)
+            if name in initial and name not in names and not can_move(name)
+        },
         controlled=tuple(
             entry.name
             for entry in manifest.entries
@@ -190,22 +197,25 @@ def fingerprint_of(
     """
     manifest = prepared.layout.manifest
     shared = {entry.name: entry for entry in manifest.entries}
+    at_home = Writer().fixed(_KEPT)
     for name, value in prepared.initial.items():
-        if name not in shared and name not in prepared.fixed and not hasattr(value, "dtype"):
+        if name not in shared and name not in prepared.fixed and not isinstance(value, torch.Tensor):
             raise ParameterError(
                 f"entry {name!r} stays at its site and is a {type(value).__name__}, which a checkpoint "
                 "cannot hold; keep it out of state_dict, or pass no checkpoint="
             )
+        if name not in shared:
+            at_home.text(name).text(f"{value.dtype} {list(value.shape)}")
     still = {
         name: value
         for name, value in prepared.initial.items()
         if (name in shared and not shared[name].summed and not shared[name].tied) or name in prepared.fixed
     }
     return Fingerprint(
-        model=manifest.digest.hex(),
+        model=hashlib.sha256(manifest.digest + at_home.finish()).hexdigest(),
         kept_model=_bytes_digest(still),
         protocol=f"{type(protocol).__name__} {protocol.suite.digest.hex()}",
-        sites=", ".join(sites),
+        sites=str(list(sites)),
         server_optimiser=repr(prepared.layout.optimiser),
         clip=repr(clip),
         sampling=repr(sampling),
@@ -221,15 +231,9 @@ def digestible(state: State) -> dict[str, Any]:
 def _bytes_digest(state: Mapping[str, Any]) -> str:
     hashed = hashlib.sha256(_KEPT)
     for name, value in state.items():
-        array = np.ascontiguousarray(value.detach().cpu().contiguous().flatten().view(_torch_bytes()).numpy())
+        array = np.ascontiguousarray(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         hashed.update(Writer().text(name).text(str(value.dtype)).blob(array.tobytes()).finish())
     return hashed.hexdigest()
-
-
-def _torch_bytes() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def _check_step(local: object, *, rounds: int) -> None:

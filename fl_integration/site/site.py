@@ -5,9 +5,13 @@ stay in the module from round to round: heads (FedPer), BatchNorm (FedBN), whate
 Entries that are shared but never summed (integer counters, constants that are not finite) begin each round as
 they were at the very beginning, at every site alike.
 
+Frozen entries that are not shared must be the same everywhere for ever; a step that writes to them fails, and
+they are put back.
+
 Whatever fails here, a loader, a disk, training that diverges, is `SiteFailedError`: the site sits the round
-out, its own part is as it was before, and the next round finds it ready. The text names the error of the
-site's own code and may hold what that code wrote into it, so it is for this site's operator.
+out, its own part is as it was before, and the next round finds it ready. `take_back` does the same for what
+failed later, on the way into the sum. The text names the error of the site's own code and may hold what that
+code wrote into it, so it is for this site's operator.
 
 With control variates (SCAFFOLD, Karimireddy et al., ICML'20, Alg. 1) every gradient of a shared parameter is
 moved by c - c_i, through hooks, so that the step itself knows nothing of it; afterwards c_i becomes option
@@ -30,7 +34,7 @@ import numpy as np
 
 from fl_integration.site.step import Step, Trained, run_step
 from fl_integration.site.training import LocalTraining
-from fl_integration.vectors.arrays import Array, Vector
+from fl_integration.vectors.arrays import Vector
 from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.vectorise import changes, load, snapshot
 from protocols.identity import ClientId
@@ -98,7 +102,8 @@ class Site:
         data: what its step is given.
         local: its step.
         manifest: of the entries that are shared.
-        fixed: names of entries that are not shared and must not change: frozen parameters.
+        fixed: entries that are not shared and must not change, frozen parameters, with their values; they are
+            not copied.
         controlled: names of the parameters that have control variates, in the order of the vector; none
             without SCAFFOLD.
         seed: of the whole run; see `training_seed`.
@@ -112,22 +117,23 @@ class Site:
         data: object,
         local: Step,
         manifest: Manifest,
-        fixed: frozenset[str] = frozenset(),
+        fixed: Mapping[str, Any] | None = None,
         controlled: tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
         self.name, self._data, self._local, self._seed = name, data, local, seed
         self._module = copied(model)
-        self._manifest, self._fixed = manifest, fixed
+        self._manifest, self._fixed = manifest, dict(fixed or {})
         shared = {entry.name for entry in manifest.entries}
         state = self._module.state_dict()
-        self._own = tuple(name for name in state if name not in shared and name not in fixed)
+        self._own = tuple(name for name in state if name not in shared and name not in self._fixed)
         kept = {entry.name for entry in manifest.entries if not entry.summed and not entry.tied}
         self._kept = snapshot({name: value for name, value in state.items() if name in kept})
         parameters = dict(self._module.named_parameters(remove_duplicate=False))
         self._controlled = {name: parameters[name] for name in controlled}
         self._update: Vector | None = None  # reused: a fresh one would cost as much as filling it
         self._control: Vector = np.zeros(sum(p.numel() for p in self._controlled.values()), manifest.dtype)
+        self._before = self.own
 
     @property
     def module(self) -> nn.Module:
@@ -137,11 +143,16 @@ class Site:
     @property
     def own(self) -> OwnPart:
         """A copy of what it keeps to itself."""
-        return OwnPart(entries=self._own_entries(), control=self._control.copy())
+        entries: Mapping[str, Any] = {}
+        if self._own:
+            state = self._module.state_dict()
+            entries = snapshot({name: state[name] for name in self._own})
+        return OwnPart(entries=entries, control=self._control.copy())
 
     @own.setter
     def own(self, part: OwnPart) -> None:
-        self._restore(part.entries)
+        if part.entries:
+            self._module.load_state_dict(dict(part.entries), strict=False)
         self._control = part.control.copy()
 
     def load(self, values: Vector) -> nn.Module:
@@ -161,30 +172,36 @@ class Site:
 
         Returns:
             What changed, [d], with the control variate's change behind it if there is one, in memory that
-            the next training overwrites; and what the step said. The own part has moved on.
+            the next training overwrites; and what the step said. The own part has moved on; `take_back`
+            undoes that.
 
         Raises:
             SiteFailedError: whatever failed; the own part is as it was.
         """
-        before = self._own_entries()
+        self._before = self.own
         try:
             return self._trained(values, control, round=round)
         except Exception as error:
-            self._restore(before)
+            self.take_back()
             reason = str(error) if isinstance(error, SecAggError) else f"{type(error).__name__}: {error}"
             raise SiteFailedError(reason) from error
         except BaseException:
-            self._restore(before)
+            self.take_back()
             raise
+
+    def take_back(self) -> None:
+        """The own part as it was before the last training: what came out of that could not be summed."""
+        self.own = self._before
+        if changed := self._changed_although_fixed():
+            self._module.load_state_dict({name: self._fixed[name] for name in changed}, strict=False)
 
     def _trained(self, values: Vector, control: Vector, *, round: int) -> tuple[Vector, Trained]:
         module = self.load(values)
-        versions = {name: module.state_dict()[name]._version for name in self._fixed}
         seed = training_seed(seed=self._seed, round=round, client=self.name)
         with self._corrected(control) as steps:
             trained = run_step(self._local, module, self._data, seed=seed, round=round)
+        self._check_fixed()
         state = module.state_dict()
-        self._check_fixed(state, versions)
         if self._update is None:
             self._update = np.empty(len(values) + len(control), self._manifest.dtype)
         update = self._update
@@ -194,13 +211,25 @@ class Site:
         self._check_finite(update)
         return update, trained
 
-    def _check_fixed(self, state: Mapping[str, Any], versions: Mapping[str, int]) -> None:
-        for name, version in versions.items():
-            if state[name]._version != version:
-                raise ParameterError(
-                    f"the step changed {name!r}, which is frozen and so stays at each site: name it in "
-                    "shared=, or let it require a gradient before the training begins"
-                )
+    def _changed_although_fixed(self) -> list[str]:
+        """By value: a step may write to a frozen entry what was there, and past autograd's counter."""
+        if not self._fixed:
+            return []
+        state = self._module.state_dict()
+        return [name for name, value in self._fixed.items() if not _same(state[name], value)]
+
+    def _check_fixed(self) -> None:
+        for name in self._changed_although_fixed():
+            buffers = {found for found, _ in self._module.named_buffers(remove_duplicate=False)}
+            remedy = (
+                "keep its module in evaluation mode"
+                if name in buffers
+                else "let it require a gradient before the training begins"
+            )
+            raise ParameterError(
+                f"the step changed {name!r}, which is frozen and so stays at each site: name it in "
+                f"shared=, or {remedy}"
+            )
 
     def _check_finite(self, update: Vector) -> None:
         """Cheap where all is well: one pass, no copy."""
@@ -257,17 +286,15 @@ class Site:
         changed -= control
         self._control = self._control + changed
 
-    # --- the own part -------------------------------------------------------------------------------------
 
-    def _own_entries(self) -> dict[str, Array]:
-        if not self._own:
-            return {}
-        state = self._module.state_dict()
-        return snapshot({name: state[name] for name in self._own})
-
-    def _restore(self, entries: Mapping[str, Any]) -> None:
-        if entries:
-            self._module.load_state_dict(dict(entries), strict=False)
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal values; NaN is where NaN was."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    one = one.to(other.device)
+    if torch.equal(one, other):
+        return True
+    return one.is_floating_point() and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def copied(model: nn.Module) -> nn.Module:
