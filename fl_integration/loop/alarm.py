@@ -80,7 +80,7 @@ class Alarm:
         )
         return (
             f"round {number}: {share:.2%} of all values were clipped, by entry {named}{more}. The mean "
-            f"is not that of what the sites learnt: {what}. This is said once; each round's report has the shares"
+            f"is not that of what the sites learnt: {what}. This is said once; the reports have the shares"
         )
 
     def _say(self, what: str, text: str) -> None:

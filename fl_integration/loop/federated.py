@@ -516,10 +516,6 @@ class _Training:
                     raise VerificationError(
                         "the parties did not end with bit-identical models; this is a fault"
                     )
-        else:
-            body = self.server.body
-            for client in self.clients.values():
-                client.take_model(body)
         trained = self._prepared.module(final)
         return FederatedRun(
             model=trained,

@@ -25,13 +25,13 @@ from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.global_model import GlobalModel, Layout
 from fl_integration.loop.optimisers import ServerOptimiser
 from fl_integration.loop.parties import State, model_digest, state_of
-from fl_integration.site.site import Site, copied, training_seed
+from fl_integration.site.site import Site, copied, require_copyable, training_seed
 from fl_integration.site.step import Step, check_data, size_of
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.sharing import movable
-from fl_integration.vectors.vectorise import flatten, snapshot
+from fl_integration.vectors.vectorise import flatten, load, snapshot
 from protocols.identity import ClientId, check_client_id
 from protocols.machine.parameters import MachineProtocol
 from protocols.machine.summand import FloatSurface, Surface
@@ -85,7 +85,7 @@ class Prepared:
     def module(self, model: GlobalModel) -> nn.Module:
         """A module with the global values in it."""
         trained = copied(self.model)
-        trained.load_state_dict(dict(self.state(model)))
+        load(model.values, self.layout.manifest, trained.state_dict())
         return trained
 
     def digest_of(self, module: nn.Module) -> bytes:
@@ -128,7 +128,8 @@ def prepare(
             f"server_optimiser is a {type(optimiser).__name__}; pass FedAvg(), FedAdam(…) or another of them"
         )
     optimiser.check(rounds=rounds)
-    initial = snapshot(copied(model).state_dict())
+    require_copyable(model)
+    initial = snapshot(model.state_dict())
     can_move = movable(model)
     values, manifest = flatten(initial, shared=can_move if shared is None else shared)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}

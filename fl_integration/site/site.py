@@ -126,6 +126,7 @@ class Site:
         self._kept = snapshot({name: value for name, value in state.items() if name in kept})
         parameters = dict(self._module.named_parameters(remove_duplicate=False))
         self._controlled = {name: parameters[name] for name in controlled}
+        self._update: Vector | None = None  # reused: a fresh one would cost as much as filling it
         self._control: Vector = np.zeros(sum(p.numel() for p in self._controlled.values()), manifest.dtype)
 
     @property
@@ -159,8 +160,8 @@ class Site:
             round: its number; examples are drawn from (seed, round, name).
 
         Returns:
-            What changed, [d], with the control variate's change behind it if there is one; and what the step
-            said. The own part has moved on.
+            What changed, [d], with the control variate's change behind it if there is one, in memory that
+            the next training overwrites; and what the step said. The own part has moved on.
 
         Raises:
             SiteFailedError: whatever failed; the own part is as it was.
@@ -184,7 +185,9 @@ class Site:
             trained = run_step(self._local, module, self._data, seed=seed, round=round)
         state = module.state_dict()
         self._check_fixed(state, versions)
-        update = np.empty(len(values) + len(control), self._manifest.dtype)
+        if self._update is None:
+            self._update = np.empty(len(values) + len(control), self._manifest.dtype)
+        update = self._update
         changes(state, self._manifest, values, out=update[: len(values)])
         if len(control):
             self._move_control(control, update, steps=max(steps.values(), default=0), round=round)
@@ -268,10 +271,20 @@ class Site:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy of a model, or a clear error.
+    """A deep copy of a model.
 
     Raises:
-        ParameterError: it cannot be copied; the text names what to do.
+        ParameterError: as `require_copyable`.
+    """
+    require_copyable(model)
+    return copy.deepcopy(model)
+
+
+def require_copyable(model: object) -> None:
+    """Refuses a model of which no site could have a copy.
+
+    Raises:
+        ParameterError: the text names what to do.
     """
     if not isinstance(model, nn.Module):
         raise ParameterError(f"the model is a {type(model).__name__}; it must be a torch.nn.Module")
@@ -284,4 +297,3 @@ def copied(model: nn.Module) -> nn.Module:
                     "torch.nn.utils.weight_norm does it: such a model cannot be copied. Use "
                     "torch.nn.utils.parametrizations.weight_norm, or compute it in forward"
                 )
-    return copy.deepcopy(model)

@@ -335,9 +335,11 @@ def _train_mode(model: nn.Module) -> None:
 
 def _first_not_finite(model: nn.Module) -> str | None:
     """The first parameter with NaN, or with an infinity that is trained (a frozen one may be a mask)."""
-    named = dict(model.named_parameters())
-    fine = [(p.isfinite() if p.requires_grad else ~p.isnan()).all() for p in named.values()]
-    flags = torch.stack([flag.to(fine[0].device) for flag in fine]).cpu().tolist()
+    named = {name: p for name, p in model.named_parameters() if p.numel()}
+    # The ends of a tensor's range speak for all of it, in one pass: NaN is both.
+    ends = {name: torch.stack(p.detach().aminmax()) for name, p in named.items()}
+    fine = [(ends[n].isfinite() if p.requires_grad else ~ends[n].isnan()).all() for n, p in named.items()]
+    flags = torch.stack([flag.to(fine[0].device) for flag in fine]).cpu().tolist() if fine else []
     return next((name for name, flag in zip(named, flags, strict=True) if not flag), None)
 
 

@@ -48,7 +48,7 @@ torch = pytest.importorskip("torch")
 
 from fl_integration.loop.cohorts import Unmoved  # noqa: E402  # behind the question whether there is a torch
 from fl_integration.loop.federated import Rehearsal, federate  # noqa: E402
-from fl_integration.loop.report import FederatedRun  # noqa: E402
+from fl_integration.loop.report import RoundReport, TrainingAborted  # noqa: E402
 from fl_integration.loop.watch import Watch  # noqa: E402
 from fl_integration.site.site import Site  # noqa: E402
 from fl_integration.site.training import LocalTraining  # noqa: E402
@@ -425,7 +425,7 @@ class Spoilt:
         protocol = WithHolder(CKKS, {})
         object.__setattr__(protocol, "lies", {liar: self.steps})
         self.loaders = {name: [(X[i::5], 2 * X[i::5])] for i, name in enumerate(FIVE)}
-        self.run: FederatedRun = federate(
+        self.history = self._tried(
             protocol,
             self.model,
             self.loaders,
@@ -434,6 +434,13 @@ class Spoilt:
             watch=Watch(on_message=self.see),
             rehearsal=Rehearsal(drop=drop or {}, protocol_seed=1),
         )
+
+    @staticmethod
+    def _tried(*args: Any, **options: Any) -> tuple[RoundReport, ...]:
+        try:
+            return federate(*args, **options).history
+        except TrainingAborted as error:
+            return error.history
 
     def see(self, number: int, message: Any) -> None:
         if message.sender == "server" and message.exchange != "Result":
@@ -458,7 +465,7 @@ class Spoilt:
 
     def opened(self) -> list[int]:
         """Rounds whose sum moved the model."""
-        return [report.number for report in self.run.history if report.total_weight is not None]
+        return [report.number for report in self.history if report.total_weight is not None]
 
 
 def by_chance() -> Spoilt:
@@ -480,7 +487,7 @@ def test_on_the_copy_who_spoils_a_sum_learns_an_update(way: str, monkeypatch: py
     careless(monkeypatch)
     spoil, behind = WAYS[way]
     training = spoil()
-    assert training.run.history[behind].contributors == frozenset(FIVE) - {AWAY}
+    assert training.history[behind].contributors == frozenset(FIVE) - {AWAY}
     assert training.tells(behind - 1, behind, AWAY)
 
 
@@ -488,12 +495,12 @@ def test_on_the_copy_who_spoils_a_sum_learns_an_update(way: str, monkeypatch: py
 def test_on_ours_the_sum_without_the_victim_is_put_off(way: str) -> None:
     spoil, behind = WAYS[way]
     training = spoil()
-    assert "a sum for this model was seen" in training.run.history[behind].aborted
-    assert not training.run.history[behind].contributors
-    assert not training.run.history[behind].culprits
+    assert "a sum for this model was seen" in training.history[behind].aborted
+    assert not training.history[behind].contributors
+    assert not training.history[behind].culprits
     assert behind not in training.steps.sums
     assert not training.tells(behind - 1, behind, AWAY)
-    assert training.run.history[behind + 1].contributors == frozenset(FIVE)
+    assert training.history[behind + 1].contributors == frozenset(FIVE)
     assert training.opened()[0] == behind + 1
 
 
@@ -513,7 +520,7 @@ def test_on_the_copy_who_was_away_from_the_spoilt_sum_is_told(monkeypatch: pytes
 def test_a_loop_that_asks_all_is_stopped_by_our_server(monkeypatch: pytest.MonkeyPatch) -> None:
     ask_all(monkeypatch)
     training = Spoilt(rounds=2, drop={0: {AWAY: "AdvertiseKeys"}})
-    assert "a sum for this model was seen" in training.run.history[1].aborted
+    assert "a sum for this model was seen" in training.history[1].aborted
     assert not training.tells(0, 1, AWAY)
 
 
@@ -523,7 +530,7 @@ def test_ours_asks_those_of_the_spoilt_sum_again() -> None:
     assert training.asked[1] == training.asked[2] == set(FIVE) - {AWAY}
     assert training.asked[3] == set(FIVE)  # round 1 moved the model, which is known when round 2 brought it
     assert training.opened() == [1, 2, 3]
-    assert not any(report.aborted or report.culprits for report in training.run.history)
+    assert not any(report.aborted or report.culprits for report in training.history)
 
 
 def test_behind_a_sum_that_moved_the_model_it_asks_whom_it_likes() -> None:
@@ -531,7 +538,7 @@ def test_behind_a_sum_that_moved_the_model_it_asks_whom_it_likes() -> None:
     assert AWAY in training.asked[1]
     assert training.asked[2] == set(FIVE)
     assert training.opened() == [0, 1, 2]
-    assert [report.contributors for report in training.run.history] == [
+    assert [report.contributors for report in training.history] == [
         frozenset(FIVE).difference(gone) for gone in (AWAY, "c", "")
     ]
 
