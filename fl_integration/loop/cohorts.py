@@ -93,10 +93,14 @@ class Unmoved:
         elif failed.opened:
             self.seen.add(failed.opened)
 
-    def settled(self) -> None:
-        """All sums so far are delivered: takes note of whether the last one moved the clients."""
-        for contributors in (self._delivered, self._sealed):
-            self._look(contributors)
+    def settle(self, deliver: Callable[[], None]) -> None:
+        """Delivers the last sum at once, and takes note of whether it moved the clients.
+
+        The one before is looked at first: afterwards nobody could tell which of the two moved them.
+        """
+        self._look(self._delivered)
+        deliver()
+        self._look(self._sealed)
         self._delivered = self._sealed = None
 
     def next_cohort(

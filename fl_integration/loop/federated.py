@@ -318,9 +318,8 @@ class _Training:
         self._refuse_what_never_works(report)
         self.history.append(replace(report, side_traffic=side))
         if self._evaluator.is_due(number) or self._disk is not None:
-            self._deliver()
+            self._unmoved.settle(self._deliver)
             self._recount()
-            self._unmoved.settled()
             self._look_back()
         self._evaluate(number)
         if self._disk is not None:
