@@ -143,7 +143,11 @@ class Unmoved:
         members = tuple(self._clients)
         least = self._protocol.suite.requirements.min_contributors
 
+        largest = self._protocol.suite.max_clients
+
         def will_do(cohort: tuple[ClientId, ...]) -> bool:
+            if len(cohort) > largest:
+                return False
             try:
                 apart = max(least, self._protocol.plan(len(cohort), roster=len(members)).corrupt + 2)
             except ParameterError:
@@ -156,9 +160,15 @@ class Unmoved:
         sets = [frozenset(wanted).difference(culprits), frozenset(members).difference(culprits)]
         sets += [each.difference(culprits) for each in seen] + list(seen)
         cohorts = [tuple(name for name in members if name in each) for each in sets]
-        return next(filter(will_do, cohorts), members)
+        return next(filter(will_do, cohorts), members if len(members) <= largest else wanted)
 
 
 def common_base(clients: Mapping[ClientId, FederatedClient]) -> bytes:
-    """What the largest group of clients has applied to the initial model."""
-    return Counter(each.base for each in clients.values()).most_common(1)[0][0]
+    """What those who are furthest have applied to the initial model; of several, the largest group.
+
+    Most of a roster may be behind: whoever was not asked since the beginning has no key to open a sum with.
+    One that the others left behind is never ahead of them.
+    """
+    there = [each for each in clients.values() if not each.stranded] or list(clients.values())
+    most = max(each.opened for each in there)
+    return Counter(each.base for each in there if each.opened == most).most_common(1)[0][0]

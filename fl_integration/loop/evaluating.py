@@ -1,8 +1,9 @@
 """The evaluation after a round, as the loop runs it: on the model that the round moved, and on no other.
 
-A round that moved nobody is not evaluated: the model is that of the evaluation before, and a sum of counts
-over other sites would tell, by the difference, what one site counts. A sum of counts that does not end costs
-that evaluation, not the training; the log says why.
+A model is evaluated once: after a round that moved nobody it may be that of the evaluation before, and a sum
+of counts over other sites would tell, by the difference, what one site counts. A sum of counts that does not
+end costs that evaluation, and one that was opened is not tried again; a site that cannot count sits that
+evaluation out. The training goes on, and the log says why.
 
 >>> from fl_integration.loop.evaluation import Custom
 >>> Evaluator(Custom(lambda number, model: {"one": 1.0}, every=2), rounds=5).is_due(1)
@@ -17,6 +18,7 @@ from fl_integration.loop.global_model import Delivered
 from fl_integration.loop.parties import FederatedClient
 from fl_integration.loop.report import RoundReport
 from fl_integration.loop.side_sums import Counts, SideSums
+from fl_integration.loop.watch import one_line
 from fl_integration.site.site import SiteFailedError
 from protocols.identity import ClientId
 from protocols.interface import Learner
@@ -79,6 +81,17 @@ class Evaluator:
         """Whether round `number` ends with an evaluation."""
         return self._kind is not None and self._kind.due(number, rounds=self._rounds)
 
+    def asks(self, history: Sequence[RoundReport]) -> bool:
+        """Whether the last of these rounds ends with an evaluation: of a model that had none."""
+        if not history or not self.is_due(history[-1].number):
+            return False
+        for report in reversed(history):
+            if report is not history[-1] and (report.evaluation or report.side_traffic):
+                return False
+            if report.total_weight is not None:
+                return True
+        return False
+
     def stops(self, history: Sequence[RoundReport]) -> str:
         """Why the training ends before the next round; empty if it does not."""
         stop = self._kind.stop if self._kind is not None else None
@@ -132,10 +145,10 @@ class Evaluator:
                 number, tuple(kind.data), count, model=model, head=lambda name: clients[name].base
             )
         except RoundAborted as error:
-            _LOG.warning("round %d: not evaluated, %s", number, error.reason)
+            _LOG.warning("round %d: not evaluated, %s", number, one_line(error.reason))
             return {}, sums.traffic
         for name, failed in sums.failures.items():
-            _LOG.warning("round %d: %s sat the evaluation out, %s", number, name, failed.reason)
+            _say_who_sat_out(number, name, failed.reason)
         total = next((each.total for each in found.values()), None)
         return ({} if total is None else kind.metrics(total)), traffic
 
@@ -147,9 +160,16 @@ class Evaluator:
     ) -> dict[str, float]:
         """The same figures without a protocol: `modules` makes each site's model."""
         kind = self._kind
-        if not self.is_due(number):
-            return {}
         if not isinstance(kind, OnSites):
             return self.at_one_place(number, module)
-        counts = [kind.counts(modules[name](), data) for name, data in kind.data.items()]
-        return kind.metrics(sum(counts[1:], counts[0]))
+        counts: list[Counts] = []
+        for name, data in kind.data.items():
+            try:
+                counts.append(kind.counts(modules[name](), data))
+            except Exception as error:  # the site's own data may raise anything
+                _say_who_sat_out(number, name, f"{type(error).__name__}: {error}")
+        return kind.metrics(sum(counts[1:], counts[0])) if counts else {}
+
+
+def _say_who_sat_out(number: int, name: ClientId, reason: str) -> None:
+    _LOG.warning("round %d: %s sat the evaluation out, %s", number, one_line(name), one_line(reason))

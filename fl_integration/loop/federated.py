@@ -63,6 +63,7 @@ from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
 from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import Learner, Sum
+from protocols.machine.client import KEPT_RESULTS
 from protocols.machine.parameters import MachineProtocol
 from protocols.simulation import Traffic
 from secagg.entropy import Entropy, SeededEntropy, draw
@@ -101,6 +102,10 @@ class Rehearsal:
         if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 128):
             raise ParameterError(f"protocol_seed is {seed!r}; it must be None or an int in [0, 2**128)")
         object.__setattr__(self, "protocol_seed", seed)
+        if not isinstance(self.drop, Mapping) or not all(
+            isinstance(lost, Mapping) for lost in self.drop.values()
+        ):
+            raise ParameterError("drop maps a round to {client: the first exchange that it does not answer}")
 
 
 def federate(
@@ -149,7 +154,7 @@ def federate(
         OSError: a checkpoint could not be written; the one before is still there.
     """
     rounds, seed = plain(rounds), plain(seed)
-    names = protocol.exchanges(first=True)
+    _check_kinds(protocol, sampling=sampling, checkpoint=checkpoint, watch=watch, rehearsal=rehearsal)
     prepared = prepare(
         model,
         sites,
@@ -161,7 +166,10 @@ def federate(
         surface=protocol.suite.surface,
         clip=clip,
     )
-    check_drop(rehearsal.drop, rounds=rounds, names=names, clients=sites)
+    _check_parties(protocol, sites, cohort=len(sites) if sampling is None else sampling.size)
+    check_drop(rehearsal.drop, rounds=rounds, names=protocol.exchanges(first=True), clients=sites)
+    if clip is not None:
+        protocol.exact(max_summand=clip.largest_count(prepared.layout.segments))
     if sampling is not None:
         sampling.check(protocol, sites)
     evaluator = Evaluator(evaluate, rounds=rounds, sites=sites, protocol=protocol)
@@ -187,6 +195,40 @@ def federate(
         rehearsal=rehearsal,
     )
     return training.run()
+
+
+def _check_kinds(
+    protocol: object, *, sampling: object, checkpoint: object, watch: object, rehearsal: object
+) -> None:
+    """Refuses objects of another kind than their arguments'; what is in them is looked at elsewhere."""
+    if not isinstance(protocol, MachineProtocol):
+        found = protocol.__name__ if isinstance(protocol, type) else f"a {type(protocol).__name__}"
+        raise ParameterError(
+            f"protocol is {found}; pass an instance of one, such as MaskedSum(max_clients=…, max_weight=…)"
+        )
+    for name, given, kind in (
+        ("sampling", sampling, Sampling),
+        ("watch", watch, Watch),
+        ("rehearsal", rehearsal, Rehearsal),
+    ):
+        if not isinstance(given, kind) and not (name == "sampling" and given is None):
+            raise ParameterError(f"{name} is a {type(given).__name__}; it must be a {kind.__name__}(…)")
+    if checkpoint is not None and (not isinstance(checkpoint, str | os.PathLike) or not str(checkpoint)):
+        raise ParameterError(
+            f"checkpoint is {checkpoint!r}; it must be the path of a folder, a str or a Path, or None"
+        )
+
+
+def _check_parties(protocol: MachineProtocol, sites: Sites, *, cohort: int) -> None:
+    """Refuses a roster that this protocol has no machines for, and a cohort that it has no plan for."""
+    roster = Roster.of(*(Identity.generate(name) for name in sites))
+    protocol.server(roster=roster, session=bytes(16))
+    if cohort > protocol.suite.max_clients:
+        raise ParameterError(
+            f"a round asks {cohort} sites, max_clients is {protocol.suite.max_clients}; pass "
+            f"max_clients={cohort} to the protocol, or ask fewer with sampling="
+        )
+    protocol.plan(cohort, roster=len(sites))
 
 
 class _Training:
@@ -266,16 +308,18 @@ class _Training:
         return self._ended(stopped)
 
     def _round(self, number: int) -> None:
-        self._bring_along([name for name, each in self.clients.items() if each.stranded])
+        wanted = self._wanted(number)
+        self._bring_along(self._left_behind(number, wanted))
         self.exchange.begin(number, self._rehearsal.drop.get(number, {}))
-        side, reason = self._fix_scales(number)
-        report = self._collect(number) if not reason else RoundReport(
-            number=number, asked=frozenset(self.clients), aborted=reason
+        side, reason = self._fix_scales(number, wanted)
+        report = self._collect(number, wanted) if not reason else RoundReport(
+            number=number, asked=frozenset(wanted), aborted=reason
         )  # fmt: skip
         self._refuse_what_never_works(report)
         self.history.append(replace(report, side_traffic=side))
         if self._evaluator.is_due(number) or self._disk is not None:
             self._unmoved.settle(self._deliver)
+            self._recount()
             self._look_back()
         self._evaluate(number)
         if self._disk is not None:
@@ -284,12 +328,24 @@ class _Training:
         if self._watch.on_round is not None:
             self._watch.on_round(self.history[-1])
 
-    def _collect(self, number: int) -> RoundReport:
+    def _wanted(self, number: int) -> tuple[ClientId, ...]:
+        """Whom the round shall ask: everybody, or a sample; of no culprits, where enough others are left."""
+        members = tuple(self.clients)
+        if self._sampling is None:
+            return members
+        honest = tuple(name for name in members if name not in self._culprits)
+        drawn_from = honest if len(honest) >= self._sampling.size else members
+        return self._sampling.cohort(drawn_from, seed=self._prepared.seed, round=number)
+
+    def _left_behind(self, number: int, wanted: Collection[ClientId]) -> list[ClientId]:
+        """Who cannot catch up with sums that wait: they are gone, or the others went on from another copy."""
+        most, lost = self._foremost().opened, self._rehearsal.drop.get(number, {})
+        # The sealed sum of the round before is still on its way, and takes the place of the oldest.
+        far = {name for name in wanted if most - self.clients[name].opened >= KEPT_RESULTS}
+        return [name for name, each in self.clients.items() if each.stranded or name in far.difference(lost)]
+
+    def _collect(self, number: int, wanted: tuple[ClientId, ...]) -> RoundReport:
         """One round of the protocol: its report; in an aborted one the model is as it was."""
-        wanted = None
-        if self._sampling is not None:
-            members = tuple(self.clients)
-            wanted = self._sampling.cohort(members, seed=self._prepared.seed, round=number)
         cohort = self._unmoved.next_cohort(self._culprits, deliver=self._deliver, wanted=wanted)
         failed: RoundAborted | None = None
         outcome = None
@@ -331,17 +387,17 @@ class _Training:
             said = "; ".join(f"{name!r}: {error}" for name, error in failures.items())
             raise ParameterError(f"no site can take part: {said}") from next(iter(failures.values()))
 
-    def _fix_scales(self, number: int) -> tuple[dict[str, Traffic], str]:
+    def _fix_scales(self, number: int, wanted: Collection[ClientId]) -> tuple[dict[str, Traffic], str]:
         """The scales of the updates, before the first round that can be summed; why not, if it fails."""
         if self._clip is None or self._has_scales():
             return {}, ""
         sums = self._side("scales", self._clip.largest_count(self._prepared.layout.segments),
                           self._clip.length(self._prepared.layout.segments))  # fmt: skip
         try:
-            traffic = fix_scales(self._clip, sums, number, self.clients, self.server)
+            traffic = fix_scales(self._clip, sums, number, self.clients, self.server, cohort=wanted)
         except RoundAborted as error:
             self.exchange.failures.update(sums.failures)
-            return {}, f"the scales were not fixed: {error.reason}"
+            return sums.traffic, f"the scales were not fixed: {error.reason}"
         self._bring_along(list(self.clients))
         return traffic, ""
 
@@ -351,7 +407,7 @@ class _Training:
 
     def _evaluate(self, number: int) -> None:
         report = self.history[-1]
-        if not self._evaluator.is_due(number) or report.total_weight is None:
+        if not self._evaluator.asks(self.history):
             return
         model = self.server.model or self._foremost().model
         on_sites = self._evaluator.on_sites
@@ -359,6 +415,9 @@ class _Training:
         if on_sites is None:
             figures = self._evaluator.at_one_place(number, partial(self._prepared.module, model))
         else:
+            # The largest group's counts are summed; it must not be one that is behind.
+            lost = self._rehearsal.drop.get(number, {})
+            self._bring_along([name for name in on_sites.data if name not in lost])
             figures, traffic = self._evaluator.through_a_sum(
                 number,
                 self.clients,
@@ -397,6 +456,11 @@ class _Training:
         for sender, reply in self.exchange(self.server.machine.deliver()):
             self.server.machine.receive(sender, reply)
 
+    def _recount(self) -> None:
+        """What the last round has cost by now."""
+        traffic, seconds = self.exchange.costs()
+        self.history[-1] = replace(self.history[-1], traffic=traffic, seconds=seconds)
+
     def _look_back(self) -> None:
         """What is known of each round by now."""
         self.history = [
@@ -423,16 +487,24 @@ class _Training:
 
     def _ended(self, stopped: str) -> FederatedRun:
         """Everybody gets the last model, from the server, a sealed sum or a peer: the same everywhere."""
-        self.exchange.begin(self._prepared.rounds, {})
         if self.server.model is None:
+            last = self.history[-1]
+            self.exchange.begin(last.number, {})
             self._deliver()
+            self._recount()
+            late = self.history[-1]
+            self.history[-1] = replace(
+                late,
+                traffic=_added(last.traffic, late.traffic),
+                seconds={party: last.seconds.get(party, 0.0) + s for party, s in late.seconds.items()},
+            )
             self._bring_along(list(self.clients))
         self._look_back()
         history = tuple(self.history)
         if all(report.total_weight is None for report in history):
-            last = next((report.aborted for report in reversed(history) if report.aborted), "no sum opened")
+            said = next((report.aborted for report in reversed(history) if report.aborted), "no sum opened")
             raise TrainingAborted(
-                f"none of {len(history)} rounds had a mean; the last said: {last}", history=history
+                f"none of {len(history)} rounds had a mean; the last said: {said}", history=history
             )
         final = self.server.model or self._foremost().model
         if self.server.model is None:

@@ -104,7 +104,7 @@ class FederatedClient:
         seconds: processor seconds that its machine took so far; training is not in it.
         clipped: values of the last contribution that were clipped, by entry of the model, those with any.
         strange: metrics of the last contribution that were outside their range, and were clipped too.
-        opened: sums opened and applied so far.
+        opened: sums opened and applied so far, that of the scales too.
         base: digest (32 bytes) of the initial model and of all sums applied to it (`Learner.CLIENTS`).
         stranded: the others went on from another copy than its own, and it needs `take_over`.
         trained: it has trained at least once in this run.
@@ -197,6 +197,7 @@ class FederatedClient:
         """Goes on with scales, which it opened itself (`Learner.CLIENTS`)."""
         self.model = self.model.scaled(scales)
         self.base = hashlib.sha256(_SCALED + self.base + scales.astype("<f8").tobytes()).digest()
+        self.opened += 1
 
     def catch_up(self) -> None:
         """Opens the sums that arrived, oldest first, and moves its copy of the global model.

@@ -64,7 +64,9 @@ def fedavg(
         ParameterError: as `federate`, or nobody is left in a round.
         RoundAborted: no round had a mean.
     """
-    rounds, seed, absent = plain(rounds), plain(seed), absent or {}
+    rounds, seed, absent = plain(rounds), plain(seed), {} if absent is None else absent
+    if not isinstance(watch, Watch):
+        raise ParameterError(f"watch is a {type(watch).__name__}; it must be a Watch(…)")
     prepared = prepare(
         model, sites, local=local, rounds=rounds, seed=seed, optimiser=server_optimiser, shared=shared
     )
@@ -84,16 +86,17 @@ def fedavg(
             )
             if mean is not None:
                 current = current.moved(mean, round=number)
+                if watch.on_model is not None:
+                    watch.on_model(number, mean, prepared.state(current))
+            elif not any(each.contributors for each in history):
+                raise ParameterError(f"no site can take part: {report.dropped}")
+            if evaluator.asks([*history, report]):
                 figures = evaluator.in_the_clear(
                     number,
                     {n: partial(each.load, current.values) for n, each in parties.items()},
                     partial(prepared.module, current),
                 )
                 report = replace(report, evaluation=figures)
-                if watch.on_model is not None:
-                    watch.on_model(number, mean, prepared.state(current))
-            elif not any(each.contributors for each in history):
-                raise ParameterError(f"no site can take part: {report.dropped}")
             history.append(report)
             log_round(report, rounds)
             bar.update(report)
@@ -157,6 +160,8 @@ def _ended(
 def _check_absent(
     absent: Mapping[int, Collection[ClientId]], *, rounds: int, sites: Mapping[ClientId, object]
 ) -> None:
+    if not isinstance(absent, Mapping) or not all(isinstance(each, Collection) for each in absent.values()):
+        raise ParameterError("absent maps a round to the clients whose updates are not in its mean")
     for number, names in absent.items():
         if number not in range(rounds):
             raise ParameterError(f"somebody is lost in round {number!r}; the rounds are 0 to {rounds - 1}")

@@ -33,7 +33,7 @@ from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.sharing import movable
 from fl_integration.vectors.vectorise import flatten, load, snapshot
-from protocols.identity import ClientId
+from protocols.identity import ClientId, check_client_id
 from protocols.machine.parameters import MachineProtocol
 from protocols.machine.summand import FloatSurface, Surface
 from secagg.errors import MissingExtraError, ParameterError
@@ -118,9 +118,11 @@ def prepare(
     if type(rounds) is not int or rounds < 1:
         raise ParameterError(f"rounds is {rounds!r}; it must be an int of at least 1")
     if not isinstance(sites, Mapping) or not sites:
-        raise ParameterError("sites is empty; map each client's id to its data")
+        found = "empty" if isinstance(sites, Mapping) else f"a {type(sites).__name__}"
+        raise ParameterError(f"sites is {found}; map each client's id to its data")
     training_seed(seed=seed, round=0, client="")
     for name, data in sites.items():
+        check_client_id(name)
         check_data(name, data)
     _check_step(local, rounds=rounds)
     if not isinstance(optimiser, ServerOptimiser):

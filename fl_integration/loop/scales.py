@@ -1,12 +1,12 @@
 """The first scales of a training with `AutoClip`: one small exact sum before the first round.
 
-Every site trains once from the initial model, counts its update's magnitudes and contributes the counts; what
-it trained is kept and contributed in the round that follows. Whoever learns the sum makes the scales from it:
-the server puts them into the model that goes down, or each client goes on with those that it opened itself,
-and names them in its head, so that only updates under equal scales are summed.
+Every site that the first round asks trains once from the initial model, counts its update's magnitudes and
+contributes the counts; what it trained is kept and contributed in the round that follows. Whoever learns the
+sum makes the scales from it: the server puts them into the model that goes down, or each client goes on with
+those that it opened itself, and names them in its head, so that only updates under equal scales are summed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fl_integration.loop.global_model import Delivered
 from fl_integration.loop.parties import FederatedClient, FederatedServer
@@ -25,8 +25,10 @@ def fix_scales(
     number: int,
     clients: Mapping[ClientId, FederatedClient],
     server: FederatedServer,
+    *,
+    cohort: Collection[ClientId],
 ) -> dict[str, Traffic]:
-    """Fixes the scales at whoever learns the sum; bytes by party.
+    """Fixes the scales at whoever learns the sum, from the updates of a cohort; bytes by party.
 
     Raises:
         RoundAborted: the sum did not end, or nobody opened it. Nothing has changed.
@@ -39,7 +41,7 @@ def fix_scales(
         return rule.counts(client.train_ahead(delivered, round=number), layout.segments)
 
     found, traffic = sums.run(
-        number, tuple(clients), count, model=server.body, head=lambda name: clients[name].base
+        number, cohort, count, model=server.body, head=lambda name: clients[name].base
     )
     if not found:
         raise RoundAborted("no client opened the sum of magnitudes")

@@ -142,7 +142,7 @@ class SideSums:
         else:
             for sender, reply in self._exchange(self._server.deliver()):
                 self._server.receive(sender, reply)
-            found = {name: _opened(each.machine) for name, each in self._respondents.items()}
+            found = {name: _opened(each.machine, number) for name, each in self._respondents.items()}
         traffic, _ = self._exchange.costs()
         sums = {name: total for name, total in found.items() if isinstance(total, IntegerSum)}
         return sums, traffic
@@ -158,12 +158,14 @@ class SideSums:
         return dict(self._exchange.failures)
 
 
-def _opened(machine: Client) -> object:
-    """The newest sum that opens here, or None."""
-    newest = None
+def _opened(machine: Client, number: int) -> object:
+    """The sum of round `number`, if it opens here; else None. One of an earlier round may open first."""
+    found = None
     for result in machine.results:
         try:
-            newest = machine.open(result)
+            total = machine.open(result)
         except (PeerViolation, RoundAborted, ParameterError):
             continue
-    return newest
+        if total.round == number:
+            found = total
+    return found

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import RoundReport
     from fl_integration.vectors.arrays import Array
 
-__all__ = ["Bar", "Progress", "Watch", "human", "log_round", "to_tensorboard"]
+__all__ = ["Bar", "Progress", "Watch", "human", "log_round", "one_line", "to_tensorboard"]
 
 _LOG: Final = logging.getLogger("secagg")
 _ASIDE: Final = frozenset({"auc_error", "clipped_examples", "examples"})
@@ -174,7 +174,7 @@ def log_round(report: "RoundReport", rounds: int) -> None:
         rounds: of the whole training.
     """
     contributed = f"{len(report.contributors)} of {len(report.asked)} sites"
-    parts = [f"aborted: {_plain(report.aborted)}" if report.aborted else contributed]
+    parts = [f"aborted: {one_line(report.aborted)}" if report.aborted else contributed]
     if report.total_weight is not None:
         parts.append(f"total weight {report.total_weight}")
     for name, metrics in (("training", report.metrics), ("evaluation", report.evaluation)):
@@ -262,10 +262,10 @@ def _listed(metrics: Mapping[str, float]) -> str:
 
 def _out(report: "RoundReport", client: str) -> str:
     blame = ", broke the protocol" if client in report.culprits else ""
-    return f"{_plain(client)} ({_plain(report.dropped[client])}{blame})"
+    return f"{one_line(client)} ({one_line(report.dropped[client])}{blame})"
 
 
-def _plain(text: str) -> str:
+def one_line(text: str) -> str:
     """Another party's words on one line of the log: printable, and not too many."""
     shown = "".join(each if each.isprintable() else "?" for each in text)
     return shown if len(shown) <= _REASON else f"{shown[:_REASON]}…"

@@ -565,7 +565,7 @@ class Pairs(Unmoved):
 
 
 def unmoved(kind: type[Unmoved], *seen: frozenset[str]) -> Unmoved:
-    clients: Any = {name: SimpleNamespace(base=b"") for name in EIGHT}
+    clients: Any = {name: SimpleNamespace(base=b"", opened=0, stranded=False) for name in EIGHT}
     made = kind(OF_EIGHT, clients)
     for each in seen:
         made.ended(each, RoundAborted("refused", opened=each))
