@@ -8,7 +8,6 @@ and names them in its head, so that only updates under equal scales are summed.
 
 from collections.abc import Mapping
 
-from fl_integration.loop.global_model import Delivered
 from fl_integration.loop.parties import FederatedClient, FederatedServer
 from fl_integration.loop.side_sums import Counts, SideSums
 from fl_integration.vectors.autoclip import AutoClip
@@ -35,7 +34,7 @@ def fix_scales(
 
     def count(name: ClientId, body: bytes) -> Counts:
         client = clients[name]
-        delivered = client.model.delivered if server.model is None else Delivered.decode(body, layout)
+        delivered = client.model.delivered if server.model is None else client.read_model(body)
         return rule.counts(client.train_ahead(delivered, round=number), layout.segments)
 
     found, traffic = sums.run(

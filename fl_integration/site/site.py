@@ -117,16 +117,18 @@ class Site:
         seed: int = 0,
     ) -> None:
         self.name, self._data, self._local, self._seed = name, data, local, seed
-        self._module = copied(model)
+        self._origin, self._module = model, copied(model)
         self._manifest, self._fixed = manifest, fixed
         shared = {entry.name for entry in manifest.entries}
         state = self._module.state_dict()
+        self._forms = {name: _form(value) for name, value in state.items()}
         self._own = tuple(name for name in state if name not in shared and name not in fixed)
         kept = {entry.name for entry in manifest.entries if not entry.summed and not entry.tied}
         self._kept = snapshot({name: value for name, value in state.items() if name in kept})
-        parameters = dict(self._module.named_parameters(remove_duplicate=False))
-        self._controlled = {name: parameters[name] for name in controlled}
-        self._control: Vector = np.zeros(sum(p.numel() for p in self._controlled.values()), manifest.dtype)
+        self._controlled = controlled
+        where = manifest.slices()
+        length = sum(where[name].stop - where[name].start for name in controlled)
+        self._control: Vector = np.zeros(length, manifest.dtype)
 
     @property
     def module(self) -> nn.Module:
@@ -169,20 +171,22 @@ class Site:
         try:
             return self._trained(values, control, round=round)
         except Exception as error:
-            self._restore(before)
+            self._rebuild(before)
             reason = str(error) if isinstance(error, SecAggError) else f"{type(error).__name__}: {error}"
             raise SiteFailedError(reason) from error
         except BaseException:
-            self._restore(before)
+            self._rebuild(before)
             raise
 
     def _trained(self, values: Vector, control: Vector, *, round: int) -> tuple[Vector, Trained]:
         module = self.load(values)
-        versions = {name: module.state_dict()[name]._version for name in self._fixed}
+        before = module.state_dict()
+        versions = {name: _version(before[name]) for name in self._fixed}
         seed = training_seed(seed=self._seed, round=round, client=self.name)
         with self._corrected(control) as steps:
             trained = run_step(self._local, module, self._data, seed=seed, round=round)
         state = module.state_dict()
+        self._check_form(state)
         self._check_fixed(state, versions)
         update = np.empty(len(values) + len(control), self._manifest.dtype)
         changes(state, self._manifest, values, out=update[: len(values)])
@@ -191,9 +195,23 @@ class Site:
         self._check_finite(update)
         return update, trained
 
-    def _check_fixed(self, state: Mapping[str, Any], versions: Mapping[str, int]) -> None:
+    def _check_form(self, state: Mapping[str, Any]) -> None:
+        for name, form in self._forms.items():
+            if name not in state:
+                raise ParameterError(f"the step removed {name!r} from the model; train it in place")
+            if (found := _form(state[name])) != form:
+                raise ParameterError(f"the step made {name!r} {found}; it was {form}: train it in place")
+        for name in state:
+            if name not in self._forms:
+                raise ParameterError(f"the step added {name!r} to the model; build it before the training")
+
+    def _check_fixed(self, state: Mapping[str, Any], versions: Mapping[str, tuple[int, int]]) -> None:
+        initial: Mapping[str, Any] = {}
         for name, version in versions.items():
-            if state[name]._version != version:
+            if _version(state[name]) == version:
+                continue
+            initial = initial or self._origin.state_dict()
+            if not torch.equal(state[name], initial[name]):
                 raise ParameterError(
                     f"the step changed {name!r}, which is frozen and so stays at each site: name it in "
                     "shared=, or let it require a gradient before the training begins"
@@ -217,8 +235,10 @@ class Site:
     def _corrected(self, control: Vector) -> Iterator[dict[str, int]]:
         """Gradients moved by c - c_i inside; how many steps each parameter took."""
         steps = dict.fromkeys(self._controlled, 0)
+        parameters = dict(self._module.named_parameters(remove_duplicate=False))
         hooks, at = [], 0
-        for name, parameter in self._controlled.items():
+        for name in self._controlled:
+            parameter = parameters[name]
             part = slice(at, at + parameter.numel())
             moved_by = torch.from_numpy(control[part] - self._control[part]).reshape(parameter.shape)
             moved_by = moved_by.to(device=parameter.device, dtype=parameter.dtype)
@@ -262,6 +282,11 @@ class Site:
         state = self._module.state_dict()
         return snapshot({name: state[name] for name in self._own})
 
+    def _rebuild(self, entries: Mapping[str, Any]) -> None:
+        """A fresh module in place of one that a failed step may have left in any state."""
+        self._module = copied(self._origin)
+        self._restore(entries)
+
     def _restore(self, entries: Mapping[str, Any]) -> None:
         if entries:
             self._module.load_state_dict(dict(entries), strict=False)
@@ -284,4 +309,21 @@ def copied(model: nn.Module) -> nn.Module:
                     "torch.nn.utils.weight_norm does it: such a model cannot be copied. Use "
                     "torch.nn.utils.parametrizations.weight_norm, or compute it in forward"
                 )
-    return copy.deepcopy(model)
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ParameterError(
+            f"the model cannot be copied, and each site needs one of its own: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _form(value: Any) -> str:
+    """What must not change in an entry: its dtype, shape and device; anything in extra state."""
+    if not isinstance(value, torch.Tensor):
+        return "extra state"
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device}"
+
+
+def _version(value: torch.Tensor) -> tuple[int, int]:
+    """Changes whenever a tensor is written to in place, or another takes its place."""
+    return value.data_ptr(), value._version
