@@ -1,9 +1,10 @@
 """Clipping is loud: counted by entry, and said once, with what to do about it.
 
 A clipped update bends the model without any error: a regression with unscaled targets, BatchNorm over raw
-pixels. So the loop warns the first time that an entry loses more than a thousandth of its values to the clip.
+pixels. So the loop warns the first time that an entry loses a thousandth of its values, or more, to the clip.
 """
 
+import inspect
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from fl_integration.loop.global_model import Layout
 from fl_integration.loop.parties import FederatedClient
 from fl_integration.vectors.autoclip import AutoClip
 
-__all__ = ["Alarm", "Clipped", "ClippingWarning"]
+__all__ = ["Alarm", "Clipped", "ClippingWarning", "warn"]
 
 _WORTH_SAYING: Final = 1e-3
 _NAMED: Final = 4
+_LOOP: Final = __name__.rpartition(".")[0] + "."
 
 
 class ClippingWarning(UserWarning):
@@ -86,4 +88,12 @@ class Alarm:
     def _say(self, what: str, text: str) -> None:
         if what not in self._said:
             self._said.add(what)
-            warnings.warn(text, ClippingWarning, stacklevel=6)
+            warn(text, ClippingWarning)
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warns, and points at the line that called the loop, however deep in it this is."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_LOOP):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)

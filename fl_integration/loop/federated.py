@@ -39,7 +39,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -76,6 +76,8 @@ except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
 __all__ = ["InProcess", "LocalTraining", "Rehearsal", "federate"]
+
+_SCALES: Final = "scales"
 
 Sites: TypeAlias = Mapping[ClientId, object]
 """Each site's data, as its step takes them: for `LocalTraining` a DataLoader, or a list of pairs (x, y)."""
@@ -311,12 +313,15 @@ class _Training:
         wanted = self._wanted(number)
         self._bring_along(self._left_behind(number, wanted))
         self.exchange.begin(number, self._rehearsal.drop.get(number, {}))
-        side, reason = self._fix_scales(number, wanted)
-        report = self._collect(number, wanted) if not reason else RoundReport(
-            number=number, asked=frozenset(wanted), aborted=reason
-        )  # fmt: skip
+        asked = wanted if self._sampling is not None else self._unmoved.all_but(self._culprits)
+        try:
+            side = self._fix_scales(number, asked)
+        except RoundAborted as error:
+            report = self._without_scales(number, asked, error)
+        else:
+            report = replace(self._collect(number, wanted), side_traffic=side)
         self._refuse_what_never_works(report)
-        self.history.append(replace(report, side_traffic=side))
+        self.history.append(report)
         if self._evaluator.is_due(number) or self._disk is not None:
             self._unmoved.settle(self._deliver)
             self._recount()
@@ -363,7 +368,7 @@ class _Training:
             number=number,
             asked=frozenset(cohort),
             contributors=record.contributors,
-            dropped={**record.dropped, **{n: each.reason for n, each in self.exchange.failures.items()}},
+            dropped={**record.dropped, **self._reasons()},
             culprits=record.culprits,
             total_weight=self._means.weight(number),
             aborted=record.aborted,
@@ -387,23 +392,41 @@ class _Training:
             said = "; ".join(f"{name!r}: {error}" for name, error in failures.items())
             raise ParameterError(f"no site can take part: {said}") from next(iter(failures.values()))
 
-    def _fix_scales(self, number: int, wanted: Collection[ClientId]) -> tuple[dict[str, Traffic], str]:
-        """The scales of the updates, before the first round that can be summed; why not, if it fails."""
-        if self._clip is None or self._has_scales():
-            return {}, ""
-        sums = self._side("scales", self._clip.largest_count(self._prepared.layout.segments),
-                          self._clip.length(self._prepared.layout.segments))  # fmt: skip
-        try:
-            traffic = fix_scales(self._clip, sums, number, self.clients, self.server, cohort=wanted)
-        except RoundAborted as error:
-            self.exchange.failures.update(sums.failures)
-            return sums.traffic, f"the scales were not fixed: {error.reason}"
-        self._bring_along(list(self.clients))
-        return traffic, ""
+    def _fix_scales(self, number: int, cohort: Collection[ClientId]) -> dict[str, Traffic]:
+        """The scales of the updates, before the first round that can be summed; bytes by party.
 
-    def _has_scales(self) -> bool:
-        model = self.server.model or self._foremost().model
-        return model.scales is not None
+        Raises:
+            RoundAborted: their sum did not end; it is tried again in the next round.
+        """
+        if self._clip is None or (self.server.model or self._foremost().model).scales is not None:
+            return {}
+        segments = self._prepared.layout.segments
+        sums = self._side(_SCALES, self._clip.largest_count(segments), self._clip.length(segments))
+        traffic = fix_scales(self._clip, sums, number, self.clients, self.server, cohort=cohort)
+        if self.server.model is None:
+            scaled = {name: each for name, each in self.clients.items() if each.model.scales is not None}
+            self._bring_along(list(self.clients), among=scaled)
+        return traffic
+
+    def _without_scales(self, number: int, cohort: Collection[ClientId], error: RoundAborted) -> RoundReport:
+        """The report of a round that had no scales to begin with."""
+        sums = self._side_sums[_SCALES]
+        self.exchange.failures.update(sums.failures)
+        self.exchange.refusals.update(sums.refusals)
+        self._culprits |= error.culprits
+        return RoundReport(
+            number=number,
+            asked=frozenset(cohort),
+            aborted=f"the scales were not fixed: {error.reason}",
+            dropped=self._reasons(),
+            culprits=error.culprits,
+            side_traffic=sums.traffic,
+        )
+
+    def _reasons(self) -> dict[ClientId, str]:
+        """Why sites did not take part, in their own words."""
+        failed = {name: each.reason for name, each in self.exchange.failures.items()}
+        return {**self.exchange.refusals, **failed}
 
     def _evaluate(self, number: int) -> None:
         report = self.history[-1]
@@ -472,15 +495,18 @@ class _Training:
             for report in self.history
         ]
 
-    def _foremost(self) -> FederatedClient:
-        base = common_base(self.clients)
-        return next(each for each in self.clients.values() if each.base == base)
+    def _foremost(self, among: Mapping[ClientId, FederatedClient] | None = None) -> FederatedClient:
+        clients = self.clients if among is None else among
+        base = common_base(clients)
+        return next(each for each in clients.values() if each.base == base)
 
-    def _bring_along(self, late: Collection[ClientId]) -> None:
-        """Those of `late` whose model is not that of the largest group take it from there."""
+    def _bring_along(
+        self, late: Collection[ClientId], *, among: Mapping[ClientId, FederatedClient] | None = None
+    ) -> None:
+        """Those of `late` whose model is not that of the largest group (`among` these) take it from there."""
         if self.server.model is not None:
             return
-        foremost = self._foremost()
+        foremost = self._foremost(among)
         self._handed_over |= {name for name in late if self.clients[name].base != foremost.base}
         for name in late:
             self.clients[name].take_over(foremost)

@@ -45,6 +45,7 @@ class InProcess:
 
     Attributes:
         failures: since `begin`, what kept a site from answering, by client.
+        refusals: since `begin`, why a client did not go along with what it was sent, by client.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class InProcess:
     ) -> None:
         self._names, self._clients, self._on_message = names, clients, on_message
         self.failures: dict[ClientId, SiteFailedError] = {}
+        self.refusals: dict[ClientId, str] = {}
         self.begin(0, {})
 
     def begin(self, number: int, lost: Mapping[ClientId, str]) -> None:
         """A round: counts from zero; `lost` maps a client to the first exchange that it misses."""
         self._number = number
-        self.failures = {}
+        self.failures, self.refusals = {}, {}
         self._lost = {client: self._names.index(name) for client, name in lost.items()}
         self._sent = dict.fromkeys([SERVER, *self._clients], 0)
         self._received = dict(self._sent)
@@ -93,7 +95,8 @@ class InProcess:
         self._carry(name, SERVER, client, request)
         try:
             reply = self._clients[client].answer(request)
-        except PeerViolation:
+        except PeerViolation as error:
+            self.refusals[client] = str(error)
             return None  # it sits the round out
         except SiteFailedError as error:
             self.failures[client] = error

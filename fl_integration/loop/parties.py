@@ -178,20 +178,29 @@ class FederatedClient:
         return update
 
     def take_model(self, body: bytes) -> Delivered:
-        """Reads the global model as the server sends it (`Learner.SERVER`).
+        """Reads the global model as the server sends it with a round (`Learner.SERVER`).
 
         Raises:
-            PeerViolation: these are not the bytes of a model of this architecture.
+            PeerViolation: these are not the bytes of a model of this architecture; or it has scales where the
+                training has none, or the reverse.
         """
-        try:
-            delivered = Delivered.decode(body, self.model.layout)
-        except DecodeError as error:
-            raise PeerViolation(f"the server's model does not fit: {error}", culprit=SERVER) from error
+        delivered = self.read_model(body)
         if (delivered.scales is not None) != (self._around.auto_clip is not None):
             raise PeerViolation(
                 "the server's model has scales for updates that are not scaled, or lacks them", culprit=SERVER
             )
         return delivered
+
+    def read_model(self, body: bytes) -> Delivered:
+        """Reads a model as the server sends it, with scales or without (`Learner.SERVER`).
+
+        Raises:
+            PeerViolation: these are not the bytes of a model of this architecture.
+        """
+        try:
+            return Delivered.decode(body, self.model.layout)
+        except DecodeError as error:
+            raise PeerViolation(f"the server's model does not fit: {error}", culprit=SERVER) from error
 
     def take_scales(self, scales: npt.NDArray[np.float64]) -> None:
         """Goes on with scales, which it opened itself (`Learner.CLIENTS`)."""

@@ -14,23 +14,24 @@ carried. Nothing has run when one of these raises.
 
 import hashlib
 import itertools
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from fl_integration.loop.alarm import warn
 from fl_integration.loop.checkpoint import Fingerprint
 from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.global_model import GlobalModel, Layout
 from fl_integration.loop.optimisers import ServerOptimiser
 from fl_integration.loop.parties import State, model_digest, state_of
-from fl_integration.site.site import Site, copied, require_copyable, training_seed
+from fl_integration.site.site import Site, copied, training_seed
 from fl_integration.site.step import Step, check_data, size_of
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.manifest import Manifest
+from fl_integration.vectors.memory import place_of
 from fl_integration.vectors.sharing import movable
 from fl_integration.vectors.vectorise import flatten, load, snapshot
 from protocols.identity import ClientId, check_client_id
@@ -130,13 +131,18 @@ def prepare(
             f"server_optimiser is a {type(optimiser).__name__}; pass FedAvg(), FedAdam(…) or another of them"
         )
     optimiser.check(rounds=rounds)
-    require_copyable(model)
-    initial = snapshot(model.state_dict())
+    trial = copied(model)
     can_move = movable(model)
+    if shared is None and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ParameterError(
+            "the model has no parameter that requires a gradient; there is nothing to train together"
+        )
+    initial = snapshot(trial.state_dict())
     values, manifest = flatten(initial, shared=can_move if shared is None else shared)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     _check_finite(manifest, parameters)
+    _check_loading(trial, initial)
     layout = Layout(
         manifest=manifest, parameters=_runs(manifest, parameters), optimiser=optimiser, members=len(sites)
     )
@@ -269,6 +275,21 @@ def _check_finite(manifest: Manifest, parameters: set[str]) -> None:
             )
 
 
+def _check_loading(trial: nn.Module, initial: Mapping[str, Any]) -> None:
+    """Whether the values of a state reach the module: a `state_dict` may have been bent by hooks."""
+    one, other = trial.state_dict(), trial.state_dict()
+    for name, value in digestible(one).items():
+        if place_of(value) != place_of(other.get(name)):
+            raise ParameterError(
+                f"state_dict() makes a new {name!r} at each call, so that a value written into it does not "
+                "reach the model; remove the hook that copies it"
+            )
+    try:
+        trial.load_state_dict(dict(initial))
+    except Exception as error:
+        raise ParameterError(f"the model cannot load its own state_dict: {error}") from error
+
+
 def _runs(manifest: Manifest, parameters: set[str]) -> tuple[slice, ...]:
     """The runs of the vector that are parameters, neighbours joined."""
     runs: list[slice] = []
@@ -334,8 +355,7 @@ def _check_adaptivity(optimiser: ServerOptimiser, surface: FloatSurface, clip: A
     widest = given if isinstance(given, float) else max(each.clip for each in given)
     step = widest / surface.codec.largest_step
     if optimiser.adaptivity < step:
-        warnings.warn(
+        warn(
             f"adaptivity is {optimiser.adaptivity:g}, below a step of the protocol's grid ({step:.2g}): "
-            "rounding alone moves coordinates that stand still. Raise it, or the protocol's bits",
-            stacklevel=5,
+            "rounding alone moves coordinates that stand still. Raise it, or the protocol's bits"
         )

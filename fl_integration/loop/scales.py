@@ -8,7 +8,6 @@ those that it opened itself, and names them in its head, so that only updates un
 
 from collections.abc import Collection, Mapping
 
-from fl_integration.loop.global_model import Delivered
 from fl_integration.loop.parties import FederatedClient, FederatedServer
 from fl_integration.loop.side_sums import Counts, SideSums
 from fl_integration.vectors.autoclip import AutoClip
@@ -37,12 +36,10 @@ def fix_scales(
 
     def count(name: ClientId, body: bytes) -> Counts:
         client = clients[name]
-        delivered = client.model.delivered if server.model is None else Delivered.decode(body, layout)
+        delivered = client.model.delivered if server.model is None else client.read_model(body)
         return rule.counts(client.train_ahead(delivered, round=number), layout.segments)
 
-    found, traffic = sums.run(
-        number, cohort, count, model=server.body, head=lambda name: clients[name].base
-    )
+    found, traffic = sums.run(number, cohort, count, model=server.body, head=lambda name: clients[name].base)
     if not found:
         raise RoundAborted("no client opened the sum of magnitudes")
     if server.model is not None:

@@ -133,8 +133,8 @@ class SideSums:
                 self._server, Round(number, tuple(cohort), self._length, model), self._exchange
             )
         except RoundAborted as error:
-            if self._exchange.failures:
-                said = "; ".join(f"{name}: {each}" for name, each in self._exchange.failures.items())
+            if reasons := {**self._exchange.refusals, **self._exchange.failures}:
+                said = "; ".join(f"{name}: {each}" for name, each in reasons.items())
                 raise RoundAborted(f"{error.reason} ({said})", culprits=error.culprits) from error
             raise
         if self._learns is Learner.SERVER:
@@ -156,6 +156,11 @@ class SideSums:
     def failures(self) -> dict[ClientId, SiteFailedError]:
         """What kept sites from the last sum."""
         return dict(self._exchange.failures)
+
+    @property
+    def refusals(self) -> dict[ClientId, str]:
+        """Why clients did not go along with the last sum."""
+        return dict(self._exchange.refusals)
 
 
 def _opened(machine: Client, number: int) -> object:

@@ -122,17 +122,18 @@ class Site:
         seed: int = 0,
     ) -> None:
         self.name, self._data, self._local, self._seed = name, data, local, seed
-        self._module = copied(model)
+        self._origin, self._module = model, copied(model)
         self._manifest, self._fixed = manifest, dict(fixed or {})
         shared = {entry.name for entry in manifest.entries}
         state = self._module.state_dict()
+        self._forms = {name: _form(value) for name, value in state.items()}
         self._own = tuple(name for name in state if name not in shared and name not in self._fixed)
         kept = {entry.name for entry in manifest.entries if not entry.summed and not entry.tied}
         self._kept = snapshot({name: value for name, value in state.items() if name in kept})
-        parameters = dict(self._module.named_parameters(remove_duplicate=False))
-        self._controlled = {name: parameters[name] for name in controlled}
+        self._controlled, where = controlled, manifest.slices()
+        length = sum(where[name].stop - where[name].start for name in controlled)
         self._update: Vector | None = None  # reused: a fresh one would cost as much as filling it
-        self._control: Vector = np.zeros(sum(p.numel() for p in self._controlled.values()), manifest.dtype)
+        self._control: Vector = np.zeros(length, manifest.dtype)
         self._before = self.own
 
     @property
@@ -182,26 +183,30 @@ class Site:
         try:
             return self._trained(values, control, round=round)
         except Exception as error:
-            self.take_back()
+            self._rebuild()
             reason = str(error) if isinstance(error, SecAggError) else f"{type(error).__name__}: {error}"
             raise SiteFailedError(reason) from error
         except BaseException:
-            self.take_back()
+            self._rebuild()
             raise
 
     def take_back(self) -> None:
         """The own part as it was before the last training: what came out of that could not be summed."""
         self.own = self._before
-        if changed := self._changed_although_fixed():
-            self._module.load_state_dict({name: self._fixed[name] for name in changed}, strict=False)
+
+    def _rebuild(self) -> None:
+        """A fresh module in place of one that a failed step may have left in any state."""
+        self._module = copied(self._origin)
+        self.own = self._before
 
     def _trained(self, values: Vector, control: Vector, *, round: int) -> tuple[Vector, Trained]:
         module = self.load(values)
         seed = training_seed(seed=self._seed, round=round, client=self.name)
         with self._corrected(control) as steps:
             trained = run_step(self._local, module, self._data, seed=seed, round=round)
-        self._check_fixed()
         state = module.state_dict()
+        self._check_form(state)
+        self._check_fixed(state)
         if self._update is None:
             self._update = np.empty(len(values) + len(control), self._manifest.dtype)
         update = self._update
@@ -211,15 +216,21 @@ class Site:
         self._check_finite(update)
         return update, trained
 
-    def _changed_although_fixed(self) -> list[str]:
-        """By value: a step may write to a frozen entry what was there, and past autograd's counter."""
-        if not self._fixed:
-            return []
-        state = self._module.state_dict()
-        return [name for name, value in self._fixed.items() if not _same(state[name], value)]
+    def _check_form(self, state: Mapping[str, Any]) -> None:
+        for name, form in self._forms.items():
+            if name not in state:
+                raise ParameterError(f"the step removed {name!r} from the model; train it in place")
+            if (found := _form(state[name])) != form:
+                raise ParameterError(f"the step made {name!r} {found}; it was {form}: train it in place")
+        for name in state:
+            if name not in self._forms:
+                raise ParameterError(f"the step added {name!r} to the model; build it before the training")
 
-    def _check_fixed(self) -> None:
-        for name in self._changed_although_fixed():
+    def _check_fixed(self, state: Mapping[str, Any]) -> None:
+        """By value: a step may write to a frozen entry what was there, or past autograd's counter."""
+        for name, value in self._fixed.items():
+            if _same(state[name], value):
+                continue
             buffers = {found for found, _ in self._module.named_buffers(remove_duplicate=False)}
             remedy = (
                 "keep its module in evaluation mode"
@@ -249,8 +260,10 @@ class Site:
     def _corrected(self, control: Vector) -> Iterator[dict[str, int]]:
         """Gradients moved by c - c_i inside; how many steps each parameter took."""
         steps = dict.fromkeys(self._controlled, 0)
+        parameters = dict(self._module.named_parameters(remove_duplicate=False))
         hooks, at = [], 0
-        for name, parameter in self._controlled.items():
+        for name in self._controlled:
+            parameter = parameters[name]
             part = slice(at, at + parameter.numel())
             moved_by = torch.from_numpy(control[part] - self._control[part]).reshape(parameter.shape)
             moved_by = moved_by.to(device=parameter.device, dtype=parameter.dtype)
@@ -298,20 +311,10 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy of a model.
+    """A deep copy of a model, or a clear error.
 
     Raises:
-        ParameterError: as `require_copyable`.
-    """
-    require_copyable(model)
-    return copy.deepcopy(model)
-
-
-def require_copyable(model: object) -> None:
-    """Refuses a model of which no site could have a copy.
-
-    Raises:
-        ParameterError: the text names what to do.
+        ParameterError: it cannot be copied; the text names what to do.
     """
     if not isinstance(model, nn.Module):
         raise ParameterError(f"the model is a {type(model).__name__}; it must be a torch.nn.Module")
@@ -324,3 +327,16 @@ def require_copyable(model: object) -> None:
                     "torch.nn.utils.weight_norm does it: such a model cannot be copied. Use "
                     "torch.nn.utils.parametrizations.weight_norm, or compute it in forward"
                 )
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ParameterError(
+            f"the model cannot be copied, and each site needs one of its own: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _form(value: Any) -> str:
+    """What must not change in an entry: its dtype, shape and device; anything in extra state."""
+    if not isinstance(value, torch.Tensor):
+        return "extra state"
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device}"

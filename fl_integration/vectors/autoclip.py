@@ -13,8 +13,9 @@ headroom. Then it is fixed. A power of two, so that dividing and multiplying los
 What that sum tells: how many values of all sites together lie in each power of two, for each segment, and
 nothing by site. A server that announced a tiny scale would turn every update into signs, and their sum into
 weights by sign; so a site refuses a scale under which more than `most_clipped` of its own values would be
-clipped, over the whole update or over one segment of at least twenty values. In smaller segments, a bias of
-one value say, that is not refused: there honest updates may outgrow the scale, and clipping is reported.
+clipped, over the whole update or over one segment of at least twenty values. Values that are zero do not
+count: an embedding of which a site moves few rows is no cover. In smaller segments, a bias of one value say,
+that is not refused: there honest updates may outgrow the scale, and clipping is reported.
 
 >>> rule, segments = AutoClip(), {"weight": slice(0, 3), "bias": slice(3, 4)}
 >>> updates = np.array([[0.01, -0.02, 0.03, 90.0], [0.02, 0.01, 0.0, 70.0]])
@@ -41,6 +42,7 @@ _LOWEST: Final = -80
 _HIGHEST: Final = 80
 _BINS: Final = _HIGHEST - _LOWEST + 1
 """Bin i counts magnitudes in [2**(_LOWEST + i - 1), 2**(_LOWEST + i)); the ends take the rest."""
+_MOST_ROOM: Final = 32
 _CHUNK: Final = 1 << 16
 _SMALL: Final = 20
 
@@ -53,7 +55,8 @@ class AutoClip:
         share: of the values that are not zero, in [0, 1): at most so many may lie above a segment's scale,
             before `headroom`.
         headroom: a power of two of at least 1, by which the scale is larger: later updates may be.
-        most_clipped: in (0, 1): the share of its own values beyond which a site refuses a scale.
+        most_clipped: in (0, 1): the share of its own values that are not zero beyond which a site refuses a
+            scale.
 
     Raises:
         ParameterError: a value is outside its range.
@@ -68,7 +71,7 @@ class AutoClip:
         if not is_number(self.share) or not 0 <= self.share < 1:
             raise ParameterError(f"share is {self.share!r}; it must be in [0, 1)")
         room = self.headroom
-        if not is_number(room) or not 1 <= room < 2**32 or math.frexp(room)[0] != 0.5:
+        if not is_number(room) or not 1 <= room < 2**_MOST_ROOM or math.frexp(room)[0] != 0.5:
             raise ParameterError(f"headroom is {room!r}; it must be a power of two of at least 1")
         if not is_number(self.most_clipped) or not 0 < self.most_clipped < 1:
             raise ParameterError(f"most_clipped is {self.most_clipped!r}; it must be in (0, 1)")
@@ -112,32 +115,46 @@ class AutoClip:
     def apply(
         self, update: Vector, scales: npt.NDArray[np.float64], segments: Mapping[str, slice]
     ) -> dict[str, int]:
-        """Divides a site's update by the scales, in place.
+        """Divides a site's update by the scales and cuts it to [-1, 1], in place.
 
         Returns:
-            How many values of each segment lie above its scale, those with any: they will be clipped.
+            How many values of each segment lay above its scale, those with any: they were clipped.
 
         Raises:
-            ParameterError: more of them than this site puts up with.
+            ParameterError: more of them than this site puts up with, or these are not scales of such a rule.
         """
+        mantissas, exponents = np.frexp(scales)
+        if (
+            len(scales) != len(segments)
+            or not (
+                (mantissas == 0.5) & (exponents - 1 >= _LOWEST) & (exponents - 1 < _HIGHEST + _MOST_ROOM)
+            ).all()
+        ):
+            raise ParameterError(
+                f"a scale is not a power of two from 2**{_LOWEST} to below 2**{_HIGHEST + _MOST_ROOM}, or "
+                "there are others than one for each segment; AutoClip makes no such scales"
+            )
         clipped: dict[str, int] = {}
         for (name, part), scale in zip(segments.items(), scales.tolist(), strict=True):
             values = update[part]
-            np.multiply(values, 1.0 / scale, out=values, casting="same_kind")
+            with np.errstate(over="ignore"):  # what becomes infinite is cut like all that is too large
+                np.multiply(values, 1.0 / scale, out=values, casting="same_kind")
             if max(values.max(), -values.min()) > 1:
                 clipped[name] = int(np.count_nonzero(np.abs(values) > 1))
-        self._refuse("the update", sum(clipped.values()), len(update))
-        for name, count in clipped.items():
-            size = segments[name].stop - segments[name].start
-            if size >= _SMALL:
-                self._refuse(repr(name), count, size)
+                np.clip(values, -1, 1, out=values)
+        if clipped:
+            moved = {name: int(np.count_nonzero(update[part])) for name, part in segments.items()}
+            self._refuse("the update", sum(clipped.values()), sum(moved.values()))
+            for name, count in clipped.items():
+                if segments[name].stop - segments[name].start >= _SMALL:
+                    self._refuse(repr(name), count, moved[name])
         return clipped
 
     def _refuse(self, what: str, count: int, size: int) -> None:
         if count > self.most_clipped * size:
             raise ParameterError(
-                f"{count} of {size} values of {what} lie above the scale that the training fixed, more than "
-                f"{self.most_clipped:.0%}: under it the sum would tell signs and weights. If the updates "
-                "have outgrown it honestly, begin anew with more headroom, AutoClip(headroom=…), or a "
-                "lower learning rate"
+                f"{count} of {size} values of {what} that moved lie above the scale that the training fixed, "
+                f"more than {self.most_clipped:.0%}: under it the sum would tell signs and weights. If the "
+                "updates have outgrown it honestly, begin anew with more headroom, AutoClip(headroom=…), or "
+                "a lower learning rate"
             )
