@@ -123,6 +123,7 @@ class FederatedClient:
         self.model = start
         self.base = self._initial = start.digest() if around.learns is Learner.CLIENTS else b""
         self._applied: frozenset[bytes] = frozenset()
+        self._scales = start.scales
         self._ahead: tuple[int, Vector, Vector, Trained] | None = None
         self.stranded = self.trained = False
         self.seconds, self.opened = 0.0, 0
@@ -182,13 +183,18 @@ class FederatedClient:
 
         Raises:
             PeerViolation: these are not the bytes of a model of this architecture; or it has scales where the
-                training has none, or the reverse.
+                training has none, or the reverse, or other ones than before.
         """
         delivered = self.read_model(body)
         if (delivered.scales is not None) != (self._around.auto_clip is not None):
             raise PeerViolation(
                 "the server's model has scales for updates that are not scaled, or lacks them", culprit=SERVER
             )
+        if delivered.scales is not None:
+            # Fixed once: a server that moved them from round to round would measure the updates with them.
+            self._scales = delivered.scales if self._scales is None else self._scales
+            if not np.array_equal(self._scales, delivered.scales):
+                raise PeerViolation("the server changed the scales of this training", culprit=SERVER)
         return delivered
 
     def read_model(self, body: bytes) -> Delivered:
