@@ -51,7 +51,7 @@ def body_and_head() -> nn.Module:
             self.head = nn.Linear(3, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(self.body(x))  # type: ignore[no-any-return]
+            return self.head(self.body(x))
 
     return seeded(Net)
 
@@ -103,7 +103,7 @@ def test_with_every_option_at_once(name: str, tmp_path: Path) -> None:
         "shared": all_but("head.*"),
         "server_optimiser": FedAdam(learning_rate=0.05),
         "clip": AutoClip(),
-        "evaluate": OnSites({each: pieces(each) for each in NAMES}, task=Task.REGRESSION, target_range=(-9.0, 9.0)),
+        "evaluate": OnSites({each: pieces(each) for each in NAMES}, task=Task.REGRESSION, target_range=(-9, 9)),
         "shape": {"rounding": Rounding.STOCHASTIC},
     }  # fmt: skip
     whole = train(name, rounds=4, **options)
@@ -443,7 +443,7 @@ def test_code_in_the_file_is_not_run(way: str, tmp_path: Path, monkeypatch: pyte
 
 def frozen(value: float = 0.5) -> nn.Module:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    nn.init.constant_(net[0].weight, value)  # type: ignore[arg-type]
+    nn.init.constant_(net[0].weight, value)
     net[0].requires_grad_(False)
     return net
 
@@ -523,7 +523,7 @@ class WithNotes(nn.Module):
         self.line, self.notes = nn.Linear(2, 1), {"steps": 0}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.line(x)  # type: ignore[no-any-return]
+        return self.line(x)
 
     def get_extra_state(self) -> Any:
         return self.notes
