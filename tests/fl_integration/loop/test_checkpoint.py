@@ -103,7 +103,7 @@ def test_with_every_option_at_once(name: str, tmp_path: Path) -> None:
         "shared": all_but("head.*"),
         "server_optimiser": FedAdam(learning_rate=0.05),
         "clip": AutoClip(),
-        "evaluate": OnSites({each: pieces(each) for each in NAMES}, task=Task.REGRESSION, target_range=(-9, 9)),
+        "evaluate": OnSites({n: pieces(n) for n in NAMES}, task=Task.REGRESSION, target_range=(-9.0, 9.0)),
         "shape": {"rounding": Rounding.STOCHASTIC},
     }  # fmt: skip
     whole = train(name, rounds=4, **options)
@@ -113,7 +113,8 @@ def test_with_every_option_at_once(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "ckks"])
 @pytest.mark.parametrize(
-    "optimiser", [FedAdam(learning_rate=0.05), FedAvgM(), Scaffold(learning_rate=0.5)], ids=lambda o: type(o).__name__
+    "optimiser", [FedAdam(learning_rate=0.05), FedAvgM(), Scaffold(learning_rate=0.5)],
+    ids=lambda each: type(each).__name__,
 )  # fmt: skip
 def test_what_an_optimiser_remembers(name: str, optimiser: ServerOptimiser, tmp_path: Path) -> None:
     data = sites(b=[(x + 1, y) for x, y in pieces("b")])  # so that the control variates differ
@@ -459,9 +460,8 @@ def wide() -> nn.Module:
     [
         ({}, {"model": nn.Linear(2, 1, bias=False)}, "another model"),
         ({}, {"model": nn.Linear(2, 1, dtype=torch.float64)}, "another model"),
-        ({"model": body_and_head()}, {"model": body_and_head(), "shared": all_but("head.*")}, "another model"),
-        ({"model": body_and_head(), "shared": all_but("head.*")}, {"model": wide(), "shared": all_but("head.*")},
-         "another model"),
+        ({"model": body_and_head()}, {"shared": all_but("head.*")}, "another model"),
+        ({"model": body_and_head(), "shared": all_but("head.*")}, {"model": wide()}, "another model"),
         ({"model": frozen()}, {"model": frozen(0.25)}, "frozen or integer entries hold other values"),
         ({}, {"name": "masked"}, r"another protocol \(PlainSum .*now MaskedSum"),
         ({}, {"shape": {"bits": 23}}, "another protocol"),
@@ -469,7 +469,7 @@ def wide() -> nn.Module:
         ({}, {"data": sites("abc")}, r"other sites \(\['a', 'b', 'c', 'd'\], now \['a', 'b', 'c'\]"),
         ({}, {"data": sites("dcba")}, "other sites"),
         ({}, {"server_optimiser": FedAdam()}, r"another server optimiser .*now FedAdam"),
-        ({"server_optimiser": FedAdam()}, {"server_optimiser": FedAdam(momentum=0.8)}, "another server optimiser"),
+        ({"server_optimiser": FedAdam()}, {"server_optimiser": FedAdam(momentum=0.8)}, "server optimiser"),
         ({}, {"server_optimiser": Scaffold()}, "another server optimiser"),
         ({}, {"clip": AutoClip()}, "another clip="),
         ({"clip": AutoClip()}, {"clip": AutoClip(headroom=4.0)}, "another clip="),

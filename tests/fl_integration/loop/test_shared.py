@@ -107,7 +107,9 @@ def transfer() -> nn.Module:
     return made
 
 
-@pytest.mark.parametrize("shared", [None, only("head.*", "rest.*", "scale"), all_but("widen.*", "backbone.*")])
+@pytest.mark.parametrize(
+    "shared", [None, only("head.*", "rest.*", "scale"), all_but("widen.*", "backbone.*")]
+)
 @pytest.mark.parametrize("name", ["plain", "masked", "ckks"])
 def test_a_frozen_backbone_stays_home(name: str, shared: Any) -> None:
     model = transfer()
@@ -254,7 +256,9 @@ def test_a_control_variate_survives_a_diverged_round() -> None:
             x, y = pieces("b")[0]
             yield (x * (torch.nan if rounds["b"] == 1 else 1.0), y)
 
-    run = train("masked", sites(b=Rows()), server_optimiser=Scaffold(), rounds=4, clip=AutoClip(headroom=16.0))
+    run = train(
+        "masked", sites(b=Rows()), server_optimiser=Scaffold(), rounds=4, clip=AutoClip(headroom=16.0)
+    )
     assert [len(report.contributors) for report in run.history] == [4, 3, 4, 4]
 
 
@@ -300,7 +304,9 @@ def test_a_step_that_moves_a_frozen_norm_sits_out_and_learns_why() -> None:
         model(data[0][0])
         return 12
 
-    with pytest.raises(ParameterError, match=r"changed 'body\.1\.running_mean', which is frozen.*evaluation mode"):
+    with pytest.raises(
+        ParameterError, match=r"changed 'body\.1\.running_mean', which is frozen.*evaluation mode"
+    ):
         train("masked", model=frozen_norm(), local=local)
 
 
