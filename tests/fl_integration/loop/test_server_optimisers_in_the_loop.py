@@ -39,7 +39,7 @@ from tests.fl_integration.loop.stage import (
     train,
 )
 
-CLIENTS_LEARN = ("ckks", "paillier")
+CLIENTS_LEARN = ("ckks", pytest.param("paillier", marks=pytest.mark.slow))
 OPTIMISERS = [
     FedAvg(learning_rate=0.5),
     FedAvg(learning_rate=[1.0, 0.5, 0.25]),
@@ -54,7 +54,15 @@ WIDE: dict[str, Any] = {"clip": 16.0, "bits": 28}
 """So that no control variate is clipped."""
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(
+    params=[
+        "plain",
+        "masked",
+        "ckks",
+        pytest.param("lattice", marks=pytest.mark.slow),  # to the loop as masked is
+        pytest.param("paillier", marks=pytest.mark.slow),  # to the loop as ckks is
+    ]
+)
 def name(request: Any) -> str:
     return str(request.param)
 
@@ -94,6 +102,7 @@ def test_they_are_what_they_are_called() -> None:
             np.testing.assert_allclose(moved, step[part], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_rate_of_one_is_the_default_bit_for_bit(name: str) -> None:
     default = train(name, skewed())
     for optimiser in (FedAvg(learning_rate=1.0), FedAvg(learning_rate=[1, 1, 1])):

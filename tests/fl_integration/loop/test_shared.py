@@ -30,10 +30,16 @@ from tests.fl_integration.loop.stage import (
     train,
 )
 
-CLIENTS_LEARN = ("ckks", "paillier")
 
-
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(
+    params=[
+        "plain",
+        "masked",
+        "ckks",
+        pytest.param("lattice", marks=pytest.mark.slow),  # to the loop as masked is
+        pytest.param("paillier", marks=pytest.mark.slow),  # to the loop as ckks is
+    ]
+)
 def name(request: Any) -> str:
     return str(request.param)
 
@@ -136,6 +142,7 @@ def test_a_frozen_backbone_that_is_asked_for_travels() -> None:
 # --- heads of one's own -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
 def test_heads_differ_and_the_body_is_one(name: str) -> None:
     run = train(name, model=net(), shared=all_but("head.*"))
     assert list(run.models) == list(NAMES)
