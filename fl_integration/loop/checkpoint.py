@@ -169,9 +169,11 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
             self._temporary.replace(self.path)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 self._temporary.unlink()
+            if isinstance(error, RuntimeError):  # torch's word for a disk that is full
+                raise OSError(f"the checkpoint could not be written: {error.__context__ or error}") from error
             raise
         _sync(self._folder)
 

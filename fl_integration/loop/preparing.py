@@ -13,7 +13,6 @@ carried. Nothing has run when one of these raises.
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -162,9 +161,9 @@ def prepare(
         layout=layout,
         start=GlobalModel.of(layout, values),
         fixed={
-            name: initial[name]
-            for name in itertools.chain(parameters, buffers)
-            if name in initial and name not in names and not can_move(name)
+            name: value
+            for name, value in initial.items()
+            if name in parameters | buffers and name not in names and not can_move(name)
         },
         controlled=tuple(
             entry.name
