@@ -81,8 +81,8 @@ class Alarm:
             else "begin anew with more headroom, AutoClip(headroom=…), or a lower learning rate"
         )
         return (
-            f"round {number}: {share:.2%} of all values were clipped, by entry {named}{more}. The mean is not "
-            f"that of what the sites learnt: {what}. This is said once; each round's report has the shares"
+            f"round {number}: {share:.2%} of all values were clipped, by entry {named}{more}. The mean "
+            f"is not that of what the sites learnt: {what}. Said once; each round's report has the shares"
         )
 
     def _say(self, what: str, text: str) -> None:
