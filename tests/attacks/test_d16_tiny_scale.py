@@ -3,8 +3,8 @@
 With `AutoClip` the server puts the scales of the updates into the model that goes down. They are public and
 the same for all, so no binding of models (A9) stands against it. Under a tiny one a site's update becomes its
 signs, and their sum, coordinate by coordinate, a sum of weights with signs. A few dozen coordinates have all
-patterns of signs among three or four sites: the distances between their sums are twice each site's weight, its
-number of examples.
+patterns of signs among three or four sites: the distances between their sums are twice each site's weight,
+its number of examples.
 
 The weakened copy is clients that divide and clip, as ours do, and do not look at how much was clipped. The
 server is the library's, but for its scales; the loop is the library's, over the protocols where the server
@@ -13,8 +13,8 @@ makes the scales. Where the clients learn the sum they make them.
 **Partial.** Clients refuse a scale under which more than a twentieth of what moved in their update, or in one
 segment of at least twenty values, would be clipped; so the attack fails at large, and in every large segment.
 It **succeeds** in a segment of less than twenty values, a bias say, as long as that is less than a twentieth
-of the whole, and in the twentieth that is put up with. The remedy is not to take `AutoClip` from a server that
-is not trusted with the sites' sizes: a clip that the consortium agreed on.
+of the whole, and in the twentieth that is put up with. Where the server is not to know the sites' sizes, the
+remedy is a clip that the consortium agreed on in place of `AutoClip`.
 """
 
 import math
@@ -125,9 +125,9 @@ def weights_read(total: Sum, where: slice = slice(None)) -> set[int]:
     lower = {(total.total_weight - each) // 2 for each in sums}
     parts: set[int] = set()
     for each in sorted(lower - {0}):
-        told = {
-            sum(p for i, p in enumerate(sorted(parts)) if mask >> i & 1) for mask in range(1 << len(parts))
-        }
+        told = {0}
+        for part in parts:
+            told |= {part + other for other in told}
         if each not in told:
             parts.add(each)
     return parts
