@@ -82,7 +82,7 @@ class Alarm:
         )
         return (
             f"round {number}: {share:.2%} of all values were clipped, by entry {named}{more}. The mean "
-            f"is not that of what the sites learnt: {what}. This is said once; the reports have the shares"
+            f"is not that of what the sites learnt: {what}. Said once; each round's report has the shares"
         )
 
     def _say(self, what: str, text: str) -> None:

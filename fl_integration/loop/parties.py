@@ -33,6 +33,7 @@ from fl_integration.site.site import Site, SiteFailedError
 from fl_integration.site.step import Trained
 from fl_integration.vectors.arrays import Array, Vector
 from fl_integration.vectors.autoclip import AutoClip
+from fl_integration.vectors.states import has_form, items
 from fl_integration.vectors.vectorise import flatten, unflatten
 from protocols.identity import SERVER, ClientId
 from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
@@ -64,8 +65,11 @@ _SCALED: Final = b"secagg/1/scales applied"
 
 
 def model_digest(state: State) -> bytes:
-    """SHA-256 (32 bytes) of a model's manifest and floating values: equal for bit-identical models."""
-    vector, manifest = flatten(state)
+    """SHA-256 (32 bytes) of a model's manifest and floating values: equal for bit-identical models.
+
+    What could not be in a manifest (a module's extra state, complex and sparse tensors) is no part of it.
+    """
+    vector, manifest = flatten({name: value for name, value in items(state).items() if has_form(name, value)})
     hashed = hashlib.sha256(_MODEL + manifest.digest)
     little = vector.astype(manifest.dtype.newbyteorder("<"), copy=False)
     hashed.update(little.view(np.uint8).data)

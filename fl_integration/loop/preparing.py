@@ -28,6 +28,7 @@ from fl_integration.loop.parties import State, model_digest, state_of
 from fl_integration.site.site import Site, copied, training_seed
 from fl_integration.site.step import Step, check_data, size_of
 from fl_integration.site.training import LocalTraining
+from fl_integration.vectors.arrays import is_dense
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.memory import place_of
@@ -91,8 +92,8 @@ class Prepared:
         return trained
 
     def digest_of(self, module: nn.Module) -> bytes:
-        """`model_digest` of a module, over the entries that can be in a digest."""
-        return model_digest(digestible(module.state_dict()))
+        """`model_digest` of a module."""
+        return model_digest(module.state_dict())
 
 
 def prepare(
@@ -163,12 +164,12 @@ def prepare(
         fixed={
             name: value
             for name, value in initial.items()
-            if name in parameters | buffers and name not in names and not can_move(name)
+            if name in parameters | buffers and name not in names and not can_move(name) and is_dense(value)
         },
         controlled=tuple(
             entry.name
             for entry in manifest.entries
-            if optimiser.controls and entry.summed and entry.name in parameters
+            if optimiser.controls and entry.length and entry.name in parameters
         ),
         initial=initial,
     )
@@ -230,11 +231,6 @@ def fingerprint_of(
     )
 
 
-def digestible(state: State) -> dict[str, Any]:
-    """The entries of a state that are arrays; extra state of a module is no part of a digest."""
-    return {name: value for name, value in state.items() if hasattr(value, "dtype")}
-
-
 def _bytes_digest(state: Mapping[str, Any]) -> str:
     hashed = hashlib.sha256(_KEPT)
     for name, value in state.items():
@@ -277,7 +273,7 @@ def _check_finite(manifest: Manifest, parameters: set[str]) -> None:
 def _check_loading(trial: nn.Module, initial: Mapping[str, Any]) -> None:
     """Whether the values of a state reach the module: a `state_dict` may have been bent by hooks."""
     one, other = trial.state_dict(), trial.state_dict()
-    for name, value in digestible(one).items():
+    for name, value in one.items():
         if place_of(value) != place_of(other.get(name)):
             raise ParameterError(
                 f"state_dict() makes a new {name!r} at each call, so that a value written into it does not "

@@ -20,7 +20,7 @@ from fl_integration.vectors.manifest import SUMMED, Entry, Manifest
 from fl_integration.vectors.memory import place_of, require_apart, ties
 from secagg.errors import ParameterError
 
-__all__ = ["State", "chosen", "described", "fitting", "items", "some"]
+__all__ = ["State", "chosen", "described", "fitting", "has_form", "items", "some"]
 
 State: TypeAlias = Mapping[str, Array] | Sequence[Array]
 """A `state_dict`, a mapping of names to arrays, or a list of arrays (named by position, "0", "1", …).
@@ -112,6 +112,15 @@ def described(
             for name, value in values.items()
         )
     )
+
+
+def has_form(name: str, value: Array) -> bool:
+    """Whether an entry can be in a manifest: shared, or kept by its receiver."""
+    try:
+        described({name: value}, constants={name} if dtype_name(name, value) in SUMMED else ())
+    except ParameterError:
+        return False
+    return True
 
 
 def fitting(state: State, manifest: Manifest) -> dict[str, Array]:
