@@ -40,9 +40,7 @@ def fix_scales(
         delivered = client.model.delivered if server.model is None else Delivered.decode(body, layout)
         return rule.counts(client.train_ahead(delivered, round=number), layout.segments)
 
-    found, traffic = sums.run(
-        number, cohort, count, model=server.body, head=lambda name: clients[name].base
-    )
+    found, traffic = sums.run(number, cohort, count, model=server.body, head=lambda name: clients[name].base)
     if not found:
         raise RoundAborted("no client opened the sum of magnitudes")
     if server.model is not None:
