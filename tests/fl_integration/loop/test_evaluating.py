@@ -1,4 +1,4 @@
-"""Evaluation after a round: the figures are those of the pooled examples, and the training knows nothing of it."""
+"""Evaluation after a round: figures as of the pooled examples, and a training that knows nothing of it."""
 
 import logging
 from collections import Counter
@@ -222,9 +222,7 @@ def test_a_site_that_fails_sits_the_evaluation_out(name: str, caplog: pytest.Log
     assert counts == [42, 30, 42]
     assert [len(report.contributors) for report in run.history] == [4, 4, 4]
     [said] = caplog.messages
-    assert said == (
-        "round 1: b sat the evaluation out, OSError: the test set is gone?and so is the line"
-    )
+    assert said == ("round 1: b sat the evaluation out, OSError: the test set is gone?and so is the line")
     assert run.digest == train(name).digest
 
 
@@ -250,21 +248,20 @@ def test_in_the_clear_it_sits_out_too(caplog: pytest.LogCaptureFixture) -> None:
     assert any("b sat the evaluation out" in said for said in caplog.messages)
 
 
-@pytest.mark.parametrize("secure", [True, False])
-def test_whoever_is_no_site_is_refused_up_front(secure: bool, tmp_path: Path) -> None:
+def test_whoever_is_no_site_is_refused_up_front(tmp_path: Path) -> None:
     asked = on_sites({**held_out(), "z": pieces("z")})
     silent = Watch(on_message=lambda *_: pytest.fail("something ran"))
-    with pytest.raises(ParameterError, match=r"evaluate asks \['z'\], which are no sites"):
-        if secure:
-            train("masked", evaluate=asked, watch=silent, checkpoint=tmp_path / "new")
-        else:
-            in_the_clear(evaluate=asked, watch=silent)
+    said = r"evaluate asks \['z'\], which are no sites"
+    with pytest.raises(ParameterError, match=said):
+        train("masked", evaluate=asked, watch=silent, checkpoint=tmp_path / "new")
+    with pytest.raises(ParameterError, match=said):
+        in_the_clear(evaluate=asked, watch=silent)
     assert not list(tmp_path.iterdir())
 
 
 def test_fewer_sites_than_a_sum_needs_are_refused_up_front(name: str) -> None:
     silent = Watch(on_message=lambda *_: pytest.fail("something ran"))
-    with pytest.raises(ParameterError, match="evaluate asks 2 sites: .*min_contributors is 3"):
+    with pytest.raises(ParameterError, match=r"evaluate asks 2 sites: .*min_contributors is 3"):
         train(name, evaluate=on_sites(held_out("ab")), watch=silent)
 
 

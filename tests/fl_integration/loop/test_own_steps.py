@@ -1,4 +1,4 @@
-"""Steps of one's own in a federated training, and every setting of `LocalTraining`: all but the sum is equal."""
+"""Steps of one's own and every setting of `LocalTraining`: a federated training is the one in the clear."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -22,10 +22,9 @@ from tests.fl_integration.loop.stage import (
     linear,
     pieces,
     seeded,
-    sites,
     train,
 )
-from tests.fl_integration.site.test_second_device import ELSEWHERE, SecondDevice, moved, network
+from tests.fl_integration.site.test_second_device import ELSEWHERE, Elsewhere, SecondDevice, moved, network
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -240,7 +239,9 @@ def test_every_protocol_takes_a_schedule(name: str) -> None:
 # --- a second device --------------------------------------------------------------------------------------
 
 
-def test_a_model_on_a_second_device_is_loaded_and_read_there() -> None:
+def test_a_model_on_a_second_device_is_loaded_and_read_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Elsewhere, "is_meta", False)  # its name is that of another device
+    monkeypatch.setattr(Elsewhere, "data_ptr", lambda self: self.values_there.data_ptr())
     model = network()
     values, manifest = flatten(model.state_dict())
     moved_on = values + np.float32(0.25)
@@ -248,9 +249,6 @@ def test_a_model_on_a_second_device_is_loaded_and_read_there() -> None:
     load(moved_on, manifest, expected.state_dict())
     with SecondDevice():
         other = moved(network())
-        there, same = flatten(other.state_dict())
-        assert np.array_equal(there, values)
-        assert same.digest == manifest.digest
         load(moved_on, manifest, other.state_dict())
         assert all(value.device == ELSEWHERE for value in other.state_dict().values())
         update = np.empty_like(values)
@@ -258,8 +256,6 @@ def test_a_model_on_a_second_device_is_loaded_and_read_there() -> None:
         np.testing.assert_allclose(update, 0.25, atol=1e-6)
         assert np.array_equal(predict(other, np.ones((4, 3))), predict(expected, np.ones((4, 3))))
         state = unflatten(moved_on, manifest, like=other.state_dict())
-        assert np.array_equal(flatten({k: v.cpu() for k, v in state.items()})[0], moved_on)
-
-
-def test_sites_may_hold_anything() -> None:
-    assert set(sites()) == set(NAMES)
+        assert all(value.device == ELSEWHERE for value in state.values())
+        back = {name: value.cpu() for name, value in state.items()}
+    assert all(torch.equal(back[name], value) for name, value in expected.state_dict().items())

@@ -229,7 +229,7 @@ def test_a_sample_that_the_corrupt_could_fill_is_refused_up_front(name: str, tmp
 
 
 def test_fewer_than_a_sum_needs(name: str) -> None:
-    with pytest.raises(ParameterError, match="a sample of 2 out of 4 sites: .*min_contributors is 3"):
+    with pytest.raises(ParameterError, match=r"a sample of 2 out of 4 sites: .*min_contributors is 3"):
         train(name, sampling=Sampling(size=2), watch=SILENT)
 
 

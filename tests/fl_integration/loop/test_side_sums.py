@@ -28,7 +28,9 @@ def side_sums(name: str, *, max_summand: int = 100, names: str = NAMES, on_messa
         protocol(name),
         max_summand=max_summand,
         length=LENGTH,
-        identities=[Identity.generate(each, entropy=SeededEntropy(bytes(16), each.encode())) for each in names],
+        identities=[
+            Identity.generate(each, entropy=SeededEntropy(bytes(16), each.encode())) for each in names
+        ],
         entropy=lambda purpose: SeededEntropy(bytes(16), purpose.encode()),
         on_message=on_message,
     )
@@ -149,7 +151,9 @@ def test_a_count_that_is_too_large_keeps_its_site_out(name: str) -> None:
     assert "101" in sums.failures["a"].reason or "max_summand" in sums.failures["a"].reason
 
 
-@pytest.mark.parametrize("bad", [np.zeros(LENGTH + 1, np.uint64), np.zeros(LENGTH), np.zeros((1, LENGTH), "u8")])
+@pytest.mark.parametrize(
+    "bad", [np.zeros(LENGTH + 1, np.uint64), np.zeros(LENGTH), np.zeros((1, LENGTH), "u8")]
+)
 def test_counts_of_another_form_keep_their_site_out(bad: Any) -> None:
     sums = side_sums("masked")
     found, _ = run(sums, count=lambda client, _: bad if client == "a" else counts(client))
