@@ -12,6 +12,7 @@ True
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from fl_integration.loop.evaluation import Central, Custom, Evaluation, Metric, OnSites, evaluation_of
 from fl_integration.loop.global_model import Delivered
@@ -135,10 +136,7 @@ class Evaluator:
             values = client.model.values
             if learns is Learner.SERVER:
                 values = Delivered.decode(body, client.model.layout).values
-            try:
-                return kind.counts(client.site.load(values), kind.data[name])
-            except Exception as error:  # the site's own data may raise anything
-                raise SiteFailedError(f"{type(error).__name__}: {error}") from error
+            return _counts_of(kind, name, partial(client.site.load, values))
 
         try:
             found, traffic = sums.run(
@@ -163,12 +161,20 @@ class Evaluator:
         if not isinstance(kind, OnSites):
             return self.at_one_place(number, module)
         counts: list[Counts] = []
-        for name, data in kind.data.items():
+        for name in kind.data:
             try:
-                counts.append(kind.counts(modules[name](), data))
-            except Exception as error:  # noqa: BLE001  # the site's own data may raise anything
-                _say_who_sat_out(number, name, f"{type(error).__name__}: {error}")
+                counts.append(_counts_of(kind, name, modules[name]))
+            except SiteFailedError as error:
+                _say_who_sat_out(number, name, error.reason)
         return kind.metrics(sum(counts[1:], counts[0])) if counts else {}
+
+
+def _counts_of(kind: OnSites, name: ClientId, module: Callable[[], nn.Module]) -> Counts:
+    """What a site adds to the sum."""
+    try:
+        return kind.counts(module(), kind.data[name])
+    except Exception as error:  # the site's own data may raise anything
+        raise SiteFailedError(f"{type(error).__name__}: {error}") from error
 
 
 def _say_who_sat_out(number: int, name: ClientId, reason: str) -> None:

@@ -168,12 +168,12 @@ def federate(
         surface=protocol.suite.surface,
         clip=clip,
     )
+    if sampling is not None:
+        sampling.check(protocol, sites)
     _check_parties(protocol, sites, cohort=len(sites) if sampling is None else sampling.size)
     check_drop(rehearsal.drop, rounds=rounds, names=protocol.exchanges(first=True), clients=sites)
     if clip is not None:
         protocol.exact(max_summand=clip.largest_count(prepared.layout.segments))
-    if sampling is not None:
-        sampling.check(protocol, sites)
     evaluator = Evaluator(evaluate, rounds=rounds, sites=sites, protocol=protocol)
     disk, saved = None, None
     if checkpoint is not None:
@@ -517,13 +517,13 @@ class _Training:
             last = self.history[-1]
             self.exchange.begin(last.number, {})
             self._deliver()
-            self._recount()
-            late = self.history[-1]
-            self.history[-1] = replace(
-                late,
-                traffic=_added(last.traffic, late.traffic),
-                seconds={party: last.seconds.get(party, 0.0) + s for party, s in late.seconds.items()},
-            )
+            traffic, seconds = self.exchange.costs()
+            if any(each.sent for each in traffic.values()):
+                self.history[-1] = replace(
+                    last,
+                    traffic=_added(last.traffic, traffic),
+                    seconds={party: last.seconds.get(party, 0.0) + s for party, s in seconds.items()},
+                )
             self._bring_along(list(self.clients))
         self._look_back()
         history = tuple(self.history)

@@ -558,8 +558,8 @@ OF_EIGHT = MaskedSum(
 class Pairs(Unmoved):
     """A loop that looks at two sums at a time: that of all, and each that was seen."""
 
-    def _chosen(self, culprits: Any, seen: Any) -> Any:
-        found = {super(Pairs, self)._chosen(culprits, [each]) for each in seen}
+    def _chosen(self, wanted: Any, culprits: Any, seen: Any) -> Any:
+        found = {super(Pairs, self)._chosen(wanted, culprits, [each]) for each in seen}
         (cohort,) = found or {tuple(self._clients)}
         return cohort
 
