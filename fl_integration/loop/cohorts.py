@@ -8,7 +8,7 @@ refused before anything runs.
 model would tell the updates of those in which the two differ (ATTACKS A10).
 
 >>> Sampling(size=2).cohort(("a", "b", "c"), seed=1, round=0)
-('a', 'c')
+('a', 'b')
 """
 
 from collections import Counter

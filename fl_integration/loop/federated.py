@@ -28,7 +28,7 @@ and sees the sum of the other two. An update that lies is not detected.
 >>> from protocols import MaskedSum
 >>> x = torch.linspace(-1, 1, 12).unsqueeze(1)
 >>> sites = {name: [(x[i::3], 2 * x[i::3])] for i, name in enumerate(["basel", "graz", "wien"])}
->>> local = LocalTraining(loss=torch.nn.functional.mse_loss, learning_rate=0.5)
+>>> local = LocalTraining(loss=torch.nn.functional.mse_loss, learning_rate=0.35)
 >>> protocol = MaskedSum(max_clients=3, max_weight=4)
 >>> run = federate(protocol, torch.nn.Linear(1, 1), sites, local=local, rounds=15)
 >>> bool(abs(run.model.weight.item() - 2) < 0.05), run.history[0].total_weight

@@ -9,8 +9,8 @@ so that what differs between the two is the cryptography and its fixed-point gri
 >>> sites = {name: [(x[i::3], 2 * x[i::3])] for i, name in enumerate(["basel", "graz", "wien"])}
 >>> local = LocalTraining(loss=torch.nn.functional.mse_loss, learning_rate=0.5)
 >>> run = fedavg(torch.nn.Linear(1, 1), sites, local=local, rounds=15)
->>> bool(abs(run.model.weight.item() - 2) < 0.05), run.history[-1]
-(True, RoundReport(14: 3 of 3, weight 12))
+>>> bool(abs(run.model.weight.item() - 2) < 0.05), run.history[-1].total_weight
+(True, 12)
 """
 
 from collections.abc import Collection, Mapping
