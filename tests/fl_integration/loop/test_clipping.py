@@ -28,7 +28,12 @@ from fl_integration.vectors.vectorise import manifest_of
 from tests.fl_integration.loop.stage import NAMES, PROTOCOLS, QUIET, linear, protocol, seeded, sites, train
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(
+    params=[
+        pytest.param(each, marks=[pytest.mark.slow] if each in ("lattice", "paillier") else [])
+        for each in PROTOCOLS
+    ]
+)
 def name(request: Any) -> str:
     return str(request.param)
 

@@ -47,7 +47,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(
+    params=[
+        pytest.param(each, marks=[pytest.mark.slow] if each in ("lattice", "paillier") else [])
+        for each in PROTOCOLS
+    ]
+)
 def name(request: Any) -> str:
     return str(request.param)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.datasets import load_digits
@@ -107,7 +107,6 @@ def test_multiplied_back_it_is_what_it_was(sites: Any) -> None:
 
 
 @given(sites=updates(np.float32, most=float(np.finfo(np.float32).max)))
-@settings(max_examples=300)
 def test_whatever_float32_holds_what_comes_out_is_a_finite_number_within_the_clip(sites: Any) -> None:
     rule = AutoClip(most_clipped=1 - 1e-9)
     scales = scales_of(rule, sites)
@@ -224,7 +223,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(
+    params=[
+        pytest.param(each, marks=[pytest.mark.slow] if each in ("lattice", "paillier") else [])
+        for each in PROTOCOLS
+    ]
+)
 def name(request: Any) -> str:
     return str(request.param)
 
