@@ -36,8 +36,13 @@ from tests.fl_integration.loop.stage import (
     train,
 )
 
+SLOW = {"lattice", "paillier"}
+"""The others stand for them: one whose server learns the sum, and one whose clients do."""
 
-@pytest.fixture(params=PROTOCOLS)
+
+@pytest.fixture(
+    params=[pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in PROTOCOLS]
+)
 def name(request: Any) -> str:
     return str(request.param)
 
