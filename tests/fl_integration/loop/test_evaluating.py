@@ -297,7 +297,7 @@ def test_the_reports_hold_every_byte_on_the_wire(name: str) -> None:
 # --- the training is as it was ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_training_is_the_same_to_the_last_bit(name: str, own: bool) -> None:
     options: dict[str, Any] = {
         "model": two_layers(),

@@ -203,6 +203,7 @@ def test_quiet_in_a_pipe() -> None:
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_rounds_metrics_and_bytes() -> None:
     pytest.importorskip("rich")
     ours, theirs = pty.openpty()
@@ -296,7 +297,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("protocol", protocol("masked").exact(max_summand=5), "the protocol sums integers"),
     ("model", None, "the model is a NoneType"),
     ("model", nn.Linear, "the model is a type"),
-    ("model", nn.Identity(), "there is nothing to sum"),
+    ("model", nn.Identity(), "there is nothing to train"),
     ("sites", None, "sites is a NoneType"),
     ("sites", [pieces("a")], "sites is a list"),
     ("sites", {}, "sites is empty"),
