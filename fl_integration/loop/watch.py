@@ -65,6 +65,9 @@ class Watch:
         on_message: `on_message(round, message)` sees every byte on the wire.
         progress: see `Progress`.
 
+    What one of them raises comes through and ends the training. With `checkpoint=` a round is on the disk
+    when `on_round` is told of it; when another one raises, the round before is.
+
     Raises:
         ParameterError: one of them is not what it should be.
     """

@@ -31,8 +31,13 @@ from tests.fl_integration.loop.stage import (
     train,
 )
 
+SLOW = {"lattice", "paillier"}
+"""The others stand for them: one whose server learns the sum, and one whose clients do."""
 
-@pytest.fixture(params=PROTOCOLS)
+
+@pytest.fixture(
+    params=[pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in PROTOCOLS]
+)
 def name(request: Any) -> str:
     return str(request.param)
 
@@ -292,7 +297,7 @@ def test_the_reports_hold_every_byte_on_the_wire(name: str) -> None:
 # --- the training is as it was ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_training_is_the_same_to_the_last_bit(name: str, own: bool) -> None:
     options: dict[str, Any] = {
         "model": two_layers(),

@@ -36,8 +36,13 @@ from tests.fl_integration.loop.stage import (
     train,
 )
 
+SLOW = {"lattice", "paillier"}
+"""The others stand for them: one whose server learns the sum, and one whose clients do."""
 
-@pytest.fixture(params=PROTOCOLS)
+
+@pytest.fixture(
+    params=[pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in PROTOCOLS]
+)
 def name(request: Any) -> str:
     return str(request.param)
 
@@ -198,6 +203,7 @@ def test_quiet_in_a_pipe() -> None:
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_rounds_metrics_and_bytes() -> None:
     pytest.importorskip("rich")
     ours, theirs = pty.openpty()
@@ -291,7 +297,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("protocol", protocol("masked").exact(max_summand=5), "the protocol sums integers"),
     ("model", None, "the model is a NoneType"),
     ("model", nn.Linear, "the model is a type"),
-    ("model", nn.Identity(), "there is nothing to sum"),
+    ("model", nn.Identity(), "there is nothing to train"),
     ("sites", None, "sites is a NoneType"),
     ("sites", [pieces("a")], "sites is a list"),
     ("sites", {}, "sites is empty"),
