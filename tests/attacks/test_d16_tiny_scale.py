@@ -6,11 +6,12 @@ signs, and their sum, coordinate by coordinate, a sum of weights with signs. A f
 patterns of signs among three or four sites: the distances between their sums are twice each site's weight,
 its number of examples.
 
-The weakened copy is clients that divide and clip, as ours do, and do not look at how much was clipped. The
-server is the library's, but for its scales; the loop is the library's, over the protocols where the server
-makes the scales. Where the clients learn the sum they make them.
+The weakened copies are clients that divide and clip, as ours do, and do not look at how much was clipped, and
+clients that do not remember the scales of the first round. The server is the library's, but for its scales;
+the loop is the library's, over the protocols where the server makes the scales. Where the clients learn the
+sum they make them.
 
-**Partial.** Clients refuse a scale under which more than a twentieth of what moved in their update, or in one
+**Partial.** Clients refuse other scales than the first that they were sent, and a scale under which more than a twentieth of what moved in their update, or in one
 segment of at least twenty values, would be clipped; so the attack fails at large, and in every large segment.
 It **succeeds** in a segment of less than twenty values, a bias say, as long as that is less than a twentieth
 of the whole, and in the twentieth that is put up with. Where the server is not to know the sites' sizes, the
@@ -29,7 +30,16 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from fl_integration import AutoClip, FederatedRun, FederatedServer, LocalTraining, Rehearsal, Watch, federate
+from fl_integration import (
+    AutoClip,
+    FederatedClient,
+    FederatedRun,
+    FederatedServer,
+    LocalTraining,
+    Rehearsal,
+    Watch,
+    federate,
+)
 from fl_integration.loop import federated
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.watch import Progress
@@ -78,8 +88,23 @@ class Trusting(AutoClip):
         pass
 
 
-def lying(monkeypatch: pytest.MonkeyPatch, lie: Callable[[Scales], Scales | None]) -> None:
-    """In the second round the server sends other scales than those that were fixed."""
+class Forgetful(FederatedClient):
+    """A weakened copy: each round's scales are as good as the first."""
+
+    def take_model(self, body: bytes) -> Any:
+        self._scales = None
+        return super().take_model(body)
+
+
+def lying(
+    monkeypatch: pytest.MonkeyPatch,
+    lie: Callable[[Scales], Scales | None],
+    *,
+    since: int = 1,
+    client: type[FederatedClient] = Forgetful,
+) -> None:
+    """From a round on the server sends other scales than those that were fixed."""
+    monkeypatch.setattr(federated, "FederatedClient", client)
 
     class Lying(FederatedServer):
         def send(self, scales: Scales | None) -> None:
@@ -89,7 +114,7 @@ def lying(monkeypatch: pytest.MonkeyPatch, lie: Callable[[Scales], Scales | None
         def round(self, number: int, *rest: Any) -> Any:
             assert self.model is not None
             true = self.model.scales
-            if number:
+            if number >= since:
                 self.send(lie(true))
             try:
                 return super().round(number, *rest)
@@ -188,6 +213,24 @@ def test_scales_where_the_training_has_none(protocol: Any, monkeypatch: pytest.M
     assert all("scales for updates that are not scaled" in run.history[1].dropped[name] for name in SIZES)
 
 
+@pytest.mark.parametrize("lie", [lambda scales: scales / 2, lambda scales: np.array([scales[0], TINY])])
+def test_scales_that_change_are_refused(protocol: Any, lie: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little is clipped under them; the copies above would take them."""
+    lying(monkeypatch, lie, client=FederatedClient)
+    run, sums = trained(protocol, clip=AutoClip())
+    assert len(sums) == 1
+    assert all("changed the scales of this training" in run.history[1].dropped[name] for name in SIZES)
+
+
+def test_a_tiny_scale_from_the_first_round_on_is_refused(
+    protocol: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is nothing to remember yet."""
+    lying(monkeypatch, lambda scales: np.full_like(scales, TINY), since=0, client=FederatedClient)
+    with pytest.raises(ParameterError, match="82 of 82 values of the update that moved lie above the scale"):
+        trained(protocol, clip=AutoClip())
+
+
 def test_one_large_segment_is_refused(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lying(monkeypatch, lambda scales: np.array([TINY, scales[1]]))
     run, sums = trained(protocol, clip=AutoClip())
@@ -206,7 +249,7 @@ def test_a_small_segment_tells_sums_of_signed_weights_and_that_is_said(
     protocol: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The residue: two biases of 82 values. What they tell is loud, and stands in the threat model."""
-    lying(monkeypatch, lambda scales: np.array([scales[0], TINY]))
+    lying(monkeypatch, lambda scales: np.array([scales[0], TINY]), since=0, client=FederatedClient)
     with pytest.warns(UserWarning, match="bias 100%"):
         run, sums = trained(protocol, clip=AutoClip())
     assert run.history[1].contributors == set(SIZES)

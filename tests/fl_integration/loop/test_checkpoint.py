@@ -513,7 +513,7 @@ def test_a_schedule_of_another_length(wrong: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [5, b"folder", True])
 def test_no_path(wrong: Any) -> None:
-    refused(wrong, "checkpoint is a .*path of a folder")
+    refused(wrong, "checkpoint is .*path of a folder")
 
 
 def test_a_folder_that_is_a_file_or_takes_no_file(tmp_path: Path) -> None:
