@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from fl_integration.loop.alarm import ClippingWarning
     from fl_integration.loop.cohorts import Sampling
     from fl_integration.loop.evaluation import Better, Central, Custom, EarlyStopping, OnSites, Task
-    from fl_integration.loop.federated import Rehearsal, federate
+    from fl_integration.loop.federated import federate
     from fl_integration.loop.in_process import InProcess
     from fl_integration.loop.optimisers import BiasCorrection, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
     from fl_integration.loop.parties import FederatedClient, FederatedServer, model_digest
     from fl_integration.loop.plain import fedavg
+    from fl_integration.loop.rehearsal import Rehearsal
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
@@ -48,11 +49,12 @@ _ROOMS = {
     "loop.alarm": ("ClippingWarning",),
     "loop.cohorts": ("Sampling",),
     "loop.evaluation": ("Better", "Central", "Custom", "EarlyStopping", "OnSites", "Task"),
-    "loop.federated": ("Rehearsal", "federate"),
+    "loop.federated": ("federate",),
     "loop.in_process": ("InProcess",),
     "loop.optimisers": ("BiasCorrection", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi"),
     "loop.parties": ("FederatedClient", "FederatedServer", "model_digest"),
     "loop.plain": ("fedavg",),
+    "loop.rehearsal": ("Rehearsal",),
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),

@@ -10,6 +10,9 @@ for a machine that goes back to an older state could be made to release twice (A
 drawn from (seed, round, site), so a resumed run is the run that was not interrupted, bit for bit, wherever
 that one repeats: the protocol's stochastic rounding has to repeat too, or be to the nearest.
 
+A round that was running when the process died is run again. If its sum had been opened, and another site is
+missing now, the two sums tell the difference (ATTACKS A10): to whoever was the server, which here is you.
+
 It is a file of a rehearsal in one process, and holds the parts that sites keep to themselves. On a system
 with POSIX permissions only its owner can read it (mode 0600); protect it as you would protect those parts.
 A bit that the disk flipped is found by the archive's checksums. Who writes into the folder on purpose chooses

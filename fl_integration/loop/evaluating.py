@@ -97,7 +97,13 @@ class Evaluator:
         """Why the training ends before the next round; empty if it does not."""
         stop = self._kind.stop if self._kind is not None else None
         figures = [report.evaluation for report in history]
-        if stop is None or not any(figures) or not stop.stops(figures):
+        if stop is None or not any(figures):
+            return ""
+        if stop.metric in getattr(self._kind, "names", ()) and not any(
+            stop.metric in each for each in figures
+        ):
+            return ""  # it will come, an AUC with the first example of the other class
+        if not stop.stops(figures):
             return ""
         best = stop.best_of(figures)
         at = "at any time" if best is None else f"since round {history[best].number}"

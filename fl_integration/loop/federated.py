@@ -36,38 +36,26 @@ and sees the sum of the other two. An update that lies is not detected.
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias
 
-import numpy as np
-
-from fl_integration.loop.alarm import Alarm
-from fl_integration.loop.checkpoint import Checkpoint, Saved
-from fl_integration.loop.cohorts import Sampling, Unmoved, common_base
+from fl_integration.loop.checkpoint import Checkpoint
+from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.evaluation import Evaluation, Metric
-from fl_integration.loop.global_model import GlobalModel
-from fl_integration.loop.in_process import Drop, InProcess, check_drop
+from fl_integration.loop.in_process import check_drop
 from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
-from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
-from fl_integration.loop.preparing import Prepared, Shared, fingerprint_of, prepare, site_of
-from fl_integration.loop.report import FederatedRun, Models, RoundReport, TrainingAborted
-from fl_integration.loop.scales import fix_scales
-from fl_integration.loop.side_sums import SideSums
-from fl_integration.loop.watch import Bar, Watch, log_round
-from fl_integration.site.site import copied
+from fl_integration.loop.preparing import Shared, fingerprint_of, prepare
+from fl_integration.loop.rehearsal import Rehearsal
+from fl_integration.loop.report import FederatedRun
+from fl_integration.loop.rounds import Training
+from fl_integration.loop.watch import Watch
 from fl_integration.site.step import Step
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
-from protocols.identity import SERVER, ClientId, Identity, Roster
-from protocols.interface import Learner, Sum
-from protocols.machine.client import KEPT_RESULTS
+from protocols.identity import ClientId, Identity, Roster
 from protocols.machine.parameters import MachineProtocol
-from protocols.simulation import Traffic
-from secagg.entropy import Entropy, SeededEntropy, draw
-from secagg.errors import MissingExtraError, ParameterError, RoundAborted, VerificationError
+from secagg.errors import MissingExtraError, ParameterError
 from secagg.numbers import plain
 
 try:
@@ -75,39 +63,10 @@ try:
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["InProcess", "LocalTraining", "Rehearsal", "federate"]
-
-_SCALES: Final = "scales"
+__all__ = ["LocalTraining", "federate"]
 
 Sites: TypeAlias = Mapping[ClientId, object]
 """Each site's data, as its step takes them: for `LocalTraining` a DataLoader, or a list of pairs (x, y)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
-    """What only tests and demonstrations need.
-
-    Args:
-        drop: who vanishes, when: round (from 0) -> client -> the first exchange that it does not answer.
-        protocol_seed: with one, in [0, 2**128), the protocol's randomness repeats and is as secret as this
-        number.
-
-    Raises:
-        ParameterError: the seed is outside its range.
-    """
-
-    drop: Drop = field(default_factory=dict)
-    protocol_seed: int | None = None
-
-    def __post_init__(self) -> None:
-        seed = plain(self.protocol_seed)
-        if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 128):
-            raise ParameterError(f"protocol_seed is {seed!r}; it must be None or an int in [0, 2**128)")
-        object.__setattr__(self, "protocol_seed", seed)
-        if not isinstance(self.drop, Mapping) or not all(
-            isinstance(lost, Mapping) for lost in self.drop.values()
-        ):
-            raise ParameterError("drop maps a round to {client: the first exchange that it does not answer}")
 
 
 def federate(
@@ -125,7 +84,7 @@ def federate(
     sampling: Sampling | None = None,
     seed: int = 0,
     watch: Watch = Watch(),  # noqa: B008  (frozen)
-    rehearsal: Rehearsal = Rehearsal(),
+    rehearsal: Rehearsal = Rehearsal(),  # noqa: B008  (frozen)
 ) -> FederatedRun:
     """Trains one model on everybody's examples, all parties in this process.
 
@@ -185,7 +144,7 @@ def federate(
                 f"the checkpoint is of a training after {saved.next_round} rounds, and rounds is {rounds}; "
                 "ask for more, or name another folder"
             )
-    training = _Training(
+    training = Training(
         protocol,
         prepared,
         saved,
@@ -231,396 +190,3 @@ def _check_parties(protocol: MachineProtocol, sites: Sites, *, cohort: int) -> N
             f"max_clients={cohort} to the protocol, or ask fewer with sampling="
         )
     protocol.plan(cohort, roster=len(sites))
-
-
-class _Training:
-    """A training between its first and last round: all parties, and what the loop remembers."""
-
-    def __init__(
-        self,
-        protocol: MachineProtocol,
-        prepared: Prepared,
-        saved: Saved | None,
-        *,
-        disk: Checkpoint | None,
-        evaluator: Evaluator,
-        clip: AutoClip | None,
-        sampling: Sampling | None,
-        watch: Watch,
-        rehearsal: Rehearsal,
-    ) -> None:
-        self._protocol, self._prepared, self._disk = protocol, prepared, disk
-        self._evaluator, self._clip, self._sampling = evaluator, clip, sampling
-        self._watch, self._rehearsal, self._alarm = watch, rehearsal, Alarm(prepared.layout, clip)
-        self._first = 0 if saved is None else saved.next_round
-        start = prepared.start if saved is None else saved.model
-        self._identities = [
-            Identity.generate(name, entropy=self._entropy(f"key/{name}")) for name in prepared.sites
-        ]
-        self._means = _Means(self._applied)
-        roster, session = Roster.of(*self._identities), draw(self._entropy("session"), 16)
-        self.clients = {
-            each.client: self._client(each, roster, session, start, saved) for each in self._identities
-        }
-        machine = protocol.server(roster=roster, session=session, entropy=self._entropy(f"machine/{SERVER}"))
-        if protocol.learns is Learner.SERVER:
-            self.server = FederatedServer.knowing(machine, start=start)
-        else:
-            base = next(iter(self.clients.values())).base
-            self.server = FederatedServer.blind(machine, length=prepared.layout.length, base=base)
-        self.exchange = InProcess(protocol.exchanges(first=True), self.clients, on_message=watch.on_message)
-        self._side_sums: dict[str, SideSums] = {}
-        self._unmoved = Unmoved(protocol, self.clients)
-        self.history: list[RoundReport] = []
-        self._culprits: set[ClientId] = set()
-        self._handed_over: set[ClientId] = set()
-        if saved is not None:
-            self.history += saved.history
-            self._culprits |= saved.culprits
-            self._handed_over |= saved.handed_over
-            self._unmoved.seen |= saved.seen
-            self._means.recall(saved.history)
-
-    def _client(
-        self, identity: Identity, roster: Roster, session: bytes, start: GlobalModel, saved: Saved | None
-    ) -> FederatedClient:
-        name, protocol = identity.client, self._protocol
-        entropy = self._entropy(f"machine/{name}")
-        machine = protocol.client(identity=identity, roster=roster, session=session, entropy=entropy)
-        site = site_of(name, self._prepared)
-        if saved is not None:
-            site.own = saved.own[name]
-        around = Surroundings(
-            learns=protocol.learns,
-            surface=protocol.suite.surface,  # type: ignore[arg-type]  # `prepare` looked at it
-            auto_clip=self._clip,
-            rehearse=entropy.at if isinstance(entropy, _Rehearsed) else None,
-        )
-        return FederatedClient(machine, site=site, start=start, around=around, on_model=self._means.applied)
-
-    def run(self) -> FederatedRun:
-        """All rounds that are left, and the end."""
-        rounds, stopped = self._prepared.rounds, ""
-        with Bar(self._watch, rounds=rounds, done=self._first) as bar:
-            for number in range(self._first, rounds):
-                if stopped := self._evaluator.stops(self.history):
-                    break
-                self._round(number)
-                bar.update(self.history[-1])
-        return self._ended(stopped)
-
-    def _round(self, number: int) -> None:
-        wanted = self._wanted(number)
-        self._bring_along(self._left_behind(number, wanted))
-        self.exchange.begin(number, self._rehearsal.drop.get(number, {}))
-        asked = wanted if self._sampling is not None else self._unmoved.all_but(self._culprits)
-        try:
-            side = self._fix_scales(number, asked)
-        except RoundAborted as error:
-            report = self._without_scales(number, asked, error)
-        else:
-            report = replace(self._collect(number, wanted), side_traffic=side)
-        self._refuse_what_never_works(report)
-        self.history.append(report)
-        if self._evaluator.is_due(number) or self._disk is not None:
-            self._unmoved.settle(self._deliver)
-            self._recount()
-            self._look_back()
-        self._evaluate(number)
-        if self._disk is not None:
-            self._disk.save(self._saved(number + 1))
-        log_round(self.history[-1], self._prepared.rounds)
-        if self._watch.on_round is not None:
-            self._watch.on_round(self.history[-1])
-
-    def _wanted(self, number: int) -> tuple[ClientId, ...]:
-        """Whom the round shall ask: everybody, or a sample; of no culprits, where enough others are left."""
-        members = tuple(self.clients)
-        if self._sampling is None:
-            return members
-        honest = tuple(name for name in members if name not in self._culprits)
-        drawn_from = honest if len(honest) >= self._sampling.size else members
-        return self._sampling.cohort(drawn_from, seed=self._prepared.seed, round=number)
-
-    def _left_behind(self, number: int, wanted: Collection[ClientId]) -> list[ClientId]:
-        """Who cannot catch up with sums that wait: they are gone, or the others went on from another copy."""
-        most, lost = self._foremost().opened, self._rehearsal.drop.get(number, {})
-        # The sealed sum of the round before is still on its way, and takes the place of the oldest.
-        far = {name for name in wanted if most - self.clients[name].opened >= KEPT_RESULTS}
-        return [name for name, each in self.clients.items() if each.stranded or name in far.difference(lost)]
-
-    def _collect(self, number: int, wanted: tuple[ClientId, ...]) -> RoundReport:
-        """One round of the protocol: its report; in an aborted one the model is as it was."""
-        cohort = self._unmoved.next_cohort(self._culprits, deliver=self._deliver, wanted=wanted)
-        failed: RoundAborted | None = None
-        outcome = None
-        try:
-            outcome = self.server.round(number, cohort, self.exchange)
-        except RoundAborted as error:
-            failed = error
-        if outcome is not None and outcome.total is not None and self.server.model is not None:
-            self._means.applied(number, outcome.total, self.server.model)
-        traffic, seconds = self.exchange.costs()
-        record = self.server.machine.record().record
-        counted = [self.clients[name] for name in sorted(record.contributors)]
-        clipped = self._alarm.clipped(number, counted)
-        report = RoundReport(
-            number=number,
-            asked=frozenset(cohort),
-            contributors=record.contributors,
-            dropped={**record.dropped, **self._reasons()},
-            culprits=record.culprits,
-            total_weight=self._means.weight(number),
-            aborted=record.aborted,
-            clipped={each.name: sum(each.clipped.values()) for each in counted},
-            clipped_share=clipped.share,
-            clipped_entries=clipped.entries,
-            metrics=self._means.metrics(number),
-            traffic=traffic,
-            seconds=seconds,
-        )
-        self._unmoved.ended(record.contributors, failed)
-        self._culprits |= failed.culprits if failed is not None else frozenset()
-        return report
-
-    def _refuse_what_never_works(self, report: RoundReport) -> None:
-        """If no site ever contributed and now none can, no later round will do better."""
-        failures = self.exchange.failures
-        if any(each.contributors for each in [*self.history, report]) or not failures:
-            return
-        if failures.keys() >= report.asked.difference(self._rehearsal.drop.get(report.number, {})):
-            said = "; ".join(f"{name!r}: {error}" for name, error in failures.items())
-            raise ParameterError(f"no site can take part: {said}") from next(iter(failures.values()))
-
-    def _fix_scales(self, number: int, cohort: Collection[ClientId]) -> dict[str, Traffic]:
-        """The scales of the updates, before the first round that can be summed; bytes by party.
-
-        Raises:
-            RoundAborted: their sum did not end; it is tried again in the next round.
-        """
-        if self._clip is None or (self.server.model or self._foremost().model).scales is not None:
-            return {}
-        segments = self._prepared.layout.segments
-        sums = self._side(_SCALES, self._clip.largest_count(segments), self._clip.length(segments))
-        traffic = fix_scales(self._clip, sums, number, self.clients, self.server, cohort=cohort)
-        if self.server.model is None:
-            scaled = {name: each for name, each in self.clients.items() if each.model.scales is not None}
-            self._bring_along(list(self.clients), among=scaled)
-        return traffic
-
-    def _without_scales(self, number: int, cohort: Collection[ClientId], error: RoundAborted) -> RoundReport:
-        """The report of a round that had no scales to begin with."""
-        sums = self._side_sums[_SCALES]
-        self.exchange.failures.update(sums.failures)
-        self.exchange.refusals.update(sums.refusals)
-        self._culprits |= error.culprits
-        return RoundReport(
-            number=number,
-            asked=frozenset(cohort),
-            aborted=f"the scales were not fixed: {error.reason}",
-            dropped=self._reasons(),
-            culprits=error.culprits,
-            side_traffic=sums.traffic,
-        )
-
-    def _reasons(self) -> dict[ClientId, str]:
-        """Why sites did not take part, in their own words."""
-        failed = {name: each.reason for name, each in self.exchange.failures.items()}
-        return {**self.exchange.refusals, **failed}
-
-    def _evaluate(self, number: int) -> None:
-        report = self.history[-1]
-        if not self._evaluator.asks(self.history):
-            return
-        model = self.server.model or self._foremost().model
-        on_sites = self._evaluator.on_sites
-        traffic: dict[str, Traffic] = {}
-        if on_sites is None:
-            figures = self._evaluator.at_one_place(number, partial(self._prepared.module, model))
-        else:
-            # The largest group's counts are summed; it must not be one that is behind.
-            lost = self._rehearsal.drop.get(number, {})
-            self._bring_along([name for name in on_sites.data if name not in lost])
-            figures, traffic = self._evaluator.through_a_sum(
-                number,
-                self.clients,
-                self._side("evaluation", on_sites.max_summand, on_sites.length),
-                model=self.server.body,
-                learns=self._protocol.learns,
-            )
-        side = _added(report.side_traffic, traffic)
-        self.history[-1] = replace(report, evaluation=figures, side_traffic=side)
-
-    def _side(self, purpose: str, max_summand: int, length: int) -> SideSums:
-        if purpose not in self._side_sums:
-            self._side_sums[purpose] = SideSums(
-                self._protocol,
-                max_summand=max_summand,
-                length=length,
-                identities=self._identities,
-                entropy=lambda party: self._entropy(f"{purpose}/{party}"),
-                on_message=self._watch.on_message,
-            )
-        return self._side_sums[purpose]
-
-    def _saved(self, next_round: int) -> Saved:
-        return Saved(
-            next_round=next_round,
-            model=self.server.model or self._foremost().model,
-            own={name: each.site.own for name, each in self.clients.items()},
-            history=tuple(self.history),
-            culprits=frozenset(self._culprits),
-            handed_over=frozenset(self._handed_over),
-            seen=frozenset(self._unmoved.seen),
-        )
-
-    def _deliver(self) -> None:
-        """Brings sealed sums to their clients, which open them."""
-        for sender, reply in self.exchange(self.server.machine.deliver()):
-            self.server.machine.receive(sender, reply)
-
-    def _recount(self) -> None:
-        """What the last round has cost by now."""
-        traffic, seconds = self.exchange.costs()
-        self.history[-1] = replace(self.history[-1], traffic=traffic, seconds=seconds)
-
-    def _look_back(self) -> None:
-        """What is known of each round by now."""
-        self.history = [
-            replace(
-                report,
-                total_weight=self._means.weight(report.number),
-                metrics=self._means.metrics(report.number),
-            )
-            for report in self.history
-        ]
-
-    def _foremost(self, among: Mapping[ClientId, FederatedClient] | None = None) -> FederatedClient:
-        clients = self.clients if among is None else among
-        base = common_base(clients)
-        return next(each for each in clients.values() if each.base == base)
-
-    def _bring_along(
-        self, late: Collection[ClientId], *, among: Mapping[ClientId, FederatedClient] | None = None
-    ) -> None:
-        """Those of `late` whose model is not that of the largest group (`among` these) take it from there."""
-        if self.server.model is not None:
-            return
-        foremost = self._foremost(among)
-        self._handed_over |= {name for name in late if self.clients[name].base != foremost.base}
-        for name in late:
-            self.clients[name].take_over(foremost)
-
-    def _ended(self, stopped: str) -> FederatedRun:
-        """Everybody gets the last model, from the server, a sealed sum or a peer: the same everywhere."""
-        if self.server.model is None:
-            last = self.history[-1]
-            self.exchange.begin(last.number, {})
-            self._deliver()
-            traffic, seconds = self.exchange.costs()
-            if any(each.sent for each in traffic.values()):
-                self.history[-1] = replace(
-                    last,
-                    traffic=_added(last.traffic, traffic),
-                    seconds={party: last.seconds.get(party, 0.0) + s for party, s in seconds.items()},
-                )
-            self._bring_along(list(self.clients))
-        self._look_back()
-        history = tuple(self.history)
-        if all(report.total_weight is None for report in history):
-            said = next((report.aborted for report in reversed(history) if report.aborted), "no sum opened")
-            raise TrainingAborted(
-                f"none of {len(history)} rounds had a mean; the last said: {said}", history=history
-            )
-        final = self.server.model or self._foremost().model
-        if self.server.model is None:
-            for client in self.clients.values():
-                if client.base != self._foremost().base or not np.array_equal(
-                    client.model.values, final.values
-                ):
-                    raise VerificationError(
-                        "the parties did not end with bit-identical models; this is a fault"
-                    )
-        trained = self._prepared.module(final)
-        return FederatedRun(
-            model=trained,
-            models=Models({n: partial(_own_model, each, final) for n, each in self.clients.items()}),
-            history=history,
-            digest=self._prepared.digest_of(trained),
-            handed_over=frozenset(self._handed_over),
-            stopped=stopped,
-        )
-
-    def _applied(self, number: int, total: Sum, model: GlobalModel) -> None:
-        if self._watch.on_model is not None:
-            self._watch.on_model(number, total, self._prepared.state(model))
-
-    def _entropy(self, purpose: str) -> Entropy:
-        seed = self._rehearsal.protocol_seed
-        return os.urandom if seed is None else _Rehearsed(seed, f"{purpose}/{self._first}")
-
-
-def _own_model(client: FederatedClient, model: GlobalModel) -> nn.Module:
-    return copied(client.site.load(model.values))
-
-
-def _added(one: Mapping[str, Traffic], other: Mapping[str, Traffic]) -> dict[str, Traffic]:
-    none = Traffic(0, 0)
-    return {
-        party: Traffic(
-            one.get(party, none).sent + other.get(party, none).sent,
-            one.get(party, none).received + other.get(party, none).received,
-        )
-        for party in {**one, **other}
-    }
-
-
-class _Rehearsed:
-    """Randomness that repeats, and whose stream for an update depends on the round alone.
-
-    How much a machine drew before depends on whether a round is the first of its session; the rounding of an
-    update must not, or a training that was taken up again would differ from one that was not interrupted.
-    """
-
-    def __init__(self, seed: int, purpose: str) -> None:
-        self._seed, self._purpose = seed.to_bytes(16, "big"), purpose
-        self._stream = SeededEntropy(self._seed, purpose.encode())
-
-    def __call__(self, size: int) -> bytes:
-        return self._stream(size)
-
-    def at(self, round: int) -> None:
-        """What is drawn from here on belongs to this round's update."""
-        party = self._purpose.rpartition("/")[0]
-        self._stream = SeededEntropy(self._seed, f"{party}/update/{round}".encode())
-
-
-@dataclass(slots=True)
-class _Means:
-    """Which rounds' means somebody has applied."""
-
-    then: Callable[[int, Sum, GlobalModel], None]
-    _weights: dict[int, int] = field(default_factory=dict)
-    _metrics: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    def applied(self, number: int, total: Sum, model: GlobalModel) -> None:
-        """A party applied this round's sum."""
-        if number in self._weights:
-            return
-        self._weights[number], self._metrics[number] = total.total_weight, dict(total.metrics)
-        self.then(number, total, model)
-
-    def recall(self, history: Collection[RoundReport]) -> None:
-        """Rounds before a training was taken up again."""
-        for report in history:
-            if report.total_weight is not None:
-                self._weights[report.number] = report.total_weight
-                self._metrics[report.number] = report.metrics
-
-    def weight(self, number: int) -> int | None:
-        """The total weight of a round whose mean was applied."""
-        return self._weights.get(number)
-
-    def metrics(self, number: int) -> dict[str, float]:
-        """Its metrics."""
-        return self._metrics.get(number, {})

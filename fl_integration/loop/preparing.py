@@ -141,7 +141,7 @@ def prepare(
     values, manifest = flatten(initial, shared=can_move if shared is None else shared)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    _check_finite(manifest, parameters)
+    _check_finite(manifest, parameters, initial)
     _check_loading(trial, initial)
     layout = Layout(
         manifest=manifest, parameters=_runs(manifest, parameters), optimiser=optimiser, members=len(sites)
@@ -262,11 +262,15 @@ def _check_controls(local: object) -> None:
         )
 
 
-def _check_finite(manifest: Manifest, parameters: set[str]) -> None:
+def _check_finite(manifest: Manifest, parameters: set[str], initial: Mapping[str, Any]) -> None:
     for entry in manifest.entries:
         if entry.constant and entry.name in parameters:
             raise ParameterError(
                 f"parameter {entry.name!r} is not finite before the training begins; repair the initial model"
+            )
+        if entry.constant and bool(initial[entry.name].isnan().any()):
+            warn(
+                f"buffer {entry.name!r} holds NaN: it is taken for a constant, and stays as it is everywhere"
             )
 
 

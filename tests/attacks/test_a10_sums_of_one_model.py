@@ -47,7 +47,8 @@ from tests.protocols.liars import fields_of, signed_dealing
 torch = pytest.importorskip("torch")
 
 from fl_integration.loop.cohorts import Unmoved  # noqa: E402  # behind the question whether there is a torch
-from fl_integration.loop.federated import Rehearsal, federate  # noqa: E402
+from fl_integration.loop.federated import federate  # noqa: E402
+from fl_integration.loop.rehearsal import Rehearsal  # noqa: E402
 from fl_integration.loop.report import RoundReport, TrainingAborted  # noqa: E402
 from fl_integration.loop.watch import Watch  # noqa: E402
 from fl_integration.site.site import Site  # noqa: E402

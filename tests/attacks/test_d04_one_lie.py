@@ -52,9 +52,11 @@ from tests.protocols.liars import (
 
 torch = pytest.importorskip("torch")
 
-from fl_integration.loop import federated  # noqa: E402  # behind the question whether there is a torch
-from fl_integration.loop.federated import InProcess, Rehearsal, federate  # noqa: E402
+from fl_integration.loop import rounds  # noqa: E402  # behind the question whether there is a torch
+from fl_integration.loop.federated import federate  # noqa: E402
+from fl_integration.loop.in_process import InProcess  # noqa: E402
 from fl_integration.loop.parties import FederatedClient, FederatedServer  # noqa: E402
+from fl_integration.loop.rehearsal import Rehearsal  # noqa: E402
 from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted  # noqa: E402
 from fl_integration.loop.watch import Watch  # noqa: E402
 from fl_integration.site.training import LocalTraining  # noqa: E402
@@ -140,8 +142,8 @@ class Stubborn(FederatedClient):
 
 @pytest.mark.parametrize("name", ["ckks", "paillier"])
 def test_on_the_copy_one_lie_is_the_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(federated, "FederatedServer", Chained)
-    monkeypatch.setattr(federated, "FederatedClient", Stubborn)
+    monkeypatch.setattr(rounds, "FederatedServer", Chained)
+    monkeypatch.setattr(rounds, "FederatedClient", Stubborn)
     honest = tried(WithLiars(CONSORTIA[name], {}), rounds=3, names="abc")
     assert not any(report.aborted for report in honest)  # without a lie the copy works
     history = tried(liar(CONSORTIA[name], range(1, 2), with_tag(bytes(16))), rounds=5, names="abc")
@@ -255,10 +257,10 @@ def test_what_does_not_decode_blocks_nothing(
                 request = replace(envelope, body=encode(Request(results, asked.body))).encode()
             return super()._answer(client, request)
 
-    monkeypatch.setattr(federated, "InProcess", Spoils)
+    monkeypatch.setattr(rounds, "InProcess", Spoils)
     if blocked:
         monkeypatch.setattr(ClientMachine, "_done_with", lambda self, digest: None)
-        monkeypatch.setattr(federated, "FederatedClient", FirstThingsFirst)
+        monkeypatch.setattr(rounds, "FederatedClient", FirstThingsFirst)
     run = train(protocol, rounds=4, names="abc")
     if blocked:
         assert [bool(report.aborted) for report in run.history] == [False, True, True, True]  # of three
@@ -305,7 +307,7 @@ def test_different_results_part_the_clients_for_a_round_and_no_longer(
                 said[client] = decode(consortium.Contribution, answer.body)
             return reply
 
-    monkeypatch.setattr(federated, "InProcess", Parts)
+    monkeypatch.setattr(rounds, "InProcess", Parts)
     run = train(protocol, rounds=5)
     dropped = [dict(report.dropped) for report in run.history]
     assert "another head than the sum" in dropped[2].pop("a")

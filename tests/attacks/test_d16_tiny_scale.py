@@ -11,8 +11,9 @@ clients that do not remember the scales of the first round. The server is the li
 the loop is the library's, over the protocols where the server makes the scales. Where the clients learn the
 sum they make them.
 
-**Partial.** Clients refuse other scales than the first that they were sent, and a scale under which more than a twentieth of what moved in their update, or in one
-segment of at least twenty values, would be clipped; so the attack fails at large, and in every large segment.
+**Partial.** Clients refuse other scales than the first that they were sent, and a scale under which more than
+a twentieth of what moved in their update, or in one segment of at least twenty values, would be clipped; so
+the attack fails at large, and in every large segment.
 It **succeeds** in a segment of less than twenty values, a bias say, as long as that is less than a twentieth
 of the whole, and in the twentieth that is put up with. Where the server is not to know the sites' sizes, the
 remedy is a clip that the consortium agreed on in place of `AutoClip`.
@@ -40,7 +41,7 @@ from fl_integration import (
     Watch,
     federate,
 )
-from fl_integration.loop import federated
+from fl_integration.loop import rounds
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.watch import Progress
 from protocols import MaskedSum, ParameterError, PlainSum, RoundAborted, Rounding, Sum
@@ -104,7 +105,7 @@ def lying(
     client: type[FederatedClient] = Forgetful,
 ) -> None:
     """From a round on the server sends other scales than those that were fixed."""
-    monkeypatch.setattr(federated, "FederatedClient", client)
+    monkeypatch.setattr(rounds, "FederatedClient", client)
 
     class Lying(FederatedServer):
         def send(self, scales: Scales | None) -> None:
@@ -121,7 +122,7 @@ def lying(
             finally:
                 self.send(true)
 
-    monkeypatch.setattr(federated, "FederatedServer", Lying)
+    monkeypatch.setattr(rounds, "FederatedServer", Lying)
 
 
 def trained(protocol: Any, *, rounds: int = 2, **options: Any) -> tuple[FederatedRun, list[Sum]]:
@@ -273,7 +274,7 @@ def test_the_sum_of_magnitudes_is_not_answered_under_bytes_that_are_no_model(
         def body(self) -> bytes:
             return bytes(32) + super().body[32:]
 
-    monkeypatch.setattr(federated, "FederatedServer", Lying)
+    monkeypatch.setattr(rounds, "FederatedServer", Lying)
     with pytest.raises(RoundAborted) as found:
         trained(protocol, clip=AutoClip(), rounds=1)
     (report,) = found.value.history  # type: ignore[attr-defined]
@@ -298,7 +299,7 @@ class TwoFaced(InProcess):
 
 def test_scales_for_one_client_alone_are_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A9: its masks are made under another transcript, and the sum has nothing of it."""
-    monkeypatch.setattr(federated, "InProcess", TwoFaced)
+    monkeypatch.setattr(rounds, "InProcess", TwoFaced)
     protocol = MaskedSum(bits=24, max_clients=4, max_weight=128, rounding=Rounding.NEAREST, **MALICIOUS)
     run, sums = trained(protocol, clip=AutoClip())
     assert run.history[0].contributors == set(SIZES)

@@ -19,9 +19,10 @@ from typing import Final, TypeAlias
 import numpy as np
 import torch
 
-from fl_integration.loop.federated import Rehearsal, federate
+from fl_integration.loop.federated import federate
 from fl_integration.loop.parties import State
 from fl_integration.loop.plain import fedavg
+from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import RoundReport, TrainingAborted
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.site.site import Site as TrainingSite

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from fl_integration.loop.federated import Rehearsal, federate
+from fl_integration.loop.federated import federate
 from fl_integration.loop.plain import fedavg
+from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import FederatedRun
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.site.training import LocalTraining

@@ -382,3 +382,11 @@ def test_a_site_need_not_be_asked() -> None:
     run = train("masked", evaluate=on_sites(held_out("abd")), local=LOCAL)
     assert run.history[0].evaluation["examples"] == 5 + 8 + 11
     assert run.history[0].contributors == set(NAMES)
+
+
+def test_early_stopping_waits_for_a_metric_that_one_class_does_not_have() -> None:
+    one_class = {name: [(x, torch.zeros(len(x), 1))] for name in NAMES for x, _ in pieces(name)}
+    stop = EarlyStopping("auc", patience=1)
+    run = train("plain", evaluate=OnSites(one_class, task=Task.BINARY, stop=stop), rounds=3)
+    assert len(run.history) == 3
+    assert all(report.evaluation and "auc" not in report.evaluation for report in run.history)

@@ -576,3 +576,13 @@ def test_no_warning_and_no_trace_in_the_model_that_was_passed_in() -> None:
             loss=mse_loss, learning_rate=0.05))  # fmt: skip
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert np.isfinite([distance(each, run.model) for each in run.models.values()]).all()
+
+
+def test_a_buffer_of_nan_is_said() -> None:
+    class Spoilt(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 1)
+            self.register_buffer("scale", torch.tensor([1.0, torch.nan]))
+
+    with pytest.warns(UserWarning, match="buffer 'scale' holds NaN"):
+        train("plain", model=seeded(Spoilt), rounds=1)

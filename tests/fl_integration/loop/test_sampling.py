@@ -8,8 +8,8 @@ from torch import nn
 
 from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.evaluation import OnSites, Task
-from fl_integration.loop.federated import _Training
 from fl_integration.loop.report import FederatedRun
+from fl_integration.loop.rounds import Training
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.vectors.autoclip import AutoClip
 from protocols import ParameterError, Requirements
@@ -125,13 +125,13 @@ def test_where_the_clients_learn_nobody_is_lost_however_long_it_was_away() -> No
 def test_who_was_set_up_applies_every_sum_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Site d is drawn in round 0 and away for some rounds: no peer is needed."""
     trainings: list[Any] = []
-    begin = _Training.__init__
+    begin = Training.__init__
 
     def remember(self: Any, *arguments: Any, **options: Any) -> None:
         trainings.append(self)
         begin(self, *arguments, **options)
 
-    monkeypatch.setattr(_Training, "__init__", remember)
+    monkeypatch.setattr(Training, "__init__", remember)
     run, _ = sampled("ckks", 4, names="abcdef", rounds=6, shape={"max_clients": 6})
     assert not run.handed_over
     [training] = trainings
@@ -180,13 +180,13 @@ def test_a_roster_larger_than_a_cohort_may_be(name: str) -> None:
 
 
 def test_a_culprit_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = _Training.__init__
+    begin = Training.__init__
 
     def convicted(self: Any, *arguments: Any, **options: Any) -> None:
         begin(self, *arguments, **options)
         self._culprits = {"d"}
 
-    monkeypatch.setattr(_Training, "__init__", convicted)
+    monkeypatch.setattr(Training, "__init__", convicted)
     _, step = sampled("masked", rounds=8)
     assert step.rounds == wanted(3, 8, names="abcefgh")
     assert any("d" in cohort for cohort in wanted(3, 8))
@@ -235,3 +235,28 @@ def test_fewer_than_a_sum_needs(name: str) -> None:
 
 def test_everybody_is_a_sample_too(name: str) -> None:
     assert train(name, rounds=1, sampling=Sampling(size=4)).digest == train(name, rounds=1).digest
+
+
+def test_a_sample_that_fails_is_not_everybody() -> None:
+    """Nobody has contributed yet, but others may."""
+    broken = {"a", "b", "c", "d"}
+
+    def local(model: Any, data: Any, *, seed: int) -> int:
+        if data in broken:
+            raise OSError("the disk is gone")
+        return 1
+
+    everybody = {name: name for name in "abcdefgh"}
+    run = train(
+        "plain", everybody, local=local, sampling=Sampling(size=3), rounds=12, shape={"max_clients": 8}
+    )
+    assert any(report.contributors for report in run.history)
+    with pytest.raises(ParameterError, match="no site can take part"):
+        train(
+            "plain",
+            dict.fromkeys(everybody, "a"),
+            local=local,
+            sampling=Sampling(size=3),
+            rounds=200,
+            shape={"max_clients": 8},
+        )

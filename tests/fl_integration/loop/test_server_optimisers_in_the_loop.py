@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from fl_integration.loop.alarm import ClippingWarning
-from fl_integration.loop.federated import _Training
 from fl_integration.loop.optimisers import (
     FedAdagrad,
     FedAdam,
@@ -19,6 +18,7 @@ from fl_integration.loop.optimisers import (
     FedYogi,
     ServerOptimiser,
 )
+from fl_integration.loop.rounds import Training
 from fl_integration.loop.scaffold import Scaffold
 from fl_integration.loop.watch import Watch
 from fl_integration.site.site import training_seed
@@ -118,16 +118,16 @@ def test_no_momentum_is_no_change(optimiser: ServerOptimiser) -> None:
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[_Training]:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Training]:
     """Every training of a test, to look at its clients."""
-    made: list[_Training] = []
-    real = _Training._ended
+    made: list[Training] = []
+    real = Training._ended
 
-    def ended(self: _Training, stopped: str) -> Any:
+    def ended(self: Training, stopped: str) -> Any:
         made.append(self)
         return real(self, stopped)
 
-    monkeypatch.setattr(_Training, "_ended", ended)
+    monkeypatch.setattr(Training, "_ended", ended)
     return made
 
 

@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from fl_integration.loop.evaluation import Custom
-from fl_integration.loop.federated import Rehearsal, federate
+from fl_integration.loop.federated import federate
 from fl_integration.loop.parties import model_digest
 from fl_integration.loop.plain import fedavg
+from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import RoundReport
 from fl_integration.loop.watch import Progress, Watch, to_tensorboard
 from fl_integration.site.training import LocalTraining
