@@ -84,7 +84,7 @@ class Evaluator:
 
     def asks(self, history: Sequence[RoundReport]) -> bool:
         """Whether the last of these rounds ends with an evaluation: of a model that had none."""
-        if not history or not self.is_due(history[-1].number):
+        if not history or history[-1].evaluation or not self.is_due(history[-1].number):
             return False
         for report in reversed(history):
             if report is not history[-1] and (report.evaluation or report.side_traffic):
