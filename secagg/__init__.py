@@ -18,14 +18,12 @@ from secagg.release import RELEASE
 
 if TYPE_CHECKING:  # the one place where an arrow runs up: for type checkers, never at run time
     from fl_integration import (
-        AutoClip,
         FedAdagrad,
         FedAdam,
         FedAvg,
         FedAvgM,
         FedYogi,
         LocalTraining,
-        Scaffold,
         fedavg,
         federate,
     )
@@ -75,7 +73,6 @@ __version__ = RELEASE
 __all__ = [
     "Adversary",
     "Advice",
-    "AutoClip",
     "CkksSum",
     "Client",
     "DecodeError",
@@ -106,7 +103,6 @@ __all__ = [
     "Round",
     "RoundAborted",
     "Rounding",
-    "Scaffold",
     "SecAggError",
     "Segment",
     "Server",
@@ -124,14 +120,12 @@ __all__ = [
 ]
 
 _TRAINING = (
-    "AutoClip",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedYogi",
     "LocalTraining",
-    "Scaffold",
     "fedavg",
     "federate",
 )

@@ -15,14 +15,12 @@ import secagg
 from tests.fresh import BLOCKER, ROOT, run
 
 TRAINING = {
-    "AutoClip",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedYogi",
     "LocalTraining",
-    "Scaffold",
     "fedavg",
     "federate",
 }

@@ -89,7 +89,8 @@ def fedavg(
                 if watch.on_model is not None:
                     watch.on_model(number, mean, prepared.state(current))
             elif not any(each.contributors for each in history):
-                raise ParameterError(f"no site can take part: {report.dropped}")
+                said = "; ".join(f"{name!r}: {reason}" for name, reason in report.dropped.items())
+                raise ParameterError(f"no site can take part: {said}")
             if evaluator.asks([*history, report]):
                 figures = evaluator.in_the_clear(
                     number,
@@ -110,7 +111,7 @@ def _mean(
 ) -> tuple[Sum | None, RoundReport]:
     """One round's mean, if anybody could train."""
     total, weight = np.zeros(current.layout.length), 0
-    losses: dict[str, float] = {}
+    metrics: dict[str, tuple[float, int]] = {}  # the sum by weight, and the weight of those who told it
     failed: dict[ClientId, str] = {}
     for name, site in present.items():
         try:
@@ -121,7 +122,8 @@ def _mean(
         total += trained.weight * update.astype(np.float64)
         weight += trained.weight
         for metric, value in trained.metrics.items():
-            losses[metric] = losses.get(metric, 0.0) + trained.weight * value
+            so_far, told = metrics.get(metric, (0.0, 0))
+            metrics[metric] = so_far + trained.weight * value, told + trained.weight
     there = frozenset(present).difference(failed)
     report = RoundReport(
         number=number,
@@ -130,7 +132,7 @@ def _mean(
         dropped=failed,
         total_weight=weight or None,
         aborted="" if there else "no site could train",
-        metrics={metric: value / weight for metric, value in losses.items()},
+        metrics={metric: value / told for metric, (value, told) in metrics.items()},
     )
     mean = Sum(total / weight, weight, there, report.metrics, round=number) if there else None
     return mean, report

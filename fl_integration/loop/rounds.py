@@ -116,9 +116,8 @@ class Training:
         """All rounds that are left, and the end."""
         rounds, stopped = self._prepared.rounds, ""
         if self._evaluator.on_sites is None and self._evaluator.asks(self.history):
-            self._evaluate(
-                self._first - 1
-            )  # it failed, and that ended the run; a sum of counts is not repeated
+            # It raised, and that ended the run. A sum of counts would not be asked again (ATTACKS A10).
+            self._evaluate(self._first - 1)
             self._save(self._first)
         with Bar(self._watch, rounds=rounds, done=self._first) as bar:
             for number in range(self._first, rounds):

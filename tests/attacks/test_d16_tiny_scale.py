@@ -20,7 +20,7 @@ remedy is a clip that the consortium agreed on in place of `AutoClip`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,6 @@ Scales = np.ndarray[Any, np.dtype[np.float64]]
 def protocol(request: Any) -> Any:
     more = MALICIOUS if request.param is MaskedSum else {}
     return request.param(bits=24, max_clients=4, max_weight=128, rounding=Rounding.NEAREST, **more)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def data() -> dict[str, Any]:

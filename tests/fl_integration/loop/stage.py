@@ -24,8 +24,6 @@ from protocols import (
 )
 from protocols.machine.parameters import MachineProtocol
 
-torch.set_num_threads(1)  # with a few values a batch, a second thread only waits for the first
-
 NAMES = "abcd"
 SHAPE: dict[str, Any] = {"bits": 24, "clip": 1.0, "max_clients": 4, "max_weight": 64}
 MALICIOUS = {"requirements": Requirements(adversary=Adversary.MALICIOUS)}

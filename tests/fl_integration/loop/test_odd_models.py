@@ -38,15 +38,6 @@ from tests.fl_integration.loop.stage import (
 WORDS, WIDTH, SPAN = 7, 4, 5
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are tiny: on a busy machine two threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(
     params=[
         pytest.param(each, marks=[pytest.mark.slow] if each in ("lattice", "paillier") else [])

@@ -214,15 +214,6 @@ def test_counts_of_another_model() -> None:
 # --- the two disasters ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are tiny: on a busy machine two threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(
     params=[
         pytest.param(each, marks=[pytest.mark.slow] if each in ("lattice", "paillier") else [])
