@@ -151,6 +151,7 @@ def _loss(model: torch.nn.Module, data: Epochs, rows: np.ndarray) -> torch.Tenso
 # --- the table --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_are_the_published_ones():
     found = reproduce()
     ours = {row: float(np.mean([each.pooled for each in found[row]])) for row in FLAMBY}

@@ -27,7 +27,7 @@ from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.sharing import all_but, all_but_norms, only
 from protocols import ParameterError, Rounding
-from tests.fl_integration.loop.stage import LOCAL, NAMES, PROTOCOLS, QUIET, pieces, seeded, sites, train
+from tests.fl_integration.loop.stage import EACH, LOCAL, NAMES, QUIET, pieces, seeded, sites, train
 
 CLIENTS_LEARN = ("ckks", pytest.param("paillier", marks=pytest.mark.slow))
 
@@ -96,7 +96,7 @@ def stopped_and_resumed(
 # --- bit for bit ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EACH)
 def test_stopped_and_resumed_under_every_protocol(name: str, tmp_path: Path) -> None:
     shape = {"rounding": Rounding.STOCHASTIC, "metrics": {"loss": (0.0, 10.0)}}
     whole = train(name, rounds=5, shape=shape)

@@ -20,9 +20,9 @@ from fl_integration.site.step import Trained
 from fl_integration.site.training import LocalTraining
 from protocols import ParameterError, RoundAborted
 from tests.fl_integration.loop.stage import (
+    EACH,
     LOCAL,
     NAMES,
-    PROTOCOLS,
     distance,
     in_the_clear,
     pieces,
@@ -31,7 +31,7 @@ from tests.fl_integration.loop.stage import (
 )
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=EACH)
 def name(request: Any) -> str:
     return str(request.param)
 

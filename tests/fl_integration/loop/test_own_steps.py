@@ -15,8 +15,8 @@ from fl_integration.site.step import Trained
 from fl_integration.site.training import LocalTraining, predict
 from fl_integration.vectors.vectorise import changes, flatten, load, unflatten
 from tests.fl_integration.loop.stage import (
+    EACH,
     NAMES,
-    PROTOCOLS,
     distance,
     in_the_clear,
     linear,
@@ -27,7 +27,7 @@ from tests.fl_integration.loop.stage import (
 from tests.fl_integration.site.test_second_device import ELSEWHERE, Elsewhere, SecondDevice, moved, network
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=EACH)
 def name(request: Any) -> str:
     return str(request.param)
 

@@ -14,6 +14,7 @@ from fl_integration.loop.watch import Progress, Watch
 from fl_integration.vectors.autoclip import AutoClip
 from protocols import ParameterError, Requirements
 from tests.fl_integration.loop.stage import (
+    EACH,
     LOCAL,
     PROTOCOLS,
     distance,
@@ -27,7 +28,7 @@ FEW = {"max_clients": 8, "requirements": Requirements(corrupt_fraction=0.0, drop
 """Nobody is corrupt, so three of eight are a cohort."""
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=EACH)
 def name(request: Any) -> str:
     return str(request.param)
 

@@ -26,9 +26,9 @@ from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
 from protocols import ParameterError, Rounding
 from tests.fl_integration.loop.stage import (
+    EACH,
     LOCAL,
     NAMES,
-    PROTOCOLS,
     QUIET,
     distance,
     in_the_clear,
@@ -102,7 +102,7 @@ def test_they_are_what_they_are_called() -> None:
             np.testing.assert_allclose(moved, step[part], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_rate_of_one_is_the_default_bit_for_bit(name: str) -> None:
     default = train(name, skewed())
     for optimiser in (FedAvg(learning_rate=1.0), FedAvg(learning_rate=[1, 1, 1])):

@@ -18,9 +18,9 @@ from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, only
 from protocols import ParameterError
 from tests.fl_integration.loop.stage import (
+    EACH,
     LOCAL,
     NAMES,
-    PROTOCOLS,
     QUIET,
     distance,
     in_the_clear,
@@ -142,7 +142,7 @@ def test_a_frozen_backbone_that_is_asked_for_travels() -> None:
 # --- heads of one's own -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EACH)
 def test_heads_differ_and_the_body_is_one(name: str) -> None:
     run = train(name, model=net(), shared=all_but("head.*"))
     assert list(run.models) == list(NAMES)

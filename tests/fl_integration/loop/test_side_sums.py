@@ -12,13 +12,13 @@ from fl_integration.site.site import SiteFailedError
 from protocols import Identity, Learner, ParameterError, RoundAborted
 from protocols.messages.envelope import RESULT, Envelope
 from secagg.entropy import SeededEntropy
-from tests.fl_integration.loop.stage import NAMES, PROTOCOLS, protocol
+from tests.fl_integration.loop.stage import EACH, NAMES, PROTOCOLS, protocol
 
 LENGTH = 5
 MODEL = b"the model of this round, which all count with"
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=EACH)
 def name(request: Any) -> str:
     return str(request.param)
 
