@@ -22,7 +22,7 @@ Promises, which the conformance suite holds every protocol to:
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
@@ -306,6 +306,16 @@ class Server(ABC):
     @abstractmethod
     def deliver(self) -> dict[ClientId, bytes]:
         """Results that wait for the next `start`, now: for a last round, or an impatient deployment."""
+
+    @abstractmethod
+    def remember(self, contributors: Collection[ClientId], *, model: bytes = b"", head: bytes = b"") -> None:
+        """A sum that another session opened and that moved nobody: one that is near it is put off here, too.
+
+        Args:
+            contributors: of that sum.
+            model: what its round sent down, where the server learns the sum.
+            head: what its contributions answered, where the clients do.
+        """
 
     @abstractmethod
     def record(self) -> SignedRecord:

@@ -70,6 +70,26 @@ class Alarm:
             )
         return found
 
+    def of_scales(self, number: int, asked: Collection[FederatedClient]) -> None:
+        """Says once that sites refuse the scales, and once that updates drown under them."""
+        refusing = sorted(client.name for client in asked if client.refused_scales)
+        if refusing:
+            self._say(
+                "refused",
+                f"round {number}: {', '.join(refusing)} refused the scales that AutoClip fixed and sat out; "
+                "the report says why. Where updates outgrow their first ones, under a learning rate that "
+                "rises for instance, begin anew with more headroom, AutoClip(headroom=…)",
+            )
+        drowned = sorted({name for client in asked for name in client.drowned})
+        if drowned:
+            named = ", ".join(drowned[:_NAMED]) + (" and more" if len(drowned) > _NAMED else "")
+            self._say(
+                "drowned",
+                f"round {number}: under AutoClip's scales the updates of some sites are below a few steps of "
+                f"the grid, in {named}: another site's first update was far larger, or was counted falsely. "
+                "Look at the sites' data, or give the protocol more bits",
+            )
+
     def _of_clipping(self, number: int, share: float, worst: dict[str, float]) -> str:
         ranked = sorted(worst.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} {part:.0%}" for name, part in ranked[:_NAMED])

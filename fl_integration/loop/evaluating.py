@@ -68,6 +68,11 @@ class Evaluator:
                 )
             if protocol is not None:
                 self._kind.sum_of(protocol)
+                if len(self._kind.data) > protocol.suite.max_clients:
+                    raise ParameterError(
+                        f"evaluate asks {len(self._kind.data)} sites, max_clients is "
+                        f"{protocol.suite.max_clients}; ask fewer, or raise it"
+                    )
                 try:
                     protocol.plan(len(self._kind.data), roster=len(sites or self._kind.data))
                 except ParameterError as error:
@@ -84,10 +89,10 @@ class Evaluator:
 
     def asks(self, history: Sequence[RoundReport]) -> bool:
         """Whether the last of these rounds ends with an evaluation: of a model that had none."""
-        if not history or history[-1].evaluation or not self.is_due(history[-1].number):
+        if not history or not self.is_due(history[-1].number):
             return False
         for report in reversed(history):
-            if report is not history[-1] and (report.evaluation or report.side_traffic):
+            if report.evaluated:
                 return False
             if report.total_weight is not None:
                 return True
@@ -151,9 +156,12 @@ class Evaluator:
         except RoundAborted as error:
             _LOG.warning("round %d: not evaluated, %s", number, one_line(error.reason))
             return {}, sums.traffic
-        for name, failed in sums.failures.items():
-            _say_who_sat_out(number, name, failed.reason)
+        said = {name: failed.logged for name, failed in sums.failures.items()}
+        for name, reason in {**sums.refusals, **said}.items():
+            _say_who_sat_out(number, name, reason)
         total = next((each.total for each in found.values()), None)
+        if total is None:
+            _LOG.warning("round %d: not evaluated, no client opened the sum of counts", number)
         return ({} if total is None else kind.metrics(total)), traffic
 
     def in_the_clear(
@@ -171,7 +179,7 @@ class Evaluator:
             try:
                 counts.append(_counts_of(kind, name, modules[name]))
             except SiteFailedError as error:
-                _say_who_sat_out(number, name, error.reason)
+                _say_who_sat_out(number, name, error.logged)
         return kind.metrics(sum(counts[1:], counts[0])) if counts else {}
 
 
@@ -180,7 +188,7 @@ def _counts_of(kind: OnSites, name: ClientId, module: Callable[[], nn.Module]) -
     try:
         return kind.counts(module(), kind.data[name])
     except Exception as error:  # the site's own data may raise anything
-        raise SiteFailedError(f"{type(error).__name__}: {error}") from error
+        raise SiteFailedError.of(error) from error
 
 
 def _say_who_sat_out(number: int, name: ClientId, reason: str) -> None:

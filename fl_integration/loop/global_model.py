@@ -204,6 +204,21 @@ class GlobalModel:
             hashed.update(_bytes(moment.astype("<f8", copy=False)))
         return hashed.digest()
 
+    def equals(self, other: "GlobalModel") -> bool:
+        """Whether both go on alike: equal values, optimiser state, control variates and scales."""
+        none: Floats = np.empty(0)
+        mine, theirs = (
+            (
+                each.values,
+                each.control,
+                none if each.scales is None else each.scales,
+                *each.state.moments,
+            )
+            for each in (self, other)
+        )
+        same = all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        return same and self.state.steps == other.state.steps
+
     def scaled(self, scales: Floats) -> Self:
         """The same model, with scales for its updates."""
         if scales.shape != (len(self.layout.segments),):
@@ -238,7 +253,7 @@ class GlobalModel:
                 at += length
         control = self.control
         if layout.controls:
-            # Karimireddy+ ICML'20, Alg. 1, step 17, with the mean taken by weight as the model's is.
+            # Karimireddy+ ICML'20, Alg. 1, step 17, but for what the mean is taken of: see `Scaffold`.
             share = len(total.contributors) / layout.members
             control = np.empty_like(self.control)
             _add(self.control, of_controls * share, control)

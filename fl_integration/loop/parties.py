@@ -19,6 +19,7 @@ True
 """
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
 from fl_integration.site.site import Site, SiteFailedError
 from fl_integration.site.step import Trained
 from fl_integration.vectors.arrays import Array, Vector
-from fl_integration.vectors.autoclip import AutoClip
+from fl_integration.vectors.autoclip import AutoClip, ScalesRefusedError
 from fl_integration.vectors.states import has_form, items
 from fl_integration.vectors.vectorise import flatten, unflatten
 from protocols.identity import SERVER, ClientId
@@ -108,6 +109,8 @@ class FederatedClient:
         seconds: processor seconds that its machine took so far; training is not in it.
         clipped: values of the last contribution that were clipped, by entry of the model, those with any.
         strange: metrics of the last contribution that were outside their range, and were clipped too.
+        drowned: entries whose first update was lost in the grid's rounding under the training's scales.
+        refused_scales: in its last round it did not put up with the training's scales.
         opened: sums opened and applied so far, that of the scales too.
         base: digest (32 bytes) of the initial model and of all sums applied to it (`Learner.CLIENTS`).
         stranded: the others went on from another copy than its own, and it needs `take_over`.
@@ -128,11 +131,15 @@ class FederatedClient:
         self.base = self._initial = start.digest() if around.learns is Learner.CLIENTS else b""
         self._applied: frozenset[bytes] = frozenset()
         self._scales = start.scales
-        self._ahead: tuple[int, Vector, Vector, Trained] | None = None
+        self._ahead: tuple[int, Delivered, Vector, Trained] | None = None
+        self._lock = threading.Lock()  # one module, one update: an overlapping call would train into both
         self.stranded = self.trained = False
         self.seconds, self.opened = 0.0, 0
         self.clipped: dict[str, int] = {}
         self.strange: tuple[str, ...] = ()
+        self.drowned: tuple[str, ...] = ()
+        self.refused_scales = False
+        self._looked_at: npt.NDArray[np.float64] = np.empty(0)
 
     @property
     def name(self) -> ClientId:
@@ -148,18 +155,25 @@ class FederatedClient:
             SiteFailedError: its own training failed, or what came out of it cannot be summed. It sits the
                 round out.
         """
-        asked = self._timed(lambda: self._machine.receive(request))
-        if self._around.learns is Learner.CLIENTS:
-            self.catch_up()  # at once: the next message may bring another key
-        if not isinstance(asked, NeedUpdate):
-            return asked
-        delivered = self._delivered(asked)
-        update, trained = self.train(delivered, round=asked.round)
-        try:
-            return self._contributed(asked, delivered, update, trained)
-        except ParameterError as error:
-            self.site.take_back()
-            raise SiteFailedError(str(error)) from error
+        with self._lock:
+            asked = self._timed(lambda: self._machine.receive(request))
+            if self._around.learns is Learner.CLIENTS:
+                self.catch_up()  # at once: the next message may bring another key
+            if not isinstance(asked, NeedUpdate):
+                return asked
+            self.refused_scales = False
+            delivered = self._delivered(asked)
+            update, trained = self.train(delivered, round=asked.round)
+            try:
+                reply = self._contributed(asked, delivered, update, trained)
+            except BaseException as error:
+                self.site.take_back()  # nothing was sent
+                if isinstance(error, ParameterError):
+                    raise SiteFailedError.of(error) from error
+                raise
+            if self._machine.refusal is not None:
+                self.site.take_back()
+            return reply
 
     def train(self, delivered: Delivered, *, round: int) -> tuple[Vector, Trained]:
         """What this round's training changes; the same once more if it was asked for ahead of the round.
@@ -168,10 +182,18 @@ class FederatedClient:
             SiteFailedError: as `Site.train`.
         """
         if self._ahead is not None:
-            number, values, update, trained = self._ahead
+            number, before, update, trained = self._ahead
             self._ahead = None
-            if number == round and np.array_equal(values, delivered.values):
+            same = all(
+                np.array_equal(one, other)
+                for one, other in (
+                    (before.values, delivered.values),
+                    (before.control, delivered.control),
+                )
+            )
+            if number == round and same:
                 return update, trained
+            self.site.take_back()  # it was for nothing, and moved what the site keeps to itself
         update, trained = self.site.train(delivered.values, delivered.control, round=round)
         self.trained = True
         return update, trained
@@ -179,7 +201,7 @@ class FederatedClient:
     def train_ahead(self, delivered: Delivered, *, round: int) -> Vector:
         """What this round's training changes, kept for the round itself."""
         update, trained = self.train(delivered, round=round)
-        self._ahead = round, delivered.values.copy(), update, trained
+        self._ahead = round, delivered, update, trained
         return update
 
     def take_model(self, body: bytes) -> Delivered:
@@ -264,7 +286,7 @@ class FederatedClient:
         if around.auto_clip is not None:
             if delivered.scales is None:
                 raise ParameterError("the scales of this training have not arrived here")
-            clipped = around.auto_clip.apply(update, delivered.scales, layout.segments)
+            clipped = self._scaled(around.auto_clip, update, delivered.scales)
         metrics = self._in_range(trained.metrics)
         if around.rehearse is not None:
             around.rehearse(asked.round)
@@ -276,6 +298,20 @@ class FederatedClient:
             clipped = clipped_entries(update, around.surface, layout) if self._machine.clipped else {}
         self.clipped = clipped
         return reply
+
+    def _scaled(self, rule: AutoClip, update: Vector, scales: npt.NDArray[np.float64]) -> dict[str, int]:
+        """Divides the update by the scales, if this site puts up with them; what was clipped, by segment."""
+        segments = self.model.layout.segments
+        try:
+            clipped = rule.apply(update, scales, segments)
+            if self._looked_at is not scales and not np.array_equal(self._looked_at, scales):
+                step = 1.0 / self._around.surface.codec.largest_step
+                self.drowned = tuple(rule.drowned(update, segments, step=step))
+                self._looked_at = scales
+        except ScalesRefusedError:
+            self.refused_scales = True
+            raise
+        return clipped
 
     def _in_range(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The metrics that the protocol sums, each within its range; what is outside counts as its end."""

@@ -80,7 +80,7 @@ def fedavg(
             if stopped := evaluator.stops(history):
                 break
             present = {name: each for name, each in parties.items() if name not in absent.get(number, ())}
-            mean, report = _mean(number, present, current)
+            mean, report, said = _mean(number, present, current)
             report = replace(
                 report, dropped={**dict.fromkeys(absent.get(number, ()), "absent"), **report.dropped}
             )
@@ -89,17 +89,17 @@ def fedavg(
                 if watch.on_model is not None:
                     watch.on_model(number, mean, prepared.state(current))
             elif not any(each.contributors for each in history):
-                said = "; ".join(f"{name!r}: {reason}" for name, reason in report.dropped.items())
-                raise ParameterError(f"no site can take part: {said}")
+                reasons = "; ".join(f"{name!r}: {reason}" for name, reason in report.dropped.items())
+                raise ParameterError(f"no site can take part: {reasons}")
             if evaluator.asks([*history, report]):
                 figures = evaluator.in_the_clear(
                     number,
                     {n: partial(each.load, current.values) for n, each in parties.items()},
                     partial(prepared.module, current),
                 )
-                report = replace(report, evaluation=figures)
+                report = replace(report, evaluated=True, evaluation=figures)
             history.append(report)
-            log_round(report, rounds)
+            log_round(report, rounds, said=said)
             bar.update(report)
             if watch.on_round is not None:
                 watch.on_round(report)
@@ -108,16 +108,16 @@ def fedavg(
 
 def _mean(
     number: int, present: Mapping[ClientId, Site], current: GlobalModel
-) -> tuple[Sum | None, RoundReport]:
-    """One round's mean, if anybody could train."""
+) -> tuple[Sum | None, RoundReport, dict[ClientId, str]]:
+    """One round's mean, if anybody could train; and what the log may say of those who could not."""
     total, weight = np.zeros(current.layout.length), 0
     metrics: dict[str, tuple[float, int]] = {}  # the sum by weight, and the weight of those who told it
-    failed: dict[ClientId, str] = {}
+    failed: dict[ClientId, SiteFailedError] = {}
     for name, site in present.items():
         try:
             update, trained = site.train(current.values, current.control, round=number)
         except SiteFailedError as error:
-            failed[name] = error.reason
+            failed[name] = error
             continue
         total += trained.weight * update.astype(np.float64)
         weight += trained.weight
@@ -129,13 +129,13 @@ def _mean(
         number=number,
         asked=frozenset(present),
         contributors=there,
-        dropped=failed,
+        dropped={name: error.reason for name, error in failed.items()},
         total_weight=weight or None,
         aborted="" if there else "no site could train",
         metrics={metric: value / told for metric, (value, told) in metrics.items()},
     )
     mean = Sum(total / weight, weight, there, report.metrics, round=number) if there else None
-    return mean, report
+    return mean, report, {name: error.logged for name, error in failed.items()}
 
 
 def _ended(

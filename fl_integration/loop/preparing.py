@@ -255,10 +255,11 @@ def _check_controls(local: object) -> None:
         or local.optimiser is not None
         or local.momentum
         or local.proximal
+        or local.clip_gradient is not None
     ):
         raise ParameterError(
-            "control variates (Scaffold) need LocalTraining with its own SGD, without momentum and proximal: "
-            "what a gradient step was is read from the learning rate"
+            "control variates (Scaffold) need LocalTraining with its own SGD, without momentum, proximal and "
+            "clip_gradient: what a gradient was is read from the learning rate"
         )
 
 

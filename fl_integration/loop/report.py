@@ -46,7 +46,8 @@ class RoundReport:
         clipped_share: of all values of the contributors, those that were clipped, in [0, 1].
         clipped_entries: the same by entry of the model, those with any.
         metrics: of training, their means by weight, where the protocol names some.
-        evaluation: of the model after this round; empty where it was not evaluated.
+        evaluated: an evaluation was asked after this round, whatever came of it.
+        evaluation: its figures; empty where there are none.
         traffic: bytes of the round by party, `"server"` included.
         side_traffic: bytes of sums beside the round, by party: evaluation, and the first scales.
         seconds: processor seconds of cryptography in the round by party, `"server"` included; training is not
@@ -64,6 +65,7 @@ class RoundReport:
     clipped_share: float = 0.0
     clipped_entries: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    evaluated: bool = False
     evaluation: dict[str, float] = field(default_factory=dict)
     traffic: dict[str, Traffic] = field(default_factory=dict)
     side_traffic: dict[str, Traffic] = field(default_factory=dict)

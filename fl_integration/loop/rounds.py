@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-import numpy as np
-
 from fl_integration.loop.alarm import Alarm
 from fl_integration.loop.checkpoint import Checkpoint, Saved
 from fl_integration.loop.cohorts import Sampling, Unmoved, common_base
@@ -92,8 +90,11 @@ class Training:
             self.history += saved.history
             self._culprits |= saved.culprits
             self._handed_over |= saved.handed_over
-            self._unmoved.seen |= saved.seen
             self._means.recall(saved.history)
+            self._unmoved.seen |= saved.seen
+            for contributors in saved.seen:  # the new server has to know whose sums somebody saw, too
+                head = b"" if self.server.model is not None else self.server.base or b""
+                self.server.machine.remember(contributors, model=self.server.body, head=head)
 
     def _client(
         self, identity: Identity, roster: Roster, session: bytes, start: GlobalModel, saved: Saved | None
@@ -116,7 +117,6 @@ class Training:
         """All rounds that are left, and the end."""
         rounds, stopped = self._prepared.rounds, ""
         if self._evaluator.on_sites is None and self._evaluator.asks(self.history):
-            # It raised, and that ended the run. A sum of counts would not be asked again (ATTACKS A10).
             self._evaluate(self._first - 1)
             self._save(self._first)
         with Bar(self._watch, rounds=rounds, done=self._first) as bar:
@@ -145,10 +145,14 @@ class Training:
             self._recount()
             self._look_back()
         if self._evaluator.asks(self.history):
+            # A sum of counts that was begun is not begun again, whatever becomes of it (ATTACKS A10).
+            begun = self._evaluator.on_sites is not None
+            self.history[-1] = replace(self.history[-1], evaluated=begun)
             self._save(number + 1)
             self._evaluate(number)
         self._save(number + 1)
-        log_round(self.history[-1], self._prepared.rounds)
+        said = {name: each.logged for name, each in self.exchange.failures.items()}
+        log_round(self.history[-1], self._prepared.rounds, said=said)
         if self._watch.on_round is not None:
             self._watch.on_round(self.history[-1])
 
@@ -183,6 +187,7 @@ class Training:
         record = self.server.machine.record().record
         counted = [self.clients[name] for name in sorted(record.contributors)]
         clipped = self._alarm.clipped(number, counted)
+        self._alarm.of_scales(number, [self.clients[name] for name in cohort])
         report = RoundReport(
             number=number,
             asked=frozenset(cohort),
@@ -203,9 +208,11 @@ class Training:
         return report
 
     def _refuse_what_never_works(self, report: RoundReport) -> None:
-        """If every site was asked, all failed and none ever contributed, no later round will do better."""
+        """If no site ever contributed and each failed when it was last asked, no later round does better."""
         if any(each.contributors for each in [*self.history, report]):
             return
+        for name in report.asked:
+            self._failed.pop(name, None)
         self._failed |= self.exchange.failures
         lost = self._rehearsal.drop.get(report.number, {})
         if self._failed and self._failed.keys() | lost.keys() >= self.clients.keys():
@@ -267,7 +274,7 @@ class Training:
                 learns=self._protocol.learns,
             )
         side = _added(report.side_traffic, traffic)
-        self.history[-1] = replace(report, evaluation=figures, side_traffic=side)
+        self.history[-1] = replace(report, evaluated=True, evaluation=figures, side_traffic=side)
 
     def _side(self, purpose: str, max_summand: int, length: int) -> SideSums:
         if purpose not in self._side_sums:
@@ -329,9 +336,11 @@ class Training:
         if self.server.model is not None:
             return
         foremost = self._foremost(among)
-        self._handed_over |= {name for name in late if self.clients[name].base != foremost.base}
-        for name in late:
-            self.clients[name].take_over(foremost)
+        for client in (self.clients[name] for name in late):
+            if client.base != foremost.base:
+                self._handed_over.add(client.name)
+            if client.stranded or client.base != foremost.base:
+                client.take_over(foremost)
 
     def _ended(self, stopped: str) -> FederatedRun:
         """Everybody gets the last model, from the server, a sealed sum or a peer: the same everywhere."""
@@ -355,14 +364,8 @@ class Training:
                 f"none of {len(history)} rounds had a mean; the last said: {said}", history=history
             )
         final = self.server.model or self._foremost().model
-        if self.server.model is None:
-            for client in self.clients.values():
-                if client.base != self._foremost().base or not np.array_equal(
-                    client.model.values, final.values
-                ):
-                    raise VerificationError(
-                        "the parties did not end with bit-identical models; this is a fault"
-                    )
+        if self.server.model is None and not all(each.model.equals(final) for each in self.clients.values()):
+            raise VerificationError("the parties did not end with bit-identical models; this is a fault")
         trained = self._prepared.module(final)
         return FederatedRun(
             model=trained,

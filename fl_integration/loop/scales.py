@@ -13,7 +13,7 @@ from fl_integration.loop.side_sums import Counts, SideSums
 from fl_integration.vectors.autoclip import AutoClip
 from protocols.identity import ClientId
 from protocols.simulation import Traffic
-from secagg.errors import RoundAborted
+from secagg.errors import ParameterError, RoundAborted
 
 __all__ = ["fix_scales"]
 
@@ -42,10 +42,17 @@ def fix_scales(
     found, traffic = sums.run(number, cohort, count, model=server.body, head=lambda name: clients[name].base)
     if not found:
         raise RoundAborted("no client opened the sum of magnitudes")
+    try:
+        scales = {
+            name: rule.scales(each.total, layout.segments, sites=len(each.contributors))
+            for name, each in found.items()
+        }
+    except ParameterError as error:  # whoever opens equal sums finds the same
+        contributors = next(iter(found.values())).contributors
+        raise RoundAborted(str(error), opened=contributors) from error
     if server.model is not None:
-        total = next(iter(found.values())).total
-        server.model = server.model.scaled(rule.scales(total, layout.segments))
+        server.model = server.model.scaled(next(iter(scales.values())))
     else:
-        for name, each in found.items():
-            clients[name].take_scales(rule.scales(each.total, layout.segments))
+        for name, each_scale in scales.items():
+            clients[name].take_scales(each_scale)
     return traffic

@@ -57,7 +57,7 @@ class _Respondent:
         try:
             return self.machine.contribute(counts, head=self.head(self._name) if self.head else None)
         except ParameterError as error:
-            raise SiteFailedError(str(error)) from error
+            raise SiteFailedError.of(error) from error
         finally:
             self.seconds += time.process_time() - since
 
@@ -134,8 +134,10 @@ class SideSums:
             )
         except RoundAborted as error:
             if reasons := {**self._exchange.refusals, **self._exchange.failures}:
-                said = "; ".join(f"{name}: {each}" for name, each in reasons.items())
-                raise RoundAborted(f"{error.reason} ({said})", culprits=error.culprits) from error
+                said = "; ".join(f"{name}: {getattr(each, 'logged', each)}" for name, each in reasons.items())
+                raise RoundAborted(
+                    f"{error.reason} ({said})", culprits=error.culprits, opened=error.opened
+                ) from error
             raise
         if self._learns is Learner.SERVER:
             found = dict.fromkeys(self._respondents, outcome.total)

@@ -169,13 +169,16 @@ def to_tensorboard(writer: Writer) -> "Callable[[RoundReport], None]":
     return write
 
 
-def log_round(report: "RoundReport", rounds: int) -> None:
+def log_round(report: "RoundReport", rounds: int, *, said: Mapping[str, str] | None = None) -> None:
     """A line to `logging.getLogger("secagg")`: INFO, or WARNING if a site sat out or there is no mean.
 
     Args:
         report: of the round that ended.
         rounds: of the whole training.
+        said: in place of the report's reason, by client: that may hold what a site's own code wrote, and with
+            it data, which does not belong in a log.
     """
+    said = said or {}
     contributed = f"{len(report.contributors)} of {len(report.asked)} sites"
     parts = [f"aborted: {one_line(report.aborted)}" if report.aborted else contributed]
     if report.total_weight is not None:
@@ -185,7 +188,8 @@ def log_round(report: "RoundReport", rounds: int) -> None:
             parts.append(f"{name} {_listed(metrics)}")
     parts.append(human(report.sent))
     if report.dropped:
-        out = ", ".join(_out(report, client) for client in sorted(report.dropped))
+        reasons = {**report.dropped, **said}
+        out = ", ".join(_out(report, client, reasons[client]) for client in sorted(report.dropped))
         parts.append(f"{len(report.dropped)} sat out: {out}")
     level = logging.WARNING if report.dropped or report.aborted else logging.INFO
     _LOG.log(level, "round %d (%d of %d): %s", report.number, report.number + 1, rounds, "; ".join(parts))
@@ -263,9 +267,9 @@ def _listed(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _out(report: "RoundReport", client: str) -> str:
+def _out(report: "RoundReport", client: str, reason: str) -> str:
     blame = ", broke the protocol" if client in report.culprits else ""
-    return f"{one_line(client)} ({one_line(report.dropped[client])}{blame})"
+    return f"{one_line(client)} ({one_line(reason)}{blame})"
 
 
 def one_line(text: str) -> str:

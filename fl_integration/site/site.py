@@ -15,7 +15,7 @@ code wrote into it, so it is for this site's operator.
 
 With control variates (SCAFFOLD, Karimireddy et al., ICML'20, Alg. 1) every gradient of a shared parameter is
 moved by c - c_i, through hooks, so that the step itself knows nothing of it; afterwards c_i becomes option
-II's c_i - c + (x - y_i)/(K·rate), and its change travels behind the update.
+II's c_i - c + (x - y_i)/(K·rate), and how far it is from c travels behind the update.
 
 A site does not bound what its update reveals.
 
@@ -28,7 +28,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -57,12 +57,22 @@ class SiteFailedError(SecAggError):
     """A site cannot take part in this round; it may in the next.
 
     Attributes:
-        reason: in the words of the error that stopped it, which is the cause of this one.
+        reason: in the words of the error that stopped it, which is the cause of this one. What the site's own
+            code wrote there may hold its data: it is for this site's operator.
+        logged: what may stand in a log: this library's own words, or the kind of the error.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, logged: str | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.logged = reason, reason if logged is None else logged
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """What stopped a site, whoever raised it."""
+        if isinstance(error, SecAggError):
+            return cls(str(error))
+        kind = type(error).__name__
+        return cls(f"{kind}: {error}", logged=f"{kind}, see the report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -184,8 +194,7 @@ class Site:
             return self._trained(values, control, round=round)
         except Exception as error:
             self._rebuild()
-            reason = str(error) if isinstance(error, SecAggError) else f"{type(error).__name__}: {error}"
-            raise SiteFailedError(reason) from error
+            raise SiteFailedError.of(error) from error
         except BaseException:
             self._rebuild()
             raise
@@ -284,7 +293,7 @@ class Site:
                 hook.remove()
 
     def _move_control(self, control: Vector, update: Vector, *, steps: int, round: int) -> None:
-        """c_i+ = c_i - c + (x - y_i)/(K·rate), with what changed behind the update (Alg. 1, 12 to 14)."""
+        """c_i+ = c_i - c + (x - y_i)/(K·rate) (Alg. 1, 12); c_i+ - c goes behind the update: `Scaffold`."""
         rate = self._local.at(round).learning_rate if isinstance(self._local, LocalTraining) else None
         if not isinstance(rate, float):
             raise ParameterError("control variates need LocalTraining's own SGD")
@@ -297,7 +306,9 @@ class Site:
             np.multiply(update[part], scale, out=changed[at : at + length], casting="same_kind")
             at += length
         changed -= control
-        self._control = self._control + changed
+        changed += self._control
+        self._control = changed.copy()
+        changed -= control
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -14,13 +14,18 @@ What that sum tells: how many values of all sites together lie in each power of 
 nothing by site. A server that announced a tiny scale would turn every update into signs, and their sum into
 weights by sign; so a site refuses a scale under which more than `most_clipped` of its own values would be
 clipped, over the whole update or over one segment of at least twenty values. Values that are zero do not
-count: an embedding of which a site moves few rows is no cover. In smaller segments, a bias of one value say,
-that is not refused: there honest updates may outgrow the scale, and clipping is reported.
+count: an embedding of which a site moves few rows is no cover. In smaller segments of a larger model, a bias
+of one value say, that is not refused: there honest updates may outgrow the scale, and clipping is reported.
+In a model of fewer than twenty values one that is clipped is more than the twentieth: give it headroom.
+
+A site that counts falsely can make a scale far too large. Then what others learn is lost in the grid's
+rounding, and what a lie in the training itself may do is bounded by that scale alone. A site refuses scales
+under which all of its first update is lost, and says which parts are; more cannot be told from one sum.
 
 >>> rule, segments = AutoClip(), {"weight": slice(0, 3), "bias": slice(3, 4)}
 >>> updates = np.array([[0.01, -0.02, 0.03, 90.0], [0.02, 0.01, 0.0, 70.0]])
 >>> counts = sum(rule.counts(each, segments) for each in updates)
->>> rule.scales(counts, segments).tolist()
+>>> rule.scales(counts, segments, sites=2).tolist()
 [0.0625, 256.0]
 """
 
@@ -36,7 +41,7 @@ from fl_integration.vectors.arrays import Vector
 from secagg.errors import ParameterError
 from secagg.numbers import is_number, plain_fields
 
-__all__ = ["AutoClip"]
+__all__ = ["AutoClip", "ScalesRefusedError"]
 
 _LOWEST: Final = -80
 _HIGHEST: Final = 80
@@ -45,6 +50,11 @@ _BINS: Final = _HIGHEST - _LOWEST + 1
 _MOST_ROOM: Final = 32
 _CHUNK: Final = 1 << 16
 _SMALL: Final = 20
+_FEW_STEPS: Final = 8
+
+
+class ScalesRefusedError(ParameterError):
+    """A site does not put up with the scales of its training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +108,24 @@ class AutoClip:
                 np.add(row, np.bincount(exponents, minlength=_BINS).astype(np.uint64), out=row)
         return found.reshape(-1)
 
-    def scales(self, total: npt.NDArray[np.uint64], segments: Mapping[str, slice]) -> npt.NDArray[np.float64]:
-        """The scale of each segment, from the counts of all sites together; 1 where nothing moved.
+    def scales(
+        self, total: npt.NDArray[np.uint64], segments: Mapping[str, slice], *, sites: int
+    ) -> npt.NDArray[np.float64]:
+        """The scale of each segment, from the counts of so many sites together; 1 where nothing moved.
 
         Raises:
-            ParameterError: these are not counts for these segments.
+            ParameterError: these are not counts for these segments, or more than so many sites have values.
         """
         if total.shape != (self.length(segments),):
             raise ParameterError(f"{total.shape} counts for {len(segments)} segments of {_BINS} bins")
         counts = total.reshape(len(segments), _BINS).astype(np.float64)
         everything = counts.sum(axis=1)
+        for (name, part), count in zip(segments.items(), everything.tolist(), strict=True):
+            if count > sites * (part.stop - part.start):
+                raise ParameterError(
+                    f"{count:.0f} values were counted in {name!r}, where {sites} sites have "
+                    f"{sites * (part.stop - part.start)}: somebody counted falsely"
+                )
         above = everything[:, None] - counts.cumsum(axis=1)  # beyond the upper edge of each bin
         first = np.argmax(above <= self.share * everything[:, None], axis=1)
         return np.where(everything > 0, np.ldexp(self.headroom, first + _LOWEST), 1.0)
@@ -121,7 +139,8 @@ class AutoClip:
             How many values of each segment lay above its scale, those with any: they were clipped.
 
         Raises:
-            ParameterError: more of them than this site puts up with, or these are not scales of such a rule.
+            ScalesRefusedError: more of them than this site puts up with, or these are not scales of such a
+                rule.
         """
         mantissas, exponents = np.frexp(scales)
         if (
@@ -130,7 +149,7 @@ class AutoClip:
                 (mantissas == 0.5) & (exponents - 1 >= _LOWEST) & (exponents - 1 < _HIGHEST + _MOST_ROOM)
             ).all()
         ):
-            raise ParameterError(
+            raise ScalesRefusedError(
                 f"a scale is not a power of two from 2**{_LOWEST} to below 2**{_HIGHEST + _MOST_ROOM}, or "
                 "there are others than one for each segment; AutoClip makes no such scales"
             )
@@ -150,9 +169,33 @@ class AutoClip:
                     self._refuse(repr(name), count, moved[name])
         return clipped
 
+    def drowned(self, update: Vector, segments: Mapping[str, slice], *, step: float) -> list[str]:
+        """Segments that moved, and of which nothing is as large as a few of the grid's steps.
+
+        A site asks this of its first update under scales that it sees for the first time: somebody may have
+        counted falsely, or is far off, and then what this site learns is lost in the rounding.
+
+        Args:
+            update: divided by the scales.
+            step: of the protocol's grid.
+
+        Raises:
+            ScalesRefusedError: that is all that moved.
+        """
+        moved = {name: max(update[part].max(), -update[part].min()) for name, part in segments.items()}
+        moved = {name: largest for name, largest in moved.items() if largest > 0}
+        found = [name for name, largest in moved.items() if largest < _FEW_STEPS * step]
+        if found and len(found) == len(moved):
+            raise ScalesRefusedError(
+                "nothing in this site's update is as large as a few steps of the grid under the scales that "
+                "the training fixed: another site's first update was far larger, or was counted falsely. "
+                "Look at the sites' data and learning rate, and begin anew"
+            )
+        return found
+
     def _refuse(self, what: str, count: int, size: int) -> None:
         if count > self.most_clipped * size:
-            raise ParameterError(
+            raise ScalesRefusedError(
                 f"{count} of {size} values of {what} that moved lie above the scale that the training fixed, "
                 f"more than {self.most_clipped:.0%}: under it the sum would tell signs and weights. If the "
                 "updates have outgrown it honestly, begin anew with more headroom, AutoClip(headroom=…), or "

@@ -9,6 +9,7 @@ may hand messages in at once; see `guard`.
 import bisect
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -290,6 +291,10 @@ class ServerMachine(Guarded, Server):
             )
         if self._suite.learns is Learner.CLIENTS:  # nobody here will know whether it opened
             self._remember(answered, contributors)
+
+    @guarded
+    def remember(self, contributors: Collection[ClientId], *, model: bytes = b"", head: bytes = b"") -> None:
+        self._remember(head or (_digest(model) if model else b""), frozenset(contributors))
 
     def _remember(self, answered: bytes, contributors: frozenset[ClientId]) -> None:
         """A sum that may be seen without moving anybody."""
