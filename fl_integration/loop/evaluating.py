@@ -128,8 +128,8 @@ class Evaluator:
         *,
         model: bytes,
         learns: Learner,
-    ) -> tuple[dict[str, float], dict[str, Traffic]]:
-        """The figures of an evaluation on the sites, and bytes by party.
+    ) -> tuple[dict[str, float], dict[str, Traffic], dict[ClientId, str]]:
+        """The figures of an evaluation on the sites, bytes by party, and who sat it out, and why.
 
         Args:
             number: of the round.
@@ -140,7 +140,7 @@ class Evaluator:
         """
         kind = self._kind
         if not isinstance(kind, OnSites):
-            return {}, {}
+            return {}, {}, {}
 
         def count(name: ClientId, body: bytes) -> Counts:
             client = clients[name]
@@ -155,32 +155,34 @@ class Evaluator:
             )
         except RoundAborted as error:
             _LOG.warning("round %d: not evaluated, %s", number, one_line(error.reason))
-            return {}, sums.traffic
-        said = {name: failed.logged for name, failed in sums.failures.items()}
-        for name, reason in {**sums.refusals, **said}.items():
-            _say_who_sat_out(number, name, reason)
+            return {}, sums.traffic, _reasons(sums)
+        for name in _reasons(sums):
+            failed = sums.failures.get(name)
+            _say_who_sat_out(number, name, sums.refusals[name] if failed is None else failed.logged)
         total = next((each.total for each in found.values()), None)
         if total is None:
             _LOG.warning("round %d: not evaluated, no client opened the sum of counts", number)
-        return ({} if total is None else kind.metrics(total)), traffic
+        return ({} if total is None else kind.metrics(total)), traffic, _reasons(sums)
 
     def in_the_clear(
         self,
         number: int,
         modules: Mapping[ClientId, Callable[[], nn.Module]],
         module: Callable[[], nn.Module],
-    ) -> dict[str, float]:
-        """The same figures without a protocol: `modules` makes each site's model."""
+    ) -> tuple[dict[str, float], dict[ClientId, str]]:
+        """The same figures without a protocol, and who sat it out: `modules` makes each site's model."""
         kind = self._kind
         if not isinstance(kind, OnSites):
-            return self.at_one_place(number, module)
+            return self.at_one_place(number, module), {}
         counts: list[Counts] = []
+        dropped: dict[ClientId, str] = {}
         for name in kind.data:
             try:
                 counts.append(_counts_of(kind, name, modules[name]))
             except SiteFailedError as error:
                 _say_who_sat_out(number, name, error.logged)
-        return kind.metrics(sum(counts[1:], counts[0])) if counts else {}
+                dropped[name] = error.reason
+        return (kind.metrics(sum(counts[1:], counts[0])) if counts else {}), dropped
 
 
 def _counts_of(kind: OnSites, name: ClientId, module: Callable[[], nn.Module]) -> Counts:
@@ -189,6 +191,11 @@ def _counts_of(kind: OnSites, name: ClientId, module: Callable[[], nn.Module]) -
         return kind.counts(module(), kind.data[name])
     except Exception as error:  # the site's own data may raise anything
         raise SiteFailedError.of(error) from error
+
+
+def _reasons(sums: SideSums) -> dict[ClientId, str]:
+    """Why clients are not in the last sum, in their own words."""
+    return {**sums.refusals, **{name: each.reason for name, each in sums.failures.items()}}
 
 
 def _say_who_sat_out(number: int, name: ClientId, reason: str) -> None:

@@ -92,12 +92,12 @@ def fedavg(
                 reasons = "; ".join(f"{name!r}: {reason}" for name, reason in report.dropped.items())
                 raise ParameterError(f"no site can take part: {reasons}")
             if evaluator.asks([*history, report]):
-                figures = evaluator.in_the_clear(
+                figures, dropped = evaluator.in_the_clear(
                     number,
                     {n: partial(each.load, current.values) for n, each in parties.items()},
                     partial(prepared.module, current),
                 )
-                report = replace(report, evaluated=True, evaluation=figures)
+                report = replace(report, evaluated=True, evaluation=figures, evaluation_dropped=dropped)
             history.append(report)
             log_round(report, rounds, said=said)
             bar.update(report)

@@ -46,7 +46,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Prepared", "Shared", "fingerprint_of", "prepare", "site_of"]
+__all__ = ["Prepared", "Shared", "check_adaptivity", "fingerprint_of", "prepare", "site_of"]
 
 Shared: TypeAlias = Callable[[str], bool]
 """Whether the entry of this name travels."""
@@ -332,7 +332,10 @@ def _check_surface(
     surface.check_length(layout.length)
     if isinstance(local, LocalTraining):
         _check_weights(surface, sites)
-    _check_adaptivity(layout.optimiser, surface, clip)
+    if clip is None:  # else it is asked when there are scales
+        given = surface.codec.clip
+        widest = given if isinstance(given, float) else max(each.clip for each in given)
+        check_adaptivity(layout.optimiser, step=widest / surface.codec.largest_step)
 
 
 def _check_weights(surface: FloatSurface, sites: Mapping[ClientId, object]) -> None:
@@ -347,14 +350,9 @@ def _check_weights(surface: FloatSurface, sites: Mapping[ClientId, object]) -> N
         )
 
 
-def _check_adaptivity(optimiser: ServerOptimiser, surface: FloatSurface, clip: AutoClip | None) -> None:
-    """A warning where rounding to the grid would be taken for a gradient."""
-    if optimiser.adaptivity is None or clip is not None:
-        return
-    given = surface.codec.clip
-    widest = given if isinstance(given, float) else max(each.clip for each in given)
-    step = widest / surface.codec.largest_step
-    if optimiser.adaptivity < step:
+def check_adaptivity(optimiser: ServerOptimiser, *, step: float) -> None:
+    """A warning where rounding to the grid, whose widest step this is, would be taken for a gradient."""
+    if optimiser.adaptivity is not None and optimiser.adaptivity < step:
         warn(
             f"adaptivity is {optimiser.adaptivity:g}, below a step of the protocol's grid ({step:.2g}): "
             "rounding alone moves coordinates that stand still. Raise it, or the protocol's bits"

@@ -48,6 +48,7 @@ class RoundReport:
         metrics: of training, their means by weight, where the protocol names some.
         evaluated: an evaluation was asked after this round, whatever came of it.
         evaluation: its figures; empty where there are none.
+        evaluation_dropped: reason by client of those that sat the evaluation out.
         traffic: bytes of the round by party, `"server"` included.
         side_traffic: bytes of sums beside the round, by party: evaluation, and the first scales.
         seconds: processor seconds of cryptography in the round by party, `"server"` included; training is not
@@ -67,6 +68,7 @@ class RoundReport:
     metrics: dict[str, float] = field(default_factory=dict)
     evaluated: bool = False
     evaluation: dict[str, float] = field(default_factory=dict)
+    evaluation_dropped: dict[ClientId, str] = field(default_factory=dict)
     traffic: dict[str, Traffic] = field(default_factory=dict)
     side_traffic: dict[str, Traffic] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

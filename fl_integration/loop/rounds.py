@@ -18,7 +18,7 @@ from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.global_model import GlobalModel
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
-from fl_integration.loop.preparing import Prepared, site_of
+from fl_integration.loop.preparing import Prepared, check_adaptivity, site_of
 from fl_integration.loop.rehearsal import Rehearsal, RehearsedEntropy
 from fl_integration.loop.report import FederatedRun, Models, RoundReport, TrainingAborted
 from fl_integration.loop.scales import fix_scales
@@ -30,6 +30,7 @@ from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import Learner, Sum
 from protocols.machine.client import KEPT_RESULTS
 from protocols.machine.parameters import MachineProtocol
+from protocols.machine.summand import FloatSurface
 from protocols.simulation import Traffic
 from secagg.entropy import Entropy, draw
 from secagg.errors import MissingExtraError, ParameterError, RoundAborted, VerificationError
@@ -233,7 +234,15 @@ class Training:
         if self.server.model is None:
             scaled = {name: each for name, each in self.clients.items() if each.model.scales is not None}
             self._bring_along(list(self.clients), among=scaled)
+        self._check_steps()
         return traffic
+
+    def _check_steps(self) -> None:
+        """Whether the optimiser is told from the rounding, now that the grid of each entry is known."""
+        layout, scales = self._prepared.layout, (self.server.model or self._foremost().model).scales
+        surface = self._protocol.suite.surface
+        if scales is not None and isinstance(surface, FloatSurface):
+            check_adaptivity(layout.optimiser, step=float(scales.max()) / surface.codec.largest_step)
 
     def _without_scales(self, number: int, cohort: Collection[ClientId], error: RoundAborted) -> RoundReport:
         """The report of a round that had no scales to begin with."""
@@ -260,13 +269,14 @@ class Training:
         model = self.server.model or self._foremost().model
         on_sites = self._evaluator.on_sites
         traffic: dict[str, Traffic] = {}
+        dropped: dict[ClientId, str] = {}
         if on_sites is None:
             figures = self._evaluator.at_one_place(number, partial(self._prepared.module, model))
         else:
             # The largest group's counts are summed; it must not be one that is behind.
             lost = self._rehearsal.drop.get(number, {})
             self._bring_along([name for name in on_sites.data if name not in lost])
-            figures, traffic = self._evaluator.through_a_sum(
+            figures, traffic, dropped = self._evaluator.through_a_sum(
                 number,
                 self.clients,
                 self._side("evaluation", on_sites.max_summand, on_sites.length),
@@ -274,7 +284,13 @@ class Training:
                 learns=self._protocol.learns,
             )
         side = _added(report.side_traffic, traffic)
-        self.history[-1] = replace(report, evaluated=True, evaluation=figures, side_traffic=side)
+        self.history[-1] = replace(
+            report,
+            evaluated=True,
+            evaluation=figures,
+            evaluation_dropped=dropped,
+            side_traffic=side,
+        )
 
     def _side(self, purpose: str, max_summand: int, length: int) -> SideSums:
         if purpose not in self._side_sums:
