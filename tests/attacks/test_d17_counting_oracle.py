@@ -112,9 +112,7 @@ def curious(
     seen = Seen()
 
     class Curious(SideSums):
-        def run(
-            self, number: int, cohort: Collection[str], count: Count, *, model: bytes, head: Head
-        ) -> Any:
+        def run(self, number: int, cohort: Collection[str], count: Count, *, model: bytes, head: Head) -> Any:
             sent = ask(number, model)
             for place, members in enumerate([cohort, again] if again else [cohort]):
                 found = super().run(2 * number + place, members, count, model=sent, head=head)
@@ -143,9 +141,7 @@ QUESTIONS = [(1, 0.5), (2, -1.0), (4, 1.2)]
 def test_one_question_an_evaluation_over_all_sites_together_and_that_is_said(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = curious(
-        monkeypatch, lambda number, body: body[:BEFORE_THE_VALUES] + question(*QUESTIONS[number])
-    )
+    seen = curious(monkeypatch, lambda number, body: body[:BEFORE_THE_VALUES] + question(*QUESTIONS[number]))
     run = trained(name, rounds=3)
     assert [read(each) for each in seen.sums] == [truth(*each) for each in QUESTIONS]
     assert all(report.contributors == set(SIZES) for report in run.history)  # nobody noticed
@@ -287,13 +283,14 @@ def test_nor_does_a_training_that_is_taken_up_again(
 ) -> None:
     """It stopped when the sum of counts had been opened, and its figures were not on the disk yet."""
     seen = curious(monkeypatch)
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
 
-        def stopped(*_: Any) -> Any:
-            raise KeyboardInterrupt
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
 
+    with monkeypatch.context() as broken:
         broken.setattr(OnSites, "metrics", stopped)
-        trained(name, rounds=2, checkpoint=tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            trained(name, rounds=2, checkpoint=tmp_path)
     assert len(seen.sums) == 1
     run = trained(name, rounds=2, checkpoint=tmp_path)
     assert [bool(report.evaluation) for report in run.history] == [False, True]

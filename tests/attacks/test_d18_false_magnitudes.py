@@ -1,18 +1,19 @@
-"""D18: a site that counts falsely in the first sum of magnitudes, so that `AutoClip` makes scales far too large.
+"""D18: a site counts falsely in the first sum of magnitudes, and `AutoClip` makes scales far too large.
 
 One lie in one small sum, of counts that nobody can look at. Under a scale far above all updates what the
 others learn is rounded away by the protocol's grid, and the clip, which is what bounds a lie in the training
 itself, is as wide as the scale: the liar alone says where the model goes.
 
-The weakened copy is a client that does not look at what is left of its own first update under the scales. The
-liar is the library's client, but for its counts and its update; it takes its place in every protocol, whoever
-learns the sum.
+The weakened copies are clients that do not look at what is left of their first update under the scales, a
+rule that believes any number of counts, and a loop that forgets whose magnitudes it has seen. The liar is the
+library's client, but for its counts and its update; it takes its place in every protocol, whoever learns the
+sum.
 
 **Partial.** All sites refuse scales under which the whole of their first update drowns, and nothing moves.
-Counts of more values than there are, which would push the scale past all of those that are true, abort the
-round. It **succeeds** in a part of the model, and each site says so; and it **succeeds** without a word as far
-as the grid is fine enough: a scale that is too large by less than that leaves the others' updates some steps,
-and the liar's reach in a round is its share of the weight times that scale.
+Counts of more values than there are abort the round; as such a sum was seen, the very same sites are asked
+again. It **succeeds** in a part of the model, and each site says so; and it **succeeds** without a word as
+far as the grid is fine enough: a scale that is too large by less than that leaves the others' updates some
+steps, and the liar's reach in a round is its share of the weight times that scale.
 """
 
 import warnings
@@ -80,9 +81,7 @@ def lying(
     told: list[int] = []
 
     class FalseCounts(SideSums):
-        def run(
-            self, number: int, cohort: Collection[str], count: Count, *, model: bytes, head: Head
-        ) -> Any:
+        def run(self, number: int, cohort: Collection[str], count: Count, *, model: bytes, head: Head) -> Any:
             def counted(client: str, body: bytes) -> Counts:
                 honest = count(client, body)
                 if client != LIAR or len(told) >= times:
@@ -120,9 +119,7 @@ def trained(
     name: str, *, rule: AutoClip, number: int = 2, sites: dict[str, Any] | None = None
 ) -> FederatedRun:
     local = LocalTraining(loss=mse_loss, learning_rate=0.02, batch_size=None)
-    return train(
-        name, sites or data(), model=start(), local=local, rounds=number, clip=rule, watch=QUIET
-    )
+    return train(name, sites or data(), model=start(), local=local, rounds=number, clip=rule, watch=QUIET)
 
 
 def quietly(name: str, **options: Any) -> FederatedRun:
