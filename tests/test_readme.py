@@ -95,6 +95,13 @@ def test_the_table_on_the_page_is_what_is_advised() -> None:
     assert advised() in REQUIREMENTS.read_text(encoding="utf-8")
 
 
+def test_each_attack_that_is_tried_has_a_row_and_each_row_its_test() -> None:
+    page = (ROOT / "protocols" / "THREAT_MODEL.md").read_text(encoding="utf-8")
+    table = page[page.index("| attack |") :]
+    tests = {path.stem for path in (ROOT / "tests" / "attacks").glob("test_*.py")}
+    assert set(re.findall(r"`(test_\w+)`", table)) == tests
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 

@@ -127,16 +127,6 @@ class Unmoved:
             return self._chosen(members, culprits, self.seen)
         return cohort
 
-    def all_but(self, culprits: Collection[ClientId]) -> tuple[ClientId, ...]:
-        """Everybody but the culprits, if there is a plan for so few."""
-        members = tuple(self._clients)
-        rest = tuple(name for name in members if name not in culprits)
-        try:
-            self._protocol.plan(len(rest), roster=len(members))
-        except ParameterError:
-            return members
-        return rest
-
     def _look(self, contributors: frozenset[ClientId] | None) -> None:
         """Takes note of whether a delivered sum of these moved the clients."""
         if (base := common_base(self._clients)) != self._base:

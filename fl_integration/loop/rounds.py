@@ -132,7 +132,7 @@ class Training:
         wanted = self._wanted(number)
         self._bring_along(self._left_behind(number, wanted))
         self.exchange.begin(number, self._rehearsal.drop.get(number, {}))
-        asked = wanted if self._sampling is not None else self._unmoved.all_but(self._culprits)
+        asked = self._cohort(wanted) if self._lacks_scales() else wanted
         try:
             side = self._fix_scales(number, asked)
         except RoundAborted as error:
@@ -166,6 +166,10 @@ class Training:
         drawn_from = honest if len(honest) >= self._sampling.size else members
         return self._sampling.cohort(drawn_from, seed=self._prepared.seed, round=number)
 
+    def _cohort(self, wanted: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
+        """Whom it asks, in view of the sums that were seen and moved nobody."""
+        return self._unmoved.next_cohort(self._culprits, deliver=self._deliver, wanted=wanted)
+
     def _left_behind(self, number: int, wanted: Collection[ClientId]) -> list[ClientId]:
         """Who cannot catch up with sums that wait: they are gone, or the others went on from another copy."""
         most, lost = self._foremost().opened, self._rehearsal.drop.get(number, {})
@@ -175,7 +179,7 @@ class Training:
 
     def _collect(self, number: int, wanted: tuple[ClientId, ...]) -> RoundReport:
         """One round of the protocol: its report; in an aborted one the model is as it was."""
-        cohort = self._unmoved.next_cohort(self._culprits, deliver=self._deliver, wanted=wanted)
+        cohort = self._cohort(wanted)
         failed: RoundAborted | None = None
         outcome = None
         try:
@@ -220,13 +224,16 @@ class Training:
             said = "; ".join(f"{name!r}: {error}" for name, error in self._failed.items())
             raise ParameterError(f"no site can take part: {said}") from next(iter(self._failed.values()))
 
+    def _lacks_scales(self) -> bool:
+        return self._clip is not None and (self.server.model or self._foremost().model).scales is None
+
     def _fix_scales(self, number: int, cohort: Collection[ClientId]) -> dict[str, Traffic]:
         """The scales of the updates, before the first round that can be summed; bytes by party.
 
         Raises:
             RoundAborted: their sum did not end; it is tried again in the next round.
         """
-        if self._clip is None or (self.server.model or self._foremost().model).scales is not None:
+        if self._clip is None or not self._lacks_scales():
             return {}
         segments = self._prepared.layout.segments
         sums = self._side(_SCALES, self._clip.largest_count(segments), self._clip.length(segments))
@@ -250,6 +257,8 @@ class Training:
         self.exchange.failures.update(sums.failures)
         self.exchange.refusals.update(sums.refusals)
         self._culprits |= error.culprits
+        if error.opened:
+            self._unmoved.seen.add(error.opened)
         return RoundReport(
             number=number,
             asked=frozenset(cohort),

@@ -4,6 +4,9 @@ Every site that the first round asks trains once from the initial model, counts 
 contributes the counts; what it trained is kept and contributed in the round that follows. Whoever learns the
 sum makes the scales from it: the server puts them into the model that goes down, or each client goes on with
 those that it opened itself, and names them in its head, so that only updates under equal scales are summed.
+
+A sum that somebody counted falsely in makes no scales, and was seen. The next one is asked of the same sites:
+of others, the difference would tell one site's magnitudes (ATTACKS A10).
 """
 
 from collections.abc import Collection, Mapping
@@ -49,6 +52,8 @@ def fix_scales(
         }
     except ParameterError as error:  # whoever opens equal sums finds the same
         contributors = next(iter(found.values())).contributors
+        if server.model is not None:  # a server that cannot look remembers each sum by itself
+            sums.remember(contributors, model=server.body)
         raise RoundAborted(str(error), opened=contributors) from error
     if server.model is not None:
         server.model = server.model.scaled(next(iter(scales.values())))

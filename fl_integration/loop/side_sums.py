@@ -149,6 +149,10 @@ class SideSums:
         sums = {name: total for name, total in found.items() if isinstance(total, IntegerSum)}
         return sums, traffic
 
+    def remember(self, contributors: Collection[ClientId], *, model: bytes) -> None:
+        """A sum for this model came to nothing: one of nearly the same contributors is put off at first."""
+        self._server.remember(contributors, model=model)
+
     @property
     def traffic(self) -> dict[str, Traffic]:
         """Bytes of the last sum, by party."""
