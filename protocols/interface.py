@@ -308,13 +308,24 @@ class Server(ABC):
         """Results that wait for the next `start`, now: for a last round, or an impatient deployment."""
 
     @abstractmethod
-    def remember(self, contributors: Collection[ClientId], *, model: bytes = b"", head: bytes = b"") -> None:
+    def remember(
+        self,
+        contributors: Collection[ClientId],
+        *,
+        culprits: Collection[ClientId] = (),
+        model: bytes = b"",
+        head: bytes = b"",
+    ) -> None:
         """A sum that another session opened and that moved nobody: one that is near it is put off here, too.
 
         Args:
             contributors: of that sum.
+            culprits: who broke the protocol in that session. If they are missing now, nobody waits for them.
             model: what its round sent down, where the server learns the sum.
             head: what its contributions answered, where the clients do.
+
+        Raises:
+            ParameterError: the roster does not hold one of these.
         """
 
     @abstractmethod

@@ -94,8 +94,12 @@ class Training:
             self._means.recall(saved.history)
             self._unmoved.seen |= saved.seen
             for contributors in saved.seen:  # the new server has to know whose sums somebody saw, too
-                head = b"" if self.server.model is not None else self.server.base or b""
-                self.server.machine.remember(contributors, model=self.server.body, head=head)
+                self.server.machine.remember(
+                    contributors,
+                    culprits=saved.culprits.union(*(report.culprits for report in saved.history)),
+                    model=self.server.body,
+                    head=b"" if self.server.model is not None else self.server.base or b"",
+                )
 
     def _client(
         self, identity: Identity, roster: Roster, session: bytes, start: GlobalModel, saved: Saved | None

@@ -293,8 +293,17 @@ class ServerMachine(Guarded, Server):
             self._remember(answered, contributors)
 
     @guarded
-    def remember(self, contributors: Collection[ClientId], *, model: bytes = b"", head: bytes = b"") -> None:
-        self._remember(head or (_digest(model) if model else b""), frozenset(contributors))
+    def remember(
+        self,
+        contributors: Collection[ClientId],
+        *,
+        culprits: Collection[ClientId] = (),
+        model: bytes = b"",
+        head: bytes = b"",
+    ) -> None:
+        seen, guilty = (frozenset(self._roster.order(each)) for each in (contributors, culprits))
+        self._remember(head or (_digest(model) if model else b""), seen)
+        self._ever_culprits |= guilty
 
     def _remember(self, answered: bytes, contributors: frozenset[ClientId]) -> None:
         """A sum that may be seen without moving anybody."""

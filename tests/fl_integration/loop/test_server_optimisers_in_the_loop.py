@@ -242,6 +242,9 @@ def scaffold_by_hand(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Karimireddy et al., ICML'20, Alg. 1, option II, the means by weight: full batches, K = `steps`.
 
+    Where somebody is absent step 17 is as `Scaffold` says: c goes to the mean of the c_i of the others, by
+    their share.
+
     x, c and all c_i as flat float64 vectors, gradients by autograd, no optimiser, no hook.
     """
     module = two_layers().double()
@@ -267,7 +270,7 @@ def scaffold_by_hand(
                 y = y - rate * (gradient(y, inputs, targets) - own[client] + c)  # step 10
             after = own[client] - c + (x - y) / (steps * rate)  # step 12, option II
             moved += len(inputs) * (y - x)
-            shifted += len(inputs) * (after - own[client])
+            shifted += len(inputs) * (after - (c if absent else own[client]))
             weight += len(inputs)
             own[client] = after
         x = x + server_rate * moved / weight

@@ -53,7 +53,8 @@ def updates(dtype: Any = np.float64, *, most: float = 2.0**79) -> st.SearchStrat
 
 
 def scales_of(rule: AutoClip, sites: Any) -> Any:
-    return rule.scales(np.sum([rule.counts(each, PARTS) for each in sites], axis=0, dtype=np.uint64), PARTS)
+    total = np.sum([rule.counts(each, PARTS) for each in sites], axis=0, dtype=np.uint64)
+    return rule.scales(total, PARTS, sites=len(sites))
 
 
 @given(
@@ -141,9 +142,9 @@ def test_by_hand() -> None:
     rule = AutoClip(share=0.0, headroom=1.0)
     counts = rule.counts(np.array([0.0, 0.5, 0.75, 1.0, -3.0]), {"a": slice(0, 4), "b": slice(4, 5)})
     assert counts.sum() == 4
-    assert rule.scales(counts, {"a": slice(0, 4), "b": slice(4, 5)}).tolist() == [2.0, 4.0]
+    assert rule.scales(counts, {"a": slice(0, 4), "b": slice(4, 5)}, sites=1).tolist() == [2.0, 4.0]
     assert AutoClip(share=0.34, headroom=4.0).scales(
-        rule.counts(np.array([0.0, 0.5, 0.75, 1.0]), {"a": slice(0, 4)}), {"a": slice(0, 4)}
+        rule.counts(np.array([0.0, 0.5, 0.75, 1.0]), {"a": slice(0, 4)}), {"a": slice(0, 4)}, sites=1
     ).tolist() == [4.0]
 
 
@@ -208,7 +209,7 @@ def test_a_rule_that_is_none(wrong: Any) -> None:
 
 def test_counts_of_another_model() -> None:
     with pytest.raises(ParameterError, match="segments"):
-        AutoClip().scales(np.zeros(7, np.uint64), PARTS)
+        AutoClip().scales(np.zeros(7, np.uint64), PARTS, sites=3)
 
 
 # --- the two disasters ------------------------------------------------------------------------------------
