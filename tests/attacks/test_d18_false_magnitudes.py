@@ -44,8 +44,9 @@ Vector = np.ndarray[Any, Any]
 Lie = Callable[[Counts], Counts]
 
 
-@pytest.fixture(params=["plain", "masked", "ckks"])
+@pytest.fixture(params=[pytest.param("plain", marks=pytest.mark.slow), "masked", "ckks"])
 def name(request: Any) -> str:
+    """A server that learns the sums, and clients that do; to this attack PlainSum is as MaskedSum is."""
     return str(request.param)
 
 
