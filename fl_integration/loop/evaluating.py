@@ -156,8 +156,7 @@ class Evaluator:
         except RoundAborted as error:
             _LOG.warning("round %d: not evaluated, %s", number, one_line(error.reason))
             return {}, sums.traffic
-        said = {name: failed.logged for name, failed in sums.failures.items()}
-        for name, reason in {**sums.refusals, **said}.items():
+        for name, reason in sums.missing.items():
             _say_who_sat_out(number, name, reason)
         total = next((each.total for each in found.values()), None)
         if total is None:

@@ -49,6 +49,7 @@ def fix_scales(
         }
     except ParameterError as error:  # whoever opens equal sums finds the same
         contributors = next(iter(found.values())).contributors
+        sums.remember(contributors, model=server.body)
         raise RoundAborted(str(error), opened=contributors) from error
     if server.model is not None:
         server.model = server.model.scaled(next(iter(scales.values())))

@@ -164,6 +164,19 @@ class SideSums:
         """Why clients did not go along with the last sum."""
         return dict(self._exchange.refusals)
 
+    @property
+    def missing(self) -> dict[ClientId, str]:
+        """Who was asked and is not in the last sum, and what a log may say of why."""
+        record = self._server.record().record
+        said = {name: each.logged for name, each in self._exchange.failures.items()}
+        reasons = {**record.dropped, **self._exchange.refusals, **said}
+        return {name: reason for name, reason in reasons.items() if name not in record.contributors}
+
+    def remember(self, contributors: Collection[ClientId], *, model: bytes) -> None:
+        """The last sum was opened and leads to nothing: the next one is not nearly the same (ATTACKS A10)."""
+        if self._learns is Learner.SERVER:  # where the clients do, the machine remembers every sum
+            self._server.remember(contributors, model=model)
+
 
 def _opened(machine: Client, number: int) -> object:
     """The sum of round `number`, if it opens here; else None. One of an earlier round may open first."""
