@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from fl_integration.loop.alarm import ClippingWarning
+from fl_integration.loop.global_model import GlobalModel
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.optimisers import (
     FedAdagrad,
@@ -34,6 +35,7 @@ from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.sharing import all_but
 from protocols import Learner, ParameterError, Rounding
+from secagg.errors import VerificationError
 from tests.fl_integration.loop.stage import (
     EACH,
     LOCAL,
@@ -150,6 +152,33 @@ def test_all_clients_hold_the_same_bits(name: str, optimiser: ServerOptimiser, t
     assert {model.state.steps for model in models} == {3}
     if optimiser.controls:
         assert np.abs(models[0].control).max() > 0.01
+
+
+@pytest.mark.parametrize("name", CLIENTS_LEARN)
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda model: replace(model, values=model.values + np.float32(2**-20)),
+        lambda model: replace(model, control=model.control + np.float32(2**-20)),
+        lambda model: replace(model, state=replace(model.state, steps=model.state.steps + 1)),
+    ],
+    ids=["values", "control variate", "steps"],
+)
+def test_one_that_holds_other_bits_at_the_end_is_a_fault_and_said(
+    name: str, spoilt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It applied the same sums, so that its copy goes by the same name; it was quietly given the others'."""
+    real, calls = GlobalModel.moved, Counter[str]()
+
+    def moved(self: GlobalModel, total: Any, *, round: int) -> GlobalModel:
+        calls["moved"] += 1
+        right = real(self, total, round=round)
+        return spoilt(right) if calls["moved"] == 2 else right
+
+    monkeypatch.setattr(GlobalModel, "moved", moved)
+    with pytest.raises(VerificationError, match="bit-identical"):
+        train(name, server_optimiser=Scaffold(), rounds=2, shape=WIDE)
+    assert calls["moved"] == 2 * len(NAMES)
 
 
 @pytest.mark.parametrize("name", CLIENTS_LEARN)
@@ -431,8 +460,8 @@ def test_what_was_trained_for_scales_that_failed_is_taken_back(
     name: str, kept: str, resumed: bool, tmp_path: Path
 ) -> None:
     """Two sites cannot count, and the sum aborts: what the others trained moves nothing that they keep."""
-    options: dict[str, Any] = {"clip": AutoClip(), "model": two_layers(),
-                               "local": LocalTraining(loss=mse_loss, learning_rate=0.05, batch_size=None)}  # fmt: skip
+    local = LocalTraining(loss=mse_loss, learning_rate=0.05, batch_size=None)
+    options: dict[str, Any] = {"clip": AutoClip(), "model": two_layers(), "local": local}
     if kept == "heads":
         options["shared"] = all_but("2.*")
     else:
