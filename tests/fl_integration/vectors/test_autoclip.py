@@ -228,9 +228,7 @@ def test_more_values_than_the_sites_have_were_counted_falsely() -> None:
         rule.scales(three, PARTS, sites=2)
     one_more = three.copy()
     one_more[rule.length({"": slice(0)}) + 160] += 1  # in the bias, whose one value each has counted
-    with pytest.raises(
-        ParameterError, match=r"4 values were counted in 'bias', where 3 sites have 3.*falsely"
-    ):
+    with pytest.raises(ParameterError, match=r"4 values were counted in 'bias', where 3 sites have 3"):
         rule.scales(one_more, PARTS, sites=3)
 
 
@@ -456,7 +454,7 @@ def test_one_whose_first_update_is_far_below_the_others_sits_out_until_it_is_not
         small = data is theirs["b"] and calls[id(data)] < 3
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 2.0**-30 if small else 0.3
+                parameter.add_(2.0**-20 if small else 0.3)
         return 12
 
     calls, theirs = Counter[int](), sites()
