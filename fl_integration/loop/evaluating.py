@@ -155,14 +155,13 @@ class Evaluator:
             )
         except RoundAborted as error:
             _LOG.warning("round %d: not evaluated, %s", number, one_line(error.reason))
-            return {}, sums.traffic, _reasons(sums)
-        for name in _reasons(sums):
-            failed = sums.failures.get(name)
-            _say_who_sat_out(number, name, sums.refusals[name] if failed is None else failed.logged)
+            return {}, sums.traffic, sums.missing
+        for name, reason in sums.missing_in_a_log.items():
+            _say_who_sat_out(number, name, reason)
         total = next((each.total for each in found.values()), None)
         if total is None:
             _LOG.warning("round %d: not evaluated, no client opened the sum of counts", number)
-        return ({} if total is None else kind.metrics(total)), traffic, _reasons(sums)
+        return ({} if total is None else kind.metrics(total)), traffic, sums.missing
 
     def in_the_clear(
         self,
@@ -191,11 +190,6 @@ def _counts_of(kind: OnSites, name: ClientId, module: Callable[[], nn.Module]) -
         return kind.counts(module(), kind.data[name])
     except Exception as error:  # the site's own data may raise anything
         raise SiteFailedError.of(error) from error
-
-
-def _reasons(sums: SideSums) -> dict[ClientId, str]:
-    """Why clients are not in the last sum, in their own words."""
-    return {**sums.refusals, **{name: each.reason for name, each in sums.failures.items()}}
 
 
 def _say_who_sat_out(number: int, name: ClientId, reason: str) -> None:

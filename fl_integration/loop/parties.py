@@ -183,7 +183,6 @@ class FederatedClient:
         """
         if self._ahead is not None:
             number, before, update, trained = self._ahead
-            self._ahead = None
             same = all(
                 np.array_equal(one, other)
                 for one, other in (
@@ -192,8 +191,9 @@ class FederatedClient:
                 )
             )
             if number == round and same:
+                self._ahead = None
                 return update, trained
-            self.site.take_back()  # it was for nothing, and moved what the site keeps to itself
+            self.drop_ahead()
         update, trained = self.site.train(delivered.values, delivered.control, round=round)
         self.trained = True
         return update, trained
@@ -203,6 +203,12 @@ class FederatedClient:
         update, trained = self.train(delivered, round=round)
         self._ahead = round, delivered, update, trained
         return update
+
+    def drop_ahead(self) -> None:
+        """Takes back what was trained ahead of a round that went on without it, or never began."""
+        if self._ahead is not None:
+            self._ahead = None
+            self.site.take_back()
 
     def take_model(self, body: bytes) -> Delivered:
         """Reads the global model as the server sends it with a round (`Learner.SERVER`).

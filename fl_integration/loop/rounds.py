@@ -143,6 +143,8 @@ class Training:
             report = self._without_scales(number, asked, error)
         else:
             report = replace(self._collect(number, wanted), side_traffic=side)
+        for client in self.clients.values():
+            client.drop_ahead()
         self._refuse_what_never_works(report)
         self.history.append(report)
         if self._evaluator.is_due(number) or self._disk is not None:

@@ -52,8 +52,7 @@ def fix_scales(
         }
     except ParameterError as error:  # whoever opens equal sums finds the same
         contributors = next(iter(found.values())).contributors
-        if server.model is not None:  # a server that cannot look remembers each sum by itself
-            sums.remember(contributors, model=server.body)
+        sums.remember(contributors, model=server.body)
         raise RoundAborted(str(error), opened=contributors) from error
     if server.model is not None:
         server.model = server.model.scaled(next(iter(scales.values())))

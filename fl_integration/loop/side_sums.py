@@ -9,7 +9,7 @@ in round after round are: when a site is missing from one of them, the differenc
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -149,10 +149,6 @@ class SideSums:
         sums = {name: total for name, total in found.items() if isinstance(total, IntegerSum)}
         return sums, traffic
 
-    def remember(self, contributors: Collection[ClientId], *, model: bytes) -> None:
-        """A sum for this model came to nothing: one of nearly the same contributors is put off at first."""
-        self._server.remember(contributors, model=model)
-
     @property
     def traffic(self) -> dict[str, Traffic]:
         """Bytes of the last sum, by party."""
@@ -167,6 +163,26 @@ class SideSums:
     def refusals(self) -> dict[ClientId, str]:
         """Why clients did not go along with the last sum."""
         return dict(self._exchange.refusals)
+
+    @property
+    def missing(self) -> dict[ClientId, str]:
+        """Who was asked and is not in the last sum, and why."""
+        return self._missing({name: each.reason for name, each in self._exchange.failures.items()})
+
+    @property
+    def missing_in_a_log(self) -> dict[ClientId, str]:
+        """The same, without the words of a site's own code."""
+        return self._missing({name: each.logged for name, each in self._exchange.failures.items()})
+
+    def _missing(self, failed: Mapping[ClientId, str]) -> dict[ClientId, str]:
+        record = self._server.record().record
+        reasons = {**record.dropped, **self._exchange.refusals, **failed}
+        return {name: reason for name, reason in reasons.items() if name not in record.contributors}
+
+    def remember(self, contributors: Collection[ClientId], *, model: bytes) -> None:
+        """The last sum was opened and leads to nothing: the next one is not nearly the same (ATTACKS A10)."""
+        if self._learns is Learner.SERVER:  # where the clients do, the machine remembers every sum
+            self._server.remember(contributors, model=model)
 
 
 def _opened(machine: Client, number: int) -> object:

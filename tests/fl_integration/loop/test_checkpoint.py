@@ -26,7 +26,10 @@ from fl_integration.loop.watch import Watch
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.sharing import all_but, all_but_norms, only
-from protocols import ParameterError, Rounding
+from protocols import ParameterError, PeerViolation, RoundAborted, Rounding
+from protocols.machine.client import ClientMachine
+from protocols.machine.server import ServerMachine
+from protocols.machine.summand import FloatSurface
 from tests.fl_integration.loop.stage import EACH, LOCAL, NAMES, QUIET, pieces, seeded, sites, train
 
 CLIENTS_LEARN = ("ckks", pytest.param("paillier", marks=pytest.mark.slow))
@@ -197,6 +200,44 @@ def test_a_culprit_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path:
     if not any(report.culprits for report in whole.history):
         pytest.fail("nobody was named")
     require_equal(stopped_and_resumed(tmp_path, "masked", rounds=4), whole)
+
+
+def seen_and_refused(monkeypatch: pytest.MonkeyPatch, number: int, *, by_server: bool) -> None:
+    """The sum of round `number` is opened, and whoever learns it refuses it: every training's, each time."""
+    decode, opened = FloatSurface.decode, ClientMachine.open
+
+    def refused(self: Any, total: Any, contributors: Any) -> Any:
+        if by_server and running[-1] == number:
+            raise RoundAborted("a value of the sum is beyond the clip", opened=contributors)
+        return decode(self, total, contributors)
+
+    def start(self: Any, round: Any) -> Any:
+        running.append(round.number)
+        return started(self, round)
+
+    def open_one(self: Any, result: Any) -> Any:
+        total = opened(self, result)
+        if total.round == number:
+            raise PeerViolation("what opens is no sum", culprit="a")
+        return total
+
+    running, started = [-1], ServerMachine.start
+    monkeypatch.setattr(ServerMachine, "start", start)
+    monkeypatch.setattr(FloatSurface, "decode", refused)
+    monkeypatch.setattr(ClientMachine, "open", open_one)
+
+
+def test_a_sum_that_somebody_saw_is_remembered(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the next round somebody is missing: the difference of the two sums would be that one's update."""
+    seen_and_refused(monkeypatch, 1, by_server=name not in ("ckks", "paillier"))
+    drop = {2: {"b": late(name)}}
+    whole = train(name, rounds=4, drop=drop, checkpoint=tmp_path / "whole")
+    moved = [report.number for report in whole.history if report.total_weight is not None]
+    assert moved == [0, 3]
+    assert "a sum for this model was seen" in whole.history[2].aborted
+    require_equal(stopped_and_resumed(tmp_path, name, rounds=4, drop=drop), whole)
 
 
 def test_learning_rates_go_on_by_round(tmp_path: Path) -> None:

@@ -13,12 +13,18 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score, roc_auc_score
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fl_integration.loop.cohorts import Sampling
+from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.evaluation import Central, Custom, EarlyStopping, OnSites, Task
+from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.report import FederatedRun, RoundReport
+from fl_integration.loop.rounds import Training
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.site.training import LocalTraining, predict
+from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.sharing import all_but
 from protocols import Learner, ParameterError, Rounding
+from protocols.messages.envelope import RESULT, Envelope
 from tests.fl_integration.loop.stage import (
     LOCAL,
     NAMES,
@@ -244,6 +250,88 @@ def test_too_few_for_the_sum_is_no_figure_and_no_end(name: str, caplog: pytest.L
     assert run.digest == train(name).digest
 
 
+def test_a_site_that_refuses_to_count_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server hands one site another model to count with."""
+    real = InProcess._answer
+
+    def lying(self: InProcess, client: str, request: bytes) -> bytes | None:
+        if client == "b" and self is not trainings[0].exchange and request.count(trainings[0].server.body):
+            body = trainings[0].server.body
+            request = request.replace(body, body[:-1] + bytes([body[-1] ^ 1]))
+        return real(self, client, request)
+
+    trainings: list[Training] = []
+    made = Training.run
+    monkeypatch.setattr(Training, "run", lambda self: (trainings.append(self), made(self))[1])
+    monkeypatch.setattr(InProcess, "_answer", lying)
+    with caplog.at_level(logging.WARNING, "secagg"):
+        run = train("masked", evaluate=on_sites(), rounds=1)
+    assert run.history[0].evaluation["examples"] == 30
+    assert run.history[0].contributors == set(NAMES)
+    [said] = caplog.messages
+    assert said.startswith("round 0: b sat the evaluation out, ")
+
+
+def test_one_that_nobody_opens_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = InProcess._answer
+
+    def deaf(self: InProcess, client: str, request: bytes) -> bytes | None:
+        """No result of an evaluation arrives."""
+        lost = self._number == 1 and Envelope.decode(request).stage == RESULT and self is not mains[0]
+        return None if lost else real(self, client, request)
+
+    mains: list[InProcess] = []
+    made = Training.run
+    monkeypatch.setattr(Training, "run", lambda self: (mains.append(self.exchange), made(self))[1])
+    monkeypatch.setattr(InProcess, "_answer", deaf)
+    with caplog.at_level(logging.WARNING, "secagg"):
+        run = train("ckks", evaluate=on_sites())
+    assert evaluated(run) == [0, 2]
+    assert run.history[1].evaluated
+    assert caplog.messages == ["round 1: not evaluated, no client opened the sum of counts"]
+
+
+def test_a_sum_of_counts_that_was_begun_is_not_begun_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends before the figures are saved, and the next round moves nobody (ATTACKS A10)."""
+    begun: list[int] = []
+    real = Evaluator.through_a_sum
+
+    def counted(self: Evaluator, number: int, *args: Any, **named: Any) -> Any:
+        begun.append(number)
+        found = real(self, number, *args, **named)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Evaluator, "through_a_sum", counted)
+    collecting = protocol(name).exchanges(first=True)[protocol(name).suite.collecting]
+    options: dict[str, Any] = {"checkpoint": tmp_path, "drop": {1: dict.fromkeys(NAMES, collecting)}}
+    with pytest.raises(KeyboardInterrupt):
+        train(name, evaluate=on_sites(), **options)
+    fewer = {**held_out(), "b": Broken("b", {0})}
+    run = train(name, evaluate=on_sites(fewer), **options)
+    assert begun == [0, 2]
+    assert [bool(report.aborted) for report in run.history] == [False, True, False]
+    assert evaluated(run) == [2]
+    assert [report.evaluated for report in run.history] == [True, False, True]
+
+
+def test_the_bytes_of_the_scales_are_no_evaluation() -> None:
+    """A round that moved nobody, after that in which the scales were fixed: the model is due all the same."""
+    collecting = dict.fromkeys(NAMES, "MaskedInput")
+    for clip in (None, AutoClip()):
+        run = train("masked", clip=clip, rounds=2, evaluate=Custom(lambda *_: {"one": 1.0}, every=2),
+                    drop={1: collecting})  # fmt: skip
+        assert run.history[1].aborted
+        assert evaluated(run) == [1]
+
+
 def test_in_the_clear_it_sits_out_too(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "secagg"):
         run = in_the_clear(evaluate=on_sites({**held_out(), "b": Broken("b", {1})}))
@@ -268,6 +356,14 @@ def test_fewer_sites_than_a_sum_needs_are_refused_up_front(name: str) -> None:
     silent = Watch(on_message=lambda *_: pytest.fail("something ran"))
     with pytest.raises(ParameterError, match=r"evaluate asks 2 sites: .*min_contributors is 3"):
         train(name, evaluate=on_sites(held_out("ab")), watch=silent)
+
+
+def test_more_sites_than_a_sum_carries_are_refused_up_front(name: str, tmp_path: Path) -> None:
+    silent = Watch(on_message=lambda *_: pytest.fail("something ran"))
+    with pytest.raises(ParameterError, match=r"evaluate asks 5 sites, max_clients is 4"):
+        train(name, sites("abcde"), evaluate=on_sites(held_out("abcde")), sampling=Sampling(size=4),
+              watch=silent, checkpoint=tmp_path / "new")  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 # --- what it costs ----------------------------------------------------------------------------------------

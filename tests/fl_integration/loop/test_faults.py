@@ -130,6 +130,15 @@ def test_later_it_costs_a_round(name: str) -> None:
     assert run.history[1].dropped.keys() == set(NAMES)
 
 
+def test_sites_that_fail_once_each_in_rounds_of_their_own_are_waited_for() -> None:
+    """Nobody contributed yet; but each could be read again in the next round."""
+    run = train("plain", {each: Failing(each, {number}) for number, each in enumerate("abc")}, rounds=5)
+    assert [bool(report.aborted) for report in run.history] == [True, True, True, False, False]
+    assert [set(report.dropped) for report in run.history] == [{"a"}, {"b"}, {"c"}, set(), set()]
+    with pytest.raises(ParameterError, match="no site can take part"):
+        train("plain", {each: Failing(each) for each in "abc"}, rounds=5)
+
+
 def test_interrupts_pass() -> None:
     def local(model: nn.Module, data: Any, *, seed: int) -> int:
         raise KeyboardInterrupt

@@ -1,6 +1,10 @@
 """Server optimisers and control variates through every protocol, against plain implementations."""
 
 import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from fl_integration.loop.alarm import ClippingWarning
+from fl_integration.loop.global_model import GlobalModel
+from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.optimisers import (
     FedAdagrad,
     FedAdam,
@@ -18,13 +24,18 @@ from fl_integration.loop.optimisers import (
     FedYogi,
     ServerOptimiser,
 )
+from fl_integration.loop.parties import FederatedClient, Surroundings
+from fl_integration.loop.preparing import Prepared, prepare, site_of
+from fl_integration.loop.report import TrainingAborted
 from fl_integration.loop.rounds import Training
 from fl_integration.loop.scaffold import Scaffold
 from fl_integration.loop.watch import Watch
 from fl_integration.site.site import training_seed
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.autoclip import AutoClip
-from protocols import ParameterError, Rounding
+from fl_integration.vectors.sharing import all_but
+from protocols import Learner, ParameterError, Rounding
+from secagg.errors import VerificationError
 from tests.fl_integration.loop.stage import (
     EACH,
     LOCAL,
@@ -34,6 +45,7 @@ from tests.fl_integration.loop.stage import (
     in_the_clear,
     linear,
     pieces,
+    protocol,
     seeded,
     sites,
     train,
@@ -140,6 +152,33 @@ def test_all_clients_hold_the_same_bits(name: str, optimiser: ServerOptimiser, t
     assert {model.state.steps for model in models} == {3}
     if optimiser.controls:
         assert np.abs(models[0].control).max() > 0.01
+
+
+@pytest.mark.parametrize("name", CLIENTS_LEARN)
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda model: replace(model, values=model.values + np.float32(2**-20)),
+        lambda model: replace(model, control=model.control + np.float32(2**-20)),
+        lambda model: replace(model, state=replace(model.state, steps=model.state.steps + 1)),
+    ],
+    ids=["values", "control variate", "steps"],
+)
+def test_one_that_holds_other_bits_at_the_end_is_a_fault_and_said(
+    name: str, spoilt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It applied the same sums, so that its copy goes by the same name; it was quietly given the others'."""
+    real, calls = GlobalModel.moved, Counter[str]()
+
+    def moved(self: GlobalModel, total: Any, *, round: int) -> GlobalModel:
+        calls["moved"] += 1
+        right = real(self, total, round=round)
+        return spoilt(right) if calls["moved"] == 2 else right
+
+    monkeypatch.setattr(GlobalModel, "moved", moved)
+    with pytest.raises(VerificationError, match="bit-identical"):
+        train(name, server_optimiser=Scaffold(), rounds=2, shape=WIDE)
+    assert calls["moved"] == 2 * len(NAMES)
 
 
 @pytest.mark.parametrize("name", CLIENTS_LEARN)
@@ -323,12 +362,145 @@ def refused(match: str, **options: Any) -> None:
         LocalTraining(loss=mse_loss, learning_rate=0.05, optimiser=torch.optim.Adam),
         LocalTraining(loss=mse_loss, learning_rate=0.05, momentum=0.9),
         LocalTraining(loss=mse_loss, learning_rate=0.05, proximal=0.1),
+        LocalTraining(loss=mse_loss, learning_rate=0.05, clip_gradient=1.0),
         lambda model, data, *, seed: 12,
     ],
-    ids=["Adam", "momentum", "proximal", "own"],
+    ids=["Adam", "momentum", "proximal", "clip_gradient", "own"],
 )
 def test_scaffold_needs_plain_sgd(local: Any) -> None:
     refused("control variates", local=local, server_optimiser=Scaffold())
+
+
+def unlike() -> dict[str, Any]:
+    """Sites that want different lines: FedAvg in many steps ends beside what they want together."""
+    found = {}
+    for index, each in enumerate(NAMES):
+        ((x, _),) = pieces(each)
+        x = x * (1 + index / 6)
+        found[each] = [(x, x @ torch.tensor([[1.0], [float(index) - 2]]) + index / 10)]
+    return found
+
+
+STEPS = LocalTraining(loss=mse_loss, learning_rate=0.12, batch_size=None, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def together() -> nn.Module:
+    """What all sites want together."""
+    data = unlike()
+    x, y = (torch.cat([data[each][0][part] for each in NAMES]).double() for part in (0, 1))
+    best = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), y).solution
+    model = linear()
+    model.load_state_dict({"weight": best[:2].T, "bias": best[2]})
+    return model
+
+
+def lost_on_the_way(monkeypatch: pytest.MonkeyPatch, who: str, number: int) -> None:
+    """These train and answer in this round, and the answer does not arrive."""
+    real = InProcess._answer
+
+    def answer(self: InProcess, client: str, request: bytes) -> bytes | None:
+        before = vectors[client]
+        reply = real(self, client, request)
+        return None if self._number == number and client in who and vectors[client] > before else reply
+
+    contributed = FederatedClient._contributed
+
+    def count(self: FederatedClient, *args: Any) -> bytes:
+        vectors[self.name] += 1
+        return contributed(self, *args)
+
+    vectors: Counter[str] = Counter()
+    monkeypatch.setattr(InProcess, "_answer", answer)
+    monkeypatch.setattr(FederatedClient, "_contributed", count)
+
+
+@pytest.mark.parametrize("who", ["d", "abcd"], ids=["one", "all"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("masked", marks=pytest.mark.slow)])
+def test_an_update_that_was_lost_on_the_way_is_forgotten(
+    name: str, who: str, together: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its c_i has moved and c has not; with changes alone the training ended beside its optimum for good."""
+    options: dict[str, Any] = {"local": STEPS, "rounds": 20, "shape": {"clip": 64.0, "bits": 32}}
+    away = in_the_clear(unlike(), local=STEPS, rounds=20).model
+    assert distance(away, together) > 0.05  # there is something to get right
+    lost_on_the_way(monkeypatch, who, 0)
+    run = train(name, unlike(), server_optimiser=Scaffold(), **options)
+    assert run.history[0].contributors == (set() if who == "abcd" else set("abc"))
+    assert bool(run.history[0].aborted) is (who == "abcd")
+    assert distance(run.model, together) < 1e-3
+
+
+def test_in_an_aborted_first_round_too(together: nn.Module) -> None:
+    """Nobody answers the last exchange, with which the masks would have gone."""
+    options: dict[str, Any] = {"local": STEPS, "rounds": 20, "shape": {"clip": 64.0, "bits": 32}}
+    run = train("masked", unlike(), server_optimiser=Scaffold(), drop={0: dict.fromkeys(NAMES, "Unmask")},
+                **options)  # fmt: skip
+    assert run.history[0].aborted
+    assert distance(run.model, together) < 1e-3
+
+
+class FirstFails:
+    """Examples that cannot be read the first time."""
+
+    def __init__(self, name: str) -> None:
+        self._pieces, self.asked = pieces(name), 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.asked += 1
+        if self.asked == 1:
+            raise OSError("the disk is gone")
+        return iter(self._pieces)
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["", "resumed"])
+@pytest.mark.parametrize("kept", ["control variates", "heads"])
+@pytest.mark.parametrize("name", ["masked", "ckks"])
+def test_what_was_trained_for_scales_that_failed_is_taken_back(
+    name: str, kept: str, resumed: bool, tmp_path: Path
+) -> None:
+    """Two sites cannot count, and the sum aborts: what the others trained moves nothing that they keep."""
+    local = LocalTraining(loss=mse_loss, learning_rate=0.05, batch_size=None)
+    options: dict[str, Any] = {"clip": AutoClip(), "model": two_layers(), "local": local}
+    if kept == "heads":
+        options["shared"] = all_but("2.*")
+    else:
+        options["server_optimiser"] = Scaffold()
+    whole = train(name, rounds=3, **options)
+    failing = sites(b=FirstFails("b"), c=FirstFails("c"))
+    if resumed:
+        with pytest.raises(TrainingAborted):
+            train(name, failing, rounds=1, checkpoint=tmp_path, **options)
+    found = train(name, failing, rounds=4, **options, **({"checkpoint": tmp_path} if resumed else {}))
+    assert "the scales were not fixed" in found.history[0].aborted
+    assert distance(found.model, whole.model) < 1e-6  # full batches: only their order differs
+    assert all(distance(found.models[each], whole.models[each]) < 1e-6 for each in NAMES)
+
+
+def one_client(start: Prepared) -> FederatedClient:
+    suite = protocol("plain").suite
+    machine: Any = None  # nothing is sent
+    return FederatedClient(
+        machine, site=site_of("a", start), start=start.start,
+        around=Surroundings(learns=Learner.SERVER, surface=suite.surface),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("moved", ["control", "values", "round"])
+def test_what_was_trained_ahead_is_for_that_model_and_round_alone(moved: str) -> None:
+    start = prepare(linear(), skewed(), local=STEPS, rounds=2, seed=7, optimiser=Scaffold())
+    given, number = start.start.delivered, 0
+    ahead, other = one_client(start), one_client(start)
+    first = ahead.train_ahead(given, round=0).copy()
+    if moved == "round":
+        number = 1
+    else:
+        given = replace(given, **{moved: getattr(given, moved) + 1})
+    found, _ = ahead.train(given, round=number)
+    expected, _ = other.train(given, round=number)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(ahead.site.own.control, other.site.own.control)
+    assert moved == "round" or not np.array_equal(found, first)
 
 
 # --- what can never work ----------------------------------------------------------------------------------

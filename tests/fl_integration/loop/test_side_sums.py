@@ -10,6 +10,7 @@ import pytest
 from fl_integration.loop.side_sums import Counts, SideSums
 from fl_integration.site.site import SiteFailedError
 from protocols import Identity, Learner, ParameterError, RoundAborted
+from protocols.machine.summand import IntegerSurface
 from protocols.messages.envelope import RESULT, Envelope
 from secagg.entropy import SeededEntropy
 from tests.fl_integration.loop.stage import EACH, NAMES, PROTOCOLS, protocol
@@ -239,6 +240,34 @@ def test_plain_sums_bind_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     handing_another_model(sums, "b", monkeypatch)
     found, _ = run(sums)
     assert {tuple(each.total.tolist()) for each in found.values()} == {tuple(total(NAMES))}
+
+
+def test_an_abort_after_opening_says_whose_sum_was_seen_whoever_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the failures' reasons in it, the error forgot of whom a sum had been opened."""
+
+    def refused(self: Any, total: Any, contributors: Any) -> Any:
+        raise RoundAborted("a sum above what its contributors may add up to", opened=contributors)
+
+    monkeypatch.setattr(IntegerSurface, "decode", refused)
+    with pytest.raises(RoundAborted, match="b: no test set") as found:
+        run(side_sums("masked"), count=failing("b"))
+    assert found.value.opened == set("acd")
+
+
+def test_whoever_is_missing_is_named_with_what_a_log_may_say(name: str) -> None:
+    sums = side_sums(name)
+
+    def count(client: str, _: bytes) -> Counts:
+        if client == "b":
+            raise SiteFailedError.of(ValueError("row 17: born 1961"))
+        return counts(client)
+
+    run(sums, 0, count=count)
+    assert sums.missing == {"b": "ValueError, see the report"}
+    run(sums, 1)
+    assert sums.missing == {}
 
 
 def test_counts_that_do_not_fit_are_refused(name: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from fl_integration.loop.evaluation import Custom
+from fl_integration.loop.evaluation import Custom, OnSites, Task
 from fl_integration.loop.federated import federate
 from fl_integration.loop.parties import model_digest
 from fl_integration.loop.plain import fedavg
@@ -168,6 +168,49 @@ def test_a_line_a_round_and_a_warning_where_a_site_sat_out(caplog: pytest.LogCap
     assert "3 of 4 sites; total weight 36" in second
     assert second.endswith("1 sat out: b (OSError, see the report)")
     assert run.history[1].dropped == {"b": "OSError: no disk\r\nround 9: all is well"}
+
+
+class Revealing:
+    """Examples whose reader writes a row of them into its error."""
+
+    def __init__(self, name: str, *, always: bool = False) -> None:
+        self._pieces, self._always, self.asked = pieces(name), always, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.asked += 1
+        if self._always or self.asked == 1:
+            raise ValueError("row 17: born 1961-03-04")
+        return iter(self._pieces)
+
+
+@pytest.mark.parametrize("clip", [None, AutoClip()], ids=["", "AutoClip"])
+def test_what_a_sites_own_code_wrote_is_in_the_report_and_not_in_the_log(
+    clip: AutoClip | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = {**sites(), "c": Revealing("c", always=True)}
+    evaluate = OnSites(test, task=Task.REGRESSION, target_range=(-8.0, 8.0))
+    with caplog.at_level(logging.DEBUG):
+        run = train("masked", sites(b=Revealing("b", always=True)), evaluate=evaluate, clip=clip)
+        clear = in_the_clear(sites(b=Revealing("b", always=True)), evaluate=evaluate)
+        scaleless = train("masked", sites(b=Revealing("b"), c=Revealing("c")), clip=AutoClip(), rounds=2)
+    assert scaleless.history[0].aborted
+    for history, lost in ((run.history, "b"), (clear.history, "b"), (scaleless.history[:1], "bc")):
+        for report in history:
+            assert {each: report.dropped[each] for each in lost} == dict.fromkeys(
+                lost, "ValueError: row 17: born 1961-03-04"
+            )
+            assert "1961" not in report.aborted
+    said = "\n".join(each.getMessage() for each in caplog.records)
+    assert "1961" not in said
+    assert said.count("b (ValueError, see the report)") == 7
+    assert said.count("c sat the evaluation out, ValueError, see the report") == 6
+
+
+def test_the_words_of_this_library_are_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "secagg"):
+        train("masked", sites(b=[]), rounds=1)
+    [said] = caplog.messages
+    assert "no examples" in said
 
 
 def test_nothing_secret_is_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,6 +24,7 @@ from fl_integration import AutoClip, ClippingWarning, FederatedClient, Federated
 from fl_integration.loop.report import TrainingAborted
 from fl_integration.loop.scaffold import Scaffold
 from fl_integration.site.training import LocalTraining, predict
+from fl_integration.vectors.autoclip import ScalesRefusedError
 from fl_integration.vectors.vectorise import manifest_of
 from protocols import ParameterError, Segment
 from tests.fl_integration.loop.stage import (
@@ -212,6 +213,40 @@ def test_counts_of_another_model() -> None:
         AutoClip().scales(np.zeros(7, np.uint64), PARTS, sites=3)
 
 
+def counted(**values: float) -> Any:
+    """Counts of a site all of whose values in a part are these; others stand still."""
+    update = np.zeros(LENGTH)
+    for part, value in values.items():
+        update[PARTS[part]] = value
+    return AutoClip().counts(update, PARTS)
+
+
+def test_more_values_than_the_sites_have_were_counted_falsely() -> None:
+    rule, three = AutoClip(), 3 * counted(weight=0.3, bias=0.3)
+    assert rule.scales(three, PARTS, sites=3).tolist() == [1.0, 1.0, 1.0]
+    with pytest.raises(ParameterError, match=r"90 values were counted in 'weight', where 2 sites have 60"):
+        rule.scales(three, PARTS, sites=2)
+    one_more = three.copy()
+    one_more[rule.length({"": slice(0)}) + 160] += 1  # in the bias, whose one value each has counted
+    with pytest.raises(ParameterError, match=r"4 values were counted in 'bias', where 3 sites have 3"):
+        rule.scales(one_more, PARTS, sites=3)
+
+
+def test_what_drowns_is_named_and_all_that_moved_is_refused() -> None:
+    rule, step = AutoClip(), 2.0**-10
+    update = np.zeros(LENGTH)
+    assert rule.drowned(update, PARTS, step=step) == []  # nothing moved, nothing is lost
+    update[3], update[30] = -8 * step, 8 * step
+    assert rule.drowned(update, PARTS, step=step) == []
+    update[30] = 7.9 * step
+    assert rule.drowned(update, PARTS, step=step) == ["bias"]
+    update[3] = -7.9 * step
+    with pytest.raises(ScalesRefusedError, match="another site's first update was far larger"):
+        rule.drowned(update, PARTS, step=step)
+    update[31:] = 1.0
+    assert rule.drowned(update, PARTS, step=step) == ["weight", "bias"]
+
+
 # --- the two disasters ------------------------------------------------------------------------------------
 
 
@@ -362,6 +397,114 @@ def test_a_protocol_with_another_clip_is_refused() -> None:
 def test_segments_with_one_clip_of_1_are_another_clip_too() -> None:
     with pytest.raises(ParameterError, match="leave its clip= out"):
         train("masked", clip=AutoClip(), shape={"clip": (Segment(length=3, clip=1.0),)})
+
+
+# --- false counts, and scales that do not fit -------------------------------------------------------------
+
+
+def lying(monkeypatch: pytest.MonkeyPatch, lie: Any, *, times: int = 1) -> None:
+    """The first site that counts tells `lie(counts, segments)` instead, in the first sums of magnitudes."""
+    real, calls = AutoClip.counts, Counter[str]()
+
+    def told(self: AutoClip, update: Any, parts: Any) -> Any:
+        calls["all"] += 1
+        counts = real(self, update, parts)
+        if calls["all"] in range(1, len(NAMES) * times + 1, len(NAMES)):
+            rows = counts.reshape(len(parts), -1)
+            lie(rows, parts)
+        return counts
+
+    monkeypatch.setattr(AutoClip, "counts", told)
+
+
+def enormous(rows: Any, parts: Any) -> None:
+    """As many values as it has, all in the highest bin."""
+    rows[:] = 0
+    rows[:, -1] = [part.stop - part.start for part in parts.values()]
+
+
+def enormous_bias(rows: Any, parts: Any) -> None:
+    rows[1:] = 0
+    rows[1:, -1] = 1
+
+
+def too_many(rows: Any, parts: Any) -> None:
+    rows[:, -1] = 2
+
+
+def quiet_warnings(said: Any, of: str) -> list[str]:
+    return [str(each.message) for each in said if of in str(each.message)]
+
+
+def test_scales_under_which_all_is_lost_are_refused_by_every_site(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One site's lie would freeze the model: each update would be rounded to nothing."""
+    lying(monkeypatch, enormous)
+    with (
+        pytest.warns(ClippingWarning, match="round 0: a, b, c, d refused the scales"),
+        pytest.raises(ParameterError, match=r"no site can take part: 'a': nothing .* few steps of the grid"),
+    ):
+        train(name, steep(), clip=AutoClip(), rounds=50)
+
+
+def test_one_whose_first_update_is_far_below_the_others_sits_out_until_it_is_not(name: str) -> None:
+    def local(model: nn.Module, data: Any, *, seed: int) -> int:
+        calls[id(data)] += 1
+        small = data is theirs["b"] and calls[id(data)] < 3
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(2.0**-20 if small else 0.3)
+        return 12
+
+    calls, theirs = Counter[int](), sites()
+    with pytest.warns(ClippingWarning, match="b refused the scales"):
+        run = train(name, theirs, local=local, clip=AutoClip())
+    assert [report.contributors for report in run.history] == [set("acd"), set("acd"), set(NAMES)]
+    assert "few steps of the grid" in run.history[0].dropped["b"]
+
+
+def test_one_part_that_is_lost_is_said_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lying(monkeypatch, enormous_bias)
+    with pytest.warns(ClippingWarning) as said:
+        run = train(name, steep(), clip=AutoClip())
+    assert [report.contributors for report in run.history] == [set(NAMES)] * 3
+    [once] = quiet_warnings(said, "grid")
+    assert "below a few steps of the grid, in bias: another site's" in once
+    assert float((run.model.bias - linear().bias).detach().abs()) < 1e-6  # what is lost is lost
+
+
+def test_counts_of_more_values_than_there_are_cost_the_round_and_say_why(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lying(monkeypatch, too_many)
+    run = train(name, steep(), clip=AutoClip())
+    assert run.history[0].aborted.startswith("the scales were not fixed: ")
+    assert "somebody counted falsely" in run.history[0].aborted
+    assert [report.contributors for report in run.history[1:]] == [set(NAMES)] * 2
+
+
+def test_after_false_counts_no_sum_of_nearly_the_same_counts_follows(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The false sum was seen; one without b would tell, by the difference, what b counted (ATTACKS A10)."""
+    lying(monkeypatch, too_many)
+    data = steep()
+    run = train(name, data, local=Flaky({id(data["b"]): {2}}), clip=AutoClip(), rounds=4)
+    assert "somebody counted falsely" in run.history[0].aborted
+    assert "a sum for this model was seen" in run.history[1].aborted
+    assert [report.contributors for report in run.history[2:]] == [set(NAMES)] * 2
+
+
+def test_sites_that_refuse_the_scales_are_said_once() -> None:
+    """The first learning rate is tiny, and so are the scales."""
+    local = LocalTraining(loss=mse_loss, learning_rate=[1e-5, 0.05, 0.05, 0.05], batch_size=4)
+    with pytest.warns(ClippingWarning) as said:
+        run = train("masked", steep(), local=local, clip=AutoClip(), rounds=4)
+    assert [bool(report.aborted) for report in run.history] == [False, True, True, True]
+    [once] = [str(each.message) for each in said]
+    assert once.startswith("round 1: a, b, c, d refused the scales that AutoClip fixed and sat out")
+    assert "AutoClip(headroom=…)" in once
 
 
 # --- faults on the way ------------------------------------------------------------------------------------
