@@ -265,9 +265,9 @@ def test_whoever_is_missing_is_named_with_what_a_log_may_say(name: str) -> None:
         return counts(client)
 
     run(sums, 0, count=count)
-    assert sums.missing == {"b": "ValueError, see the report"}
+    assert sums.missing_in_a_log == {"b": "ValueError, see the report"}
     run(sums, 1)
-    assert sums.missing == {}
+    assert sums.missing_in_a_log == {}
 
 
 def test_counts_that_do_not_fit_are_refused(name: str) -> None:
