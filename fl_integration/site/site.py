@@ -182,9 +182,9 @@ class Site:
             round: its number; examples are drawn from (seed, round, name).
 
         Returns:
-            What changed, [d], with the control variate's change behind it if there is one, in memory that
-            the next training overwrites; and what the step said. The own part has moved on; `take_back`
-            undoes that.
+            What changed, [d], with how far its control variate is from the server's behind it if there is
+            one, in memory that the next training overwrites; and what the step said. The own part has moved
+            on; `take_back` undoes that.
 
         Raises:
             SiteFailedError: whatever failed; the own part is as it was.

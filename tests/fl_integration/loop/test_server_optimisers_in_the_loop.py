@@ -421,23 +421,23 @@ def test_an_update_that_was_lost_on_the_way_is_forgotten(
     name: str, who: str, together: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its c_i has moved and c has not; with changes alone the training ended beside its optimum for good."""
-    options: dict[str, Any] = {"local": STEPS, "rounds": 20, "shape": {"clip": 64.0, "bits": 32}}
-    away = in_the_clear(unlike(), local=STEPS, rounds=20).model
+    options: dict[str, Any] = {"local": STEPS, "rounds": 12, "shape": {"clip": 64.0, "bits": 32}}
+    away = in_the_clear(unlike(), local=STEPS, rounds=12).model
     assert distance(away, together) > 0.05  # there is something to get right
     lost_on_the_way(monkeypatch, who, 0)
     run = train(name, unlike(), server_optimiser=Scaffold(), **options)
     assert run.history[0].contributors == (set() if who == "abcd" else set("abc"))
     assert bool(run.history[0].aborted) is (who == "abcd")
-    assert distance(run.model, together) < 1e-3
+    assert distance(run.model, together) < 2e-3
 
 
 def test_in_an_aborted_first_round_too(together: nn.Module) -> None:
     """Nobody answers the last exchange, with which the masks would have gone."""
-    options: dict[str, Any] = {"local": STEPS, "rounds": 20, "shape": {"clip": 64.0, "bits": 32}}
+    options: dict[str, Any] = {"local": STEPS, "rounds": 12, "shape": {"clip": 64.0, "bits": 32}}
     run = train("masked", unlike(), server_optimiser=Scaffold(), drop={0: dict.fromkeys(NAMES, "Unmask")},
                 **options)  # fmt: skip
     assert run.history[0].aborted
-    assert distance(run.model, together) < 1e-3
+    assert distance(run.model, together) < 2e-3
 
 
 class FirstFails:
@@ -454,8 +454,8 @@ class FirstFails:
 
 
 @pytest.mark.parametrize("resumed", [False, True], ids=["", "resumed"])
-@pytest.mark.parametrize("kept", ["control variates", "heads"])
-@pytest.mark.parametrize("name", ["masked", "ckks"])
+@pytest.mark.parametrize(("name", "kept"), [("plain", "control variates"), ("masked", "heads"),
+                                            ("ckks", "control variates")])  # fmt: skip
 def test_what_was_trained_for_scales_that_failed_is_taken_back(
     name: str, kept: str, resumed: bool, tmp_path: Path
 ) -> None:

@@ -402,6 +402,10 @@ def test_segments_with_one_clip_of_1_are_another_clip_too() -> None:
 # --- false counts, and scales that do not fit -------------------------------------------------------------
 
 
+BOTH = ("plain", "ckks")
+"""One whose server learns the sum, and one whose clients do."""
+
+
 def lying(monkeypatch: pytest.MonkeyPatch, lie: Any, *, times: int = 1) -> None:
     """The first site that counts tells `lie(counts, segments)` instead, in the first sums of magnitudes."""
     real, calls = AutoClip.counts, Counter[str]()
@@ -464,6 +468,7 @@ def test_one_whose_first_update_is_far_below_the_others_sits_out_until_it_is_not
     assert "few steps of the grid" in run.history[0].dropped["b"]
 
 
+@pytest.mark.parametrize("name", BOTH)
 def test_one_part_that_is_lost_is_said_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lying(monkeypatch, enormous_bias)
     with pytest.warns(ClippingWarning) as said:
@@ -474,6 +479,7 @@ def test_one_part_that_is_lost_is_said_once(name: str, monkeypatch: pytest.Monke
     assert float((run.model.bias - linear().bias).detach().abs()) < 1e-6  # what is lost is lost
 
 
+@pytest.mark.parametrize("name", BOTH)
 def test_counts_of_more_values_than_there_are_cost_the_round_and_say_why(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,6 +490,7 @@ def test_counts_of_more_values_than_there_are_cost_the_round_and_say_why(
     assert [report.contributors for report in run.history[1:]] == [set(NAMES)] * 2
 
 
+@pytest.mark.parametrize("name", BOTH)
 def test_after_false_counts_no_sum_of_nearly_the_same_counts_follows(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
