@@ -161,7 +161,7 @@ def _headline(act: Act) -> str:
 
 def _subline(act: Act) -> str:
     largest = max((row.difference or 0.0 for row in act.secure), default=0.0)
-    by = f" by more than {largest:.0e}" if largest else " in its last bit"
+    by = f" by more than {largest:.0e}" if largest else " even in its last bit"
     return (
         f"Marks lie on the line because the values agree: no parameter differs{by}. "
         "The scale does not begin at 0."
