@@ -69,6 +69,7 @@ class Crowd:
         return [by_keys[each] for each in keys]
 
 
+@pytest.mark.slow
 def test_a_random_graph_over_several_rounds(masked: Family) -> None:
     crowd = Crowd(masked)
     last = crowd.last
@@ -95,6 +96,7 @@ def test_drops_at_every_exchange_of_a_random_graph(masked: Family) -> None:
     assert crowd.play(MANY)
 
 
+@pytest.mark.slow
 def test_too_many_drops_on_a_random_graph(masked: Family) -> None:
     crowd = Crowd(masked)
     assert crowd.play(MANY)
