@@ -143,6 +143,12 @@ def write(values: Vector, entry: Array) -> None:
     import torch
 
     plain = entry.detach()
+    if (view := _view(entry)) is not None and view.dtype == values.dtype and plain.is_contiguous():
+        # As it lies there, from read-only memory too, which torch takes with a warning. A write to none of
+        # its values tells autograd, which a numpy view does not.
+        np.copyto(view.reshape(-1), values)
+        plain.view(-1)[:0].zero_()
+        return
     with torch.no_grad():
         if not plain.is_contiguous():
             plain.copy_(_tensor(values, plain).view(tuple(plain.shape)))
