@@ -143,7 +143,7 @@ class Checkpoint:
                     raise zipfile.BadZipFile("a checksum differs")
             data = torch.load(self.path, map_location="cpu", weights_only=True)
             found, version = dict(data["fingerprint"]), data["format"]
-        except Exception as error:
+        except Exception as error:  # a damaged file provokes anything in its reader
             raise self._damaged(error) from error
         if version != _FORMAT:
             raise ParameterError(f"a checkpoint of format {version!r}; this version reads {_FORMAT}")
@@ -156,7 +156,7 @@ class Checkpoint:
                 )
         try:
             return _saved(data, like)
-        except Exception as error:
+        except Exception as error:  # a damaged file provokes anything in its reader
             raise self._damaged(error) from error
 
     def save(self, saved: Saved) -> None:

@@ -45,7 +45,7 @@ from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.evaluation import Evaluation, Metric
 from fl_integration.loop.in_process import check_drop
 from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
-from fl_integration.loop.preparing import Shared, fingerprint_of, prepare
+from fl_integration.loop.preparing import Shared, fingerprint_of, prepare, surface_of
 from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import FederatedRun
 from fl_integration.loop.rounds import Training
@@ -76,15 +76,15 @@ def federate(
     *,
     local: Step,
     rounds: int,
-    server_optimiser: ServerOptimiser = FedAvg(),  # noqa: B008  (frozen)
+    server_optimiser: ServerOptimiser = FedAvg(),
     shared: Shared | None = None,
     clip: AutoClip | None = None,
     evaluate: Evaluation | Metric | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
-    watch: Watch = Watch(),  # noqa: B008  (frozen)
-    rehearsal: Rehearsal = Rehearsal(),  # noqa: B008  (frozen)
+    watch: Watch = Watch(),
+    rehearsal: Rehearsal = Rehearsal(),
 ) -> FederatedRun:
     """Trains one model on everybody's examples, all parties in this process.
 
@@ -124,7 +124,7 @@ def federate(
         seed=seed,
         optimiser=server_optimiser,
         shared=shared,
-        surface=protocol.suite.surface,
+        surface=surface_of(protocol),
         clip=clip,
     )
     if sampling is not None:

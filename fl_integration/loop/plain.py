@@ -48,12 +48,12 @@ def fedavg(
     *,
     local: Step,
     rounds: int,
-    server_optimiser: ServerOptimiser = FedAvg(),  # noqa: B008  (frozen)
+    server_optimiser: ServerOptimiser = FedAvg(),
     shared: Shared | None = None,
     evaluate: Evaluation | Metric | None = None,
     seed: int = 0,
     absent: Mapping[int, Collection[ClientId]] | None = None,
-    watch: Watch = Watch(),  # noqa: B008  (frozen)
+    watch: Watch = Watch(),
 ) -> FederatedRun:
     """Trains as `federate` does, without any protocol.
 

@@ -36,7 +36,7 @@ from fl_integration.vectors.sharing import movable
 from fl_integration.vectors.vectorise import flatten, load, snapshot
 from protocols.identity import ClientId, check_client_id
 from protocols.machine.parameters import MachineProtocol
-from protocols.machine.summand import FloatSurface, Surface
+from protocols.machine.summand import FloatSurface
 from secagg.errors import MissingExtraError, ParameterError
 from secagg.wire import Writer
 
@@ -46,7 +46,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Prepared", "Shared", "check_adaptivity", "fingerprint_of", "prepare", "site_of"]
+__all__ = ["Prepared", "Shared", "check_adaptivity", "fingerprint_of", "prepare", "site_of", "surface_of"]
 
 Shared: TypeAlias = Callable[[str], bool]
 """Whether the entry of this name travels."""
@@ -105,7 +105,7 @@ def prepare(
     seed: int,
     optimiser: ServerOptimiser,
     shared: Shared | None = None,
-    surface: Surface | None = None,
+    surface: FloatSurface | None = None,
     clip: AutoClip | None = None,
 ) -> Prepared:
     """Looks at all that a training needs; arguments as of `federate`.
@@ -173,6 +173,18 @@ def prepare(
         ),
         initial=initial,
     )
+
+
+def surface_of(protocol: MachineProtocol) -> FloatSurface:
+    """The numbers that a protocol sums.
+
+    Raises:
+        ParameterError: they are integers.
+    """
+    surface = protocol.suite.surface
+    if not isinstance(surface, FloatSurface):
+        raise ParameterError("the protocol sums integers; pass the protocol itself, not its exact surface")
+    return surface
 
 
 def site_of(name: ClientId, prepared: Prepared) -> Site:
@@ -286,7 +298,7 @@ def _check_loading(trial: nn.Module, initial: Mapping[str, Any]) -> None:
             )
     try:
         trial.load_state_dict(dict(initial))
-    except Exception as error:
+    except Exception as error:  # a module's own hooks may raise anything
         raise ParameterError(f"the model cannot load its own state_dict: {error}") from error
 
 
@@ -304,15 +316,13 @@ def _runs(manifest: Manifest, parameters: set[str]) -> tuple[slice, ...]:
 
 
 def _check_surface(
-    surface: Surface,
+    surface: FloatSurface,
     layout: Layout,
     sites: Mapping[ClientId, object],
     *,
     local: Step,
     clip: AutoClip | None,
 ) -> None:
-    if not isinstance(surface, FloatSurface):
-        raise ParameterError("the protocol sums integers; pass the protocol itself, not its exact surface")
     if clip is not None and not isinstance(clip, AutoClip):
         raise ParameterError(
             f"clip is a {type(clip).__name__}; pass AutoClip(), or leave it out and name a clip to the "

@@ -18,7 +18,7 @@ from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.global_model import GlobalModel
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
-from fl_integration.loop.preparing import Prepared, check_adaptivity, site_of
+from fl_integration.loop.preparing import Prepared, check_adaptivity, site_of, surface_of
 from fl_integration.loop.rehearsal import Rehearsal, RehearsedEntropy
 from fl_integration.loop.report import FederatedRun, Models, RoundReport, TrainingAborted
 from fl_integration.loop.scales import fix_scales
@@ -30,7 +30,6 @@ from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import Learner, Sum
 from protocols.machine.client import KEPT_RESULTS
 from protocols.machine.parameters import MachineProtocol
-from protocols.machine.summand import FloatSurface
 from protocols.simulation import Traffic
 from secagg.entropy import Entropy, draw
 from secagg.errors import MissingExtraError, ParameterError, RoundAborted, VerificationError
@@ -112,7 +111,7 @@ class Training:
             site.own = saved.own[name]
         around = Surroundings(
             learns=protocol.learns,
-            surface=protocol.suite.surface,  # type: ignore[arg-type]  # `prepare` looked at it
+            surface=surface_of(protocol),
             auto_clip=self._clip,
             rehearse=entropy.at if isinstance(entropy, RehearsedEntropy) else None,
         )
@@ -253,9 +252,9 @@ class Training:
     def _check_steps(self) -> None:
         """Whether the optimiser is told from the rounding, now that the grid of each entry is known."""
         layout, scales = self._prepared.layout, (self.server.model or self._foremost().model).scales
-        surface = self._protocol.suite.surface
-        if scales is not None and isinstance(surface, FloatSurface):
-            check_adaptivity(layout.optimiser, step=float(scales.max()) / surface.codec.largest_step)
+        if scales is not None:
+            largest_step = surface_of(self._protocol).codec.largest_step
+            check_adaptivity(layout.optimiser, step=float(scales.max()) / largest_step)
 
     def _without_scales(self, number: int, cohort: Collection[ClientId], error: RoundAborted) -> RoundReport:
         """The report of a round that had no scales to begin with."""

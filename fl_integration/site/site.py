@@ -147,11 +147,6 @@ class Site:
         self._before = self.own
 
     @property
-    def module(self) -> nn.Module:
-        """Its module: with what it was last given, or trained to, in it."""
-        return self._module
-
-    @property
     def own(self) -> OwnPart:
         """A copy of what it keeps to itself."""
         entries: Mapping[str, Any] = {}
@@ -192,7 +187,7 @@ class Site:
         self._before = self.own
         try:
             return self._trained(values, control, round=round)
-        except Exception as error:
+        except Exception as error:  # the site's own code may raise anything
             self._rebuild()
             raise SiteFailedError.of(error) from error
         except BaseException:
@@ -340,7 +335,7 @@ def copied(model: nn.Module) -> nn.Module:
                 )
     try:
         return copy.deepcopy(model)
-    except Exception as error:
+    except Exception as error:  # a module's own __deepcopy__ may raise anything
         raise ParameterError(
             f"the model cannot be copied, and each site needs one of its own: {type(error).__name__}: {error}"
         ) from error

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -37,11 +36,8 @@ PROTOCOLS: dict[str, type] = {
     "ckks": CkksSum,
     "paillier": PaillierSum,
 }
-EACH = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("lattice", "paillier") else ())
-    for name in PROTOCOLS
-]
-"""To the loop lattice is as masked is, and paillier as ckks."""
+EACH = tuple(PROTOCOLS)
+"""What only repeats waits for the slow tests: see `tests/fl_integration/conftest.py`."""
 LOCAL = LocalTraining(loss=mse_loss, learning_rate=0.05, batch_size=4)
 QUIET = Watch(progress=Progress.NEVER)
 

@@ -35,15 +35,7 @@ from tests.fl_integration.loop.stage import EACH, LOCAL, NAMES, QUIET, pieces, s
 CLIENTS_LEARN = ("ckks", pytest.param("paillier", marks=pytest.mark.slow))
 
 
-@pytest.fixture(
-    params=[
-        "plain",
-        "masked",
-        "ckks",
-        pytest.param("lattice", marks=pytest.mark.slow),  # to the loop as masked is
-        pytest.param("paillier", marks=pytest.mark.slow),  # to the loop as ckks is
-    ]
-)
+@pytest.fixture(params=EACH)
 def name(request: Any) -> str:
     return str(request.param)
 

@@ -66,15 +66,7 @@ WIDE: dict[str, Any] = {"clip": 16.0, "bits": 28}
 """So that no control variate is clipped."""
 
 
-@pytest.fixture(
-    params=[
-        "plain",
-        "masked",
-        "ckks",
-        pytest.param("lattice", marks=pytest.mark.slow),  # to the loop as masked is
-        pytest.param("paillier", marks=pytest.mark.slow),  # to the loop as ckks is
-    ]
-)
+@pytest.fixture(params=EACH)
 def name(request: Any) -> str:
     return str(request.param)
 

@@ -31,15 +31,7 @@ from tests.fl_integration.loop.stage import (
 )
 
 
-@pytest.fixture(
-    params=[
-        "plain",
-        "masked",
-        "ckks",
-        pytest.param("lattice", marks=pytest.mark.slow),  # to the loop as masked is
-        pytest.param("paillier", marks=pytest.mark.slow),  # to the loop as ckks is
-    ]
-)
+@pytest.fixture(params=EACH)
 def name(request: Any) -> str:
     return str(request.param)
 
