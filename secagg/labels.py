@@ -20,6 +20,13 @@ RELEASE: Final = _PREFIX + b"release"
 PARAMETERS: Final = _PREFIX + b"parameters"
 ROSTER: Final = _PREFIX + b"roster"
 
+# Membership: keys that people hold, and rosters that they sign
+ROSTER_VERSION: Final = _PREFIX + b"roster version"
+ROSTER_SIGNATURE: Final = _PREFIX + b"roster signature"
+SESSION: Final = _PREFIX + b"session"
+KEY_FINGERPRINT: Final = _PREFIX + b"key fingerprint"
+PUBLIC_IDENTITY: Final = _PREFIX + b"public identity"
+
 # Masking (Bonawitz et al. CCS'17)
 KEY_ADVERTISEMENT: Final = _PREFIX + b"key advertisement"
 CHANNEL: Final = _PREFIX + b"channel"
