@@ -39,7 +39,7 @@ from secagg.numbers import plain, plain_fields
 from secagg.standard.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify
 from secagg.wire import Writer
 
-__all__ = ["RosterVersion", "fingerprint", "quorum", "session_id"]
+__all__ = ["RosterVersion", "fingerprint", "quorum", "roster_fingerprint", "session_id"]
 
 DIGEST_BYTES: Final = 32
 MAXIMUM_PREFIX: Final = 255
@@ -125,7 +125,7 @@ class RosterVersion:
         So many that nobody finds two rosters with one fingerprint. Compare all eight, over a channel on which
         you know the other's voice; that the file came from the same address says nothing.
         """
-        return _groups(self.digest, _ROSTER_LETTERS)
+        return roster_fingerprint(self.digest)
 
     @property
     def signers(self) -> tuple[ClientId, ...]:
@@ -230,6 +230,17 @@ def session_id(prefix: bytes, version: RosterVersion, epoch: int) -> bytes:
         raise ParameterError(f"epoch is {epoch!r}; it must be an integer in [0, 2**63)")
     encoded = Writer().fixed(labels.SESSION).blob(prefix).fixed(version.digest).uint(epoch, 8)
     return hashlib.sha256(encoded.finish()).digest()
+
+
+def roster_fingerprint(digest: bytes) -> str:
+    """`RosterVersion.fingerprint` of a version whose digest (32 bytes) is all that one has.
+
+    Raises:
+        ParameterError: `digest` is not 32 bytes.
+    """
+    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+        raise ParameterError(f"a version's digest is {DIGEST_BYTES} bytes of type bytes")
+    return _groups(digest, _ROSTER_LETTERS)
 
 
 def fingerprint(public_key: bytes) -> str:

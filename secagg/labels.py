@@ -57,6 +57,13 @@ CONSORTIUM_MAC_PAD: Final = _PREFIX + b"consortium mac pad"
 
 # Training
 MODEL_MANIFEST: Final = _PREFIX + b"model manifest"
+SHOWN_RECORDS: Final = _PREFIX + b"shown records"
+SHOWN_RECORD: Final = _PREFIX + b"shown record"
+MEMBER_HELLO: Final = _PREFIX + b"member's hello"
+MEMBER_STATE: Final = _PREFIX + b"member's state"
+ADMISSION: Final = _PREFIX + b"admission"
+PURPOSE: Final = _PREFIX + b"purpose of a session"
+ANSWERED: Final = _PREFIX + b"what an update answers"
 
 # Lattice (RLWE masks)
 LATTICE_SEED: Final = _PREFIX + b"lattice seed"
