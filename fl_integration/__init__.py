@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
+    from fl_integration.site.keys import load_identity, save_identity
     from fl_integration.site.release_log import SqliteReleaseLog
+    from fl_integration.site.roster_file import read_roster, write_roster
     from fl_integration.site.step import Trained
     from fl_integration.site.training import LocalTraining, predict
     from fl_integration.vectors.autoclip import AutoClip
@@ -42,7 +44,8 @@ __all__ = [
     "FederatedServer", "InProcess", "LocalTraining", "Manifest", "OnSites", "Progress", "Rehearsal",
     "RoundReport", "Sampling", "Scaffold", "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch",
     "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten",
-    "manifest_of", "model_digest", "movable", "only", "predict", "segments", "to_tensorboard", "unflatten",
+    "load_identity", "manifest_of", "model_digest", "movable", "only", "predict", "read_roster",
+    "save_identity", "segments", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -58,7 +61,9 @@ _ROOMS = {
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
+    "site.keys": ("load_identity", "save_identity"),
     "site.release_log": ("SqliteReleaseLog",),
+    "site.roster_file": ("read_roster", "write_roster"),
     "site.step": ("Trained",),
     "site.training": ("LocalTraining", "predict"),
     "vectors.autoclip": ("AutoClip",),

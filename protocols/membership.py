@@ -2,11 +2,11 @@
 
 A `Roster` is fixed for the length of a session. When a hospital joins, leaves or takes a new key, people make
 the next `RosterVersion`: it has the next number, names the digest of the version before, and carries members'
-signatures over its own digest. Whoever holds version v takes version v + 1 if ⌊(n + c)/2⌋ + 1 of the n members
-of version v signed it, under the keys that they had *there* (`check_succeeds`). With at most c corrupt members
-two quorums share an honest one, who signs one successor of a version and never a second (Malkhi and Reiter,
-Byzantine quorum systems, 1998): so a version has one successor, and no minority of members, nor the
-server, adds a member or changes a key.
+signatures over its own digest. Whoever holds version v takes version v + 1 if ⌊(n + c)/2⌋ + 1 of the n
+members of version v signed it, under the keys that they had *there* (`check_succeeds`). With at most c
+corrupt members two quorums share an honest one, who signs one successor of a version and never a second
+(Malkhi and Reiter, Byzantine quorum systems, 1998). So a version has one successor, and neither the server nor
+a minority of the members adds one or changes a key.
 
 The first version has no predecessor. Its members compare `fingerprint` by telephone; all of them signing it
 shows each that all hold the same, but under keys that stand in the very file, so it replaces no call.
@@ -50,8 +50,8 @@ _KEY_LETTERS: Final = 20
 """100 bits. Who wants to pass for a member looks for a second key with its fingerprint: 2¹⁰⁰ keys to try."""
 
 _ROSTER_LETTERS: Final = 32
-"""160 bits. Who composes a roster may look for *two* with one fingerprint, to show one to each of two members:
-a birthday search of half as many bits, so 2⁸⁰ rosters to try."""
+"""160 bits. Who composes a roster may look for *two* with one fingerprint, to show one to each of two
+members: a birthday search of half as many bits, so 2⁸⁰ rosters to try."""
 
 
 def quorum(members: int, corrupt: int) -> int:
@@ -267,7 +267,9 @@ def _groups(digest: bytes, letters: int) -> str:
 def _sorted(signatures: object) -> tuple[tuple[bytes, bytes], ...]:
     """Signatures in the order of their keys, if they are pairs of bytes with one for each key."""
     if type(signatures) is not tuple:
-        raise ParameterError(f"signatures is a tuple of (public key, signature), not {type(signatures).__name__}")
+        raise ParameterError(
+            f"signatures is a tuple of (public key, signature), not {type(signatures).__name__}"
+        )
     for pair in signatures:
         if type(pair) is not tuple or [type(each) for each in pair] != [bytes, bytes]:
             raise ParameterError("a signature of a roster is a pair of bytes: (public key, signature)")
