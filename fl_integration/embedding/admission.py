@@ -1,10 +1,11 @@
 """Which sessions a site takes part in: each new one is admitted once, written down, and closes the ones before.
 
-The ledger lies in the site's release log, by study and client, whatever the session: entry k says which version
-of the roster, which epoch and which session id the k-th admitted session has. The log is durable, inserts only
-and never forgets, so an old session does not open again although the site's state was lost or restored from a
-backup, and a server that opens session after session, to ask again what it asked before, runs into the site's
-`max_sessions`. A log that lost its file lost this memory too; the site's sealed state then says so.
+The ledger lies in the site's release log, by study and client, whatever the session: entry k says which
+version of the roster, which epoch and which session id the k-th admitted session has. The log is durable,
+inserts only and never forgets, so an old session does not open again although the site's state was lost or
+restored from a backup, and a server that opens session after session, to ask again what it asked before, runs
+into the site's `max_sessions`. A log that lost its file lost this memory too; the site's sealed state then
+says so.
 
 Epochs are milliseconds of the server's clock: an honest server that lost everything still goes up. A liar's
 epoch far in the future would lock the honest one out, so one more than a day ahead is refused.
@@ -94,7 +95,8 @@ class Ledger:
             most: sessions that this site admits over one version.
 
         Raises:
-            VerificationError: the session was closed, is from the future, or is one too many. It opens nothing.
+            VerificationError: the session was closed, is from the future, or is one too many. It opens
+            nothing.
         """
         session = session_id(place.study, version, place.epoch)
         last = self.last

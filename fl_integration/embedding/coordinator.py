@@ -1,22 +1,23 @@
 """The server's half: who is behind which node, sessions, and one sum after the other over a carrier of parcels.
 
-A `Carrier` is an engine's transport: it hands parcels to nodes and brings their answers. The coordinator greets
-every node that it has not met (`Hello`), takes those that prove to be members of the roster, and runs rounds
-among the members that it is told. It waits for nobody for ever: each exchange has a deadline, after which it
-goes on with whoever answered; the one in which clients train has what the round has left.
+A `Carrier` is an engine's transport: it hands parcels to nodes and brings their answers. The coordinator
+greets every node that it has not met (`Hello`), takes those that prove to be members of the roster, and runs
+rounds among the members that it is told. It waits for nobody for ever: each exchange has a deadline, after
+which it goes on with whoever answered; the one in which clients train has what the round has left.
 
-Nothing here is believed that a member's machine does not check again. The coordinator is what an honest server
-runs; a lying one can do what THREAT_MODEL.md allows it to, whatever stands here.
+Nothing here is believed that a member's machine does not check again. The coordinator is what an honest
+server runs; a lying one can do what THREAT_MODEL.md allows it to, whatever stands here.
 
 * A node that is no member, that has another protocol or another roster, or that has no secagg at all is left
   alone, with the reason in the log, and asked again after a while.
 * Two nodes that prove one identity: the first keeps it while it is there and answers.
 * A round that aborts is over; the next one starts from what the machines remember.
-* A change of roster, read between rounds, or a lost state opens a new session: new keys, and a new ledger entry
+* A change of roster, read between rounds, or a lost state opens a new session: new keys, and a new ledger
+  entry
   at each site.
 
-With a folder for its state the server's machines are stored before each message leaves, and a coordinator that
-starts again over the same folder goes on in the same session; the round that was open is aborted first.
+With a folder for its state the server's machines are stored before each message leaves, and a coordinator
+that starts again over the same folder goes on in the same session; the round that was open is aborted first.
 """
 
 import logging
@@ -94,12 +95,14 @@ class Patience:
     Attributes:
         exchange: for an exchange in which nobody trains.
         hello: for a node that was not met before.
+        connect: for as many members as the smallest cohort needs, before a round is tried without them.
         again: before a node that was turned away, or did not answer its greeting, is greeted again.
         first_look, last_look: between two looks for answers, from the first to the longest.
     """
 
     exchange: float = 60.0
     hello: float = 60.0
+    connect: float = 600.0
     again: float = 30.0
     first_look: float = 0.1
     last_look: float = 0.5
@@ -198,7 +201,8 @@ class Coordinator:
         self._greetings, self._turned_away = {}, {}
         _LOG.info(
             "session %s opens over version %d of the roster (%s), %d members",
-            self.session.hex()[:8], self._version.version, self._version.fingerprint, len(self._version.roster),
+            self.session.hex()[:8], self._version.version, self._version.fingerprint,
+            len(self._version.roster),
         )  # fmt: skip
 
     def _look_at_the_roster(self) -> None:
@@ -255,6 +259,10 @@ class Coordinator:
         )
         self._files.write(_FILE, encode(saved))
 
+    def pause(self) -> None:
+        """Waits as long as between two looks."""
+        self._pause(self._patience.last_look)
+
     # Members
 
     def members(self) -> dict[Node, ClientId]:
@@ -282,16 +290,14 @@ class Coordinator:
 
     def _greet(self, there: set[Node]) -> None:
         now = self._monotonic()
-        for node in [each for each in self._greetings if each not in there or self._greetings[each].until <= now]:
+        for node in [
+            each for each in self._greetings if each not in there or self._greetings[each].until <= now
+        ]:
             if node in there and node not in self._turned_away:
                 self._turn_away(node, "it did not answer the greeting")
             del self._greetings[node]
         met = {*self._nodes.values(), *self._greetings}
-        new = [
-            node
-            for node in there
-            if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now
-        ]
+        new = [node for node in there if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now]
         if not new:
             return
         hellos = {node: Hello(self._place, node, os.urandom(16), self._terms) for node in new}
@@ -330,10 +336,11 @@ class Coordinator:
             label=labels.MEMBER_HELLO,
         )
         holder = self._nodes.get(head.client)
-        if holder is not None and holder != node and head.client not in self._silent and holder in self._carrier.nodes():
+        rival = holder is not None and holder != node and holder in self._carrier.nodes()
+        if rival and head.client not in self._silent:
             raise VerificationError(
-                f"it proves to be {head.client!r}, and so does another node that is there and answers: one site, "
-                "one node"
+                f"it proves to be {head.client!r}, and so does another node that is there and answers: one "
+                "site, one node"
             )
         self._nodes[head.client], self._settings[head.client] = node, head.settings
         self._silent.discard(head.client)
@@ -423,8 +430,8 @@ class Coordinator:
             answers = self._carrier.pull(list(pending))
             for ticket, answer in answers.items():
                 client = pending.pop(ticket)
-                if (body := self._opened(client, answer)) is not None:
-                    yield client, body
+                if (reply := self._opened(client, answer)) is not None:
+                    yield client, reply
             if awaited.isdisjoint(pending.values()) or self._monotonic() >= until:
                 break
             # Answers come in bunches: after one, the next may be near.
@@ -454,9 +461,13 @@ class Coordinator:
         if isinstance(head, Answer) and not head.failure:
             self._silent.discard(client)
             return answer.body
-        if isinstance(head, Refused):  # it is greeted anew before the next round, and says so again or not
+        if isinstance(head, Answer):
+            self.reasons[client] = head.failure
+        elif isinstance(head, Refused):  # it is greeted anew before the next round, and says so again or not
+            self.reasons[client] = head.reason
             self._nodes.pop(client, None)
-        self.reasons[client] = head.reason if isinstance(head, Refused) else getattr(head, "failure", "no answer")
+        else:
+            self.reasons[client] = "it answers a step with something else"
         return None
 
     def _lose(self, client: ClientId, reason: str) -> None:

@@ -8,6 +8,8 @@ one never opens again, whoever restores what.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -66,16 +68,26 @@ class Enrolment:
     def __post_init__(self) -> None:
         plain_fields(self, "max_sessions")
         if not isinstance(self.identity, Identity):
-            raise ParameterError(f"identity is a {type(self.identity).__name__}; load_identity gives an Identity")
+            raise ParameterError(
+                f"identity is a {type(self.identity).__name__}; load_identity gives an Identity"
+            )
         if not isinstance(self.roster, Roster | RosterVersion):
-            raise ParameterError(f"roster is a {type(self.roster).__name__}; read_roster gives a RosterVersion")
+            raise ParameterError(
+                f"roster is a {type(self.roster).__name__}; read_roster gives a RosterVersion"
+            )
         key = self.state_key
         if key is not None and (not isinstance(key, Secret) or len(key) != KEY_BYTES):
-            raise ParameterError(f"state_key is a secagg.secret.Secret of {KEY_BYTES} bytes, kept by this site")
+            raise ParameterError(
+                f"state_key is a secagg.secret.Secret of {KEY_BYTES} bytes, kept by this site"
+            )
         if not isinstance(self.policy, Policy) or self.policy.release_log is not None:
-            raise ParameterError("policy is a protocols.Policy without a release_log; pass that as release_log=")
+            raise ParameterError(
+                "policy is a protocols.Policy without a release_log; pass that as release_log="
+            )
         if type(self.max_sessions) is not int or self.max_sessions < 1:
-            raise ParameterError(f"max_sessions is {self.max_sessions!r}; it must be an integer of at least 1")
+            raise ParameterError(
+                f"max_sessions is {self.max_sessions!r}; it must be an integer of at least 1"
+            )
         roster, mine = self.version.roster, self.identity
         if mine.client not in roster or roster.public_key(mine.client) != mine.key.public_key:
             raise ParameterError(
@@ -99,8 +111,11 @@ class Enrolment:
         """The folder with the site's state."""
         return SealedFolder(self.state_dir, key=self.sealing_key, without_modes=self.without_modes)
 
-    def log(self) -> ReleaseLog:
-        """The release log; a file of its own unless one was given."""
+    @contextmanager
+    def opened_log(self) -> Iterator[ReleaseLog]:
+        """The release log: the one that was given, or the file of this site, closed afterwards."""
         if self.release_log is not None:
-            return self.release_log
-        return SqliteReleaseLog(Path(self.state_dir) / _LOG)
+            yield self.release_log
+            return
+        with SqliteReleaseLog(Path(self.state_dir) / _LOG) as log:
+            yield log

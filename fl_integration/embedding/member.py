@@ -1,16 +1,16 @@
 """A site's half: parcels in, parcels out, its machines on disk in between.
 
 An engine gives each message a process of its own, so nothing here lasts. `answer` opens the site's sealed
-state, hands the message to the machine that it is for, lets the application train when the machine asks for an
-update, stores the new state and only then returns the reply: what left this site is always behind what its
+state, hands the message to the machine that it is for, lets the application train when the machine asks for
+an update, stores the new state and only then returns the reply: what left this site is always behind what its
 disk remembers (ATTACKS A14).
 
 Before the application is called, the digest of all that it is about to see is made anew from what was
 delivered, and must be the one that the round binds (A9): `Delivery.digest`.
 
-A state that does not go on (the file is gone, or is not the one that the engine's own memory names) is a fresh
-join in the same session: logged, and answered like any newcomer. The release log keeps it from saying anything
-else than it said before. Without the log that a state knows it stops: see `Client` of the interface.
+A state that does not go on (the file is gone, or is not the one that the engine's own memory names) is a
+fresh join in the same session: logged, and answered like any newcomer. The release log keeps it from saying
+anything else than it said before. Without the log that a state knows it stops: see `Client` of the interface.
 
 Nothing that went wrong at a site leaves it in its own words: an application's error may hold its data. The
 server hears the kind; the site's log, `logging.getLogger("secagg")`, has the traceback.
@@ -46,9 +46,9 @@ from protocols.identity import Roster
 from protocols.interface import Client, NeedUpdate, Policy, ReleaseLog
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion
-from protocols.messages.schema import U8, U64, Key32, Name, UpTo, decode, encode
+from protocols.messages.schema import U64, Key32, Name, UpTo, decode, encode
 from protocols.planning.requirements import ceil_fraction
-from secagg.errors import DecodeError, ParameterError, SecAggError, VerificationError
+from secagg.errors import DecodeError, SecAggError, VerificationError
 
 __all__ = ["Contribution", "Delivery", "Member", "Memory", "refused"]
 
@@ -78,7 +78,7 @@ class Delivery(Protocol):
         """The digest of all that the application would see, and of records that did not travel."""
         ...  # a Protocol's signature
 
-    def contribute(self) -> Contribution:
+    def contribute(self, purpose: Purpose) -> Contribution:
         """Lets the application work on what was delivered."""
         ...  # a Protocol's signature
 
@@ -118,9 +118,18 @@ class Memory:
         digest: of what was stored, 32 bytes.
     """
 
-    counter: int
+    counter: U64
+    session: Key32
+    digest: Key32
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The session that a message belongs to, while nobody else works on this site's state."""
+
     session: bytes
-    digest: bytes
+    files: SealedFolder
+    log: ReleaseLog
 
 
 class Member:
@@ -163,9 +172,7 @@ class Member:
                 with ExitStack() as stack:
                     files = self._enrolment.files()
                     stack.enter_context(files.alone(self._me, patience=_PATIENCE_SECONDS))
-                    log = self._enrolment.log()
-                    if log is not self._enrolment.release_log:
-                        stack.callback(log.close)
+                    log = stack.enter_context(self._enrolment.opened_log())
                     return self._answer(head, parcel, delivery, files, log)
             raise DecodeError("a head that no server sends")
         except SecAggError as error:
@@ -185,7 +192,7 @@ class Member:
         session = self._admit(head.place, files, log)
         if isinstance(head, Hello):
             return Parcel(encode_head(sign_welcome(head, self._enrolment.identity, self._settings)))
-        return self._step(head, parcel, delivery, session, files, log)
+        return self._step(head, parcel, delivery, _Open(session, files, log))
 
     def _check_terms(self, theirs: tuple[str, ...]) -> None:
         if theirs != self._terms:
@@ -193,7 +200,9 @@ class Member:
             one, other = next(
                 ((a, b) for a, b in pairs if a != b), (f"{len(theirs)} terms", f"{len(self._terms)} terms")
             )
-            raise VerificationError(f"the server goes by {one}, this site by {other}; both sides name the same")
+            raise VerificationError(
+                f"the server goes by {one}, this site by {other}; both sides name the same"
+            )
 
     # The session
 
@@ -206,10 +215,15 @@ class Member:
             self._check_line(held.roster_version)
             at, open_here = (place.version, place.epoch), (held.version, held.epoch)
             if at < open_here or (at == open_here and ledger.last is None):
+                why = (
+                    "lost that entry: find the log, or let the server open a new session"
+                    if ledger.last is None
+                    else "closed all before it"
+                )
                 raise VerificationError(
-                    f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked for; "
-                    f"this site's state is of version {held.version}, epoch {held.epoch}, and its release log "
-                    f"{'lost that entry: find the log, or let the server open a new session' if ledger.last is None else 'closed all before it'}"
+                    f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked "
+                    f"for; this site's state is of version {held.version}, epoch {held.epoch}, and its release "
+                    f"log {why}"
                 )
         admitted = ledger.admit(place, mine, most=self._enrolment.max_sessions)
         if held is None or held.session != admitted.session:
@@ -236,8 +250,8 @@ class Member:
             return
         if mine.version <= held.version:
             raise VerificationError(
-                f"this site took part under version {held.version} of the roster ({held.fingerprint}); it does "
-                f"not go back to version {mine.version} ({mine.fingerprint})"
+                f"this site took part under version {held.version} of the roster ({held.fingerprint}); it "
+                f"does not go back to version {mine.version} ({mine.fingerprint})"
             )
         line = [each for each in self._enrolment.earlier if held.version < each.version < mine.version]
         for each in (*line, mine):
@@ -252,21 +266,19 @@ class Member:
         head: Step,
         parcel: Parcel,
         delivery: Delivery,
-        session: bytes,
-        files: SealedFolder,
-        log: ReleaseLog,
+        here: "_Open",
     ) -> Parcel:
         try:
             purpose = Purpose(head.purpose)
             protocol = self._sums[purpose]
         except (ValueError, KeyError):
             raise VerificationError("a sum for a purpose that this site takes no part in") from None
-        saved = self._saved(purpose, session, files)
-        machine = self._machine(protocol, purpose, session, saved, log)
+        saved = self._saved(purpose, here)
+        machine = self._machine(protocol, purpose, here, saved)
         reply, failure = machine.receive(parcel.body), ""
         if isinstance(reply, NeedUpdate):
             reply, failure = self._contribute(machine, reply, head, delivery)
-        self._store(purpose, session, machine, files, before=saved)
+        self._store(purpose, here, machine, before=saved)
         if machine.refusal is not None:
             _LOG.warning("%s refuses: %s", self._me, machine.refusal)
         return Parcel(encode_head(Answer(purpose.value, failure=failure)), reply)
@@ -280,7 +292,7 @@ class Member:
             # Another client may have been shown this round's digest and its records; this one was not.
             return b"", "what was delivered here is not what the round binds: it was shown to nobody"
         try:
-            made = delivery.contribute()
+            made = delivery.contribute(Purpose(head.purpose))
             return machine.contribute(made.update, weight=made.weight, metrics=made.metrics), ""
         except SecAggError as error:  # this library's words hold no value
             _LOG.warning("%s sits round %d out: %s", self._me, asked.round, error)
@@ -294,22 +306,20 @@ class Member:
     def _file(self, purpose: Purpose) -> str:
         return f"{self._me}/{purpose.name.lower()}"
 
-    def _saved(self, purpose: Purpose, session: bytes, files: SealedFolder) -> SavedMachine | None:
+    def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
-        known, data = self.remembers.get(purpose), files.read(self._file(purpose))
+        known, data = self.remembers.get(purpose), here.files.read(self._file(purpose))
+        if known is not None and known.session != here.session:
+            known = None  # of a session that was closed
         saved = None if data is None else decode(SavedMachine, data)
-        if saved is None or saved.session != session:
-            if known is not None and known.session == session:
+        if saved is None or saved.session != here.session:
+            if known is not None:
                 _LOG.warning("%s: the state of this site is gone; it joins afresh", self._me)
             return None
         # The file may be ahead: a process that died behind its last store. Never behind, never another one.
-        if (
-            known is not None
-            and known.session == session
-            and (
-                saved.counter < known.counter
-                or (saved.counter == known.counter and hashlib.sha256(data or b"").digest() != known.digest)
-            )
+        if known is not None and (
+            saved.counter < known.counter
+            or (saved.counter == known.counter and hashlib.sha256(data or b"").digest() != known.digest)
         ):
             _LOG.warning("%s: the state of this site is an older or another one; it joins afresh", self._me)
             return None
@@ -319,36 +329,36 @@ class Member:
         self,
         protocol: MachineProtocol,
         purpose: Purpose,
-        session: bytes,
+        here: "_Open",
         saved: SavedMachine | None,
-        log: ReleaseLog,
     ) -> Client:
         if saved is not None:
-            return protocol.restore_client(saved.machine, key=self._enrolment.sealing_key, release_log=log)
+            return protocol.restore_client(
+                saved.machine, key=self._enrolment.sealing_key, release_log=here.log
+            )
         policy = self._enrolment.policy
         return protocol.client(
             identity=self._enrolment.identity,
             roster=self._enrolment.version.roster,
-            session=purpose_session(session, purpose),
+            session=purpose_session(here.session, purpose),
             policy=Policy(
-                min_contributors=policy.min_contributors, max_length=policy.max_length, release_log=log
+                min_contributors=policy.min_contributors, max_length=policy.max_length, release_log=here.log
             ),
         )
 
     def _store(
         self,
         purpose: Purpose,
-        session: bytes,
+        here: "_Open",
         machine: Client,
-        files: SealedFolder,
         *,
         before: SavedMachine | None,
     ) -> None:
         known = self.remembers.get(purpose)
         counter = 1 + max(0 if each is None else each.counter for each in (known, before))
-        data = encode(SavedMachine(counter, session, machine.export(key=self._enrolment.sealing_key)))
-        files.write(self._file(purpose), data)
-        self.remembers[purpose] = Memory(counter, session, hashlib.sha256(data).digest())
+        data = encode(SavedMachine(counter, here.session, machine.export(key=self._enrolment.sealing_key)))
+        here.files.write(self._file(purpose), data)
+        self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
 
 
 def refused(reason: str) -> Parcel:

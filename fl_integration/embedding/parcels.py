@@ -3,7 +3,8 @@
 A parcel is a head, the bytes of the protocol's message, and the mark that the round's records travel with it.
 The engine carries all three; the body is never copied here. There are three requests:
 
-* `Hello` opens a session, or finds out who a node is: the session's place in the roster's line, the terms that
+* `Hello` opens a session, or finds out who a node is: the session's place in the roster's line, the terms
+  that
   both sides must agree on, a challenge. The answer, `Welcome`, is signed by a member of the roster and bound
   to the session, the node and the challenge, so that neither a stranger nor a replay gets in.
 * `Step` carries a message of a protocol's machine; `Answer` carries the reply.
@@ -141,7 +142,8 @@ class Answer:
     Attributes:
         purpose: of which machine.
         standing: of the client's own copy of the model, a `Standing`.
-        failure: why there is no reply: the site could not train, in words that hold no value. Empty if there is.
+        failure: why there is no reply: the site could not train, in words that hold no value. Empty if there
+        is.
     """
 
     purpose: U8
@@ -207,7 +209,9 @@ def decode_head(data: Buffer) -> Head:
 
 def purpose_session(session: bytes, purpose: Purpose) -> bytes:
     """The id (32 bytes) of the machines' session for one purpose: no two purposes share a key."""
-    return hashlib.sha256(Writer().fixed(labels.PURPOSE).blob(session).uint(purpose.value, 1).finish()).digest()
+    return hashlib.sha256(
+        Writer().fixed(labels.PURPOSE).blob(session).uint(purpose.value, 1).finish()
+    ).digest()
 
 
 def welcome_statement(hello: Hello, client: str, settings: bytes) -> bytes:

@@ -95,7 +95,9 @@ def records_digest(records: Records, *, replaced: Mapping[str, bytes] | None = N
     """
     replaced = {} if replaced is None else replaced
     if both := sorted(records.keys() & replaced.keys()):
-        raise ParameterError(f"the record {both[0]!r} is given, and given by its digest; one of the two is right")
+        raise ParameterError(
+            f"the record {both[0]!r} is given, and given by its digest; one of the two is right"
+        )
     digests = {name: _record_digest(name, record) for name, record in records.items()} | dict(replaced)
     writer = Writer().fixed(labels.SHOWN_RECORDS).fixed(HASH).uint(len(digests), 4)
     for name in sorted(digests):

@@ -1,12 +1,12 @@
 """What a site keeps between two messages: sealed files in a folder that the server cannot rewind.
 
-Each file is written whole or not at all, readable by its owner alone, and sealed under the site's key together
-with its own name, so that nobody swaps two of them. Sealing does not stop a rollback: whoever puts an older
-copy back is noticed by the release log, which stands beside the files and is no part of them.
+Each file is written whole or not at all, readable by its owner alone, and sealed under the site's key
+together with its own name, so that nobody swaps two of them. Sealing does not stop a rollback: whoever puts
+an older copy back is noticed by the release log, which stands beside the files and is no part of them.
 
-`alone` keeps a second process out while the first works on the folder's files of one name: two nodes that were
-given one identity would otherwise both go on from one state. The lock is the database engine's, so it holds on
-every system and falls with its process.
+`alone` keeps a second process out while the first works on the folder's files of one name: two nodes that
+were given one identity would otherwise both go on from one state. The lock is the database engine's, so it
+holds on every system and falls with its process.
 
 >>> import tempfile
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -75,9 +75,7 @@ class SealedFolder:
         place = self._place(name)
         if not place.exists():
             return None
-        sealed = read_private(
-            place, maximum=MAXIMUM_SEALED + OVERHEAD, without_modes=self._without_modes
-        )
+        sealed = read_private(place, maximum=MAXIMUM_SEALED + OVERHEAD, without_modes=self._without_modes)
         return open_sealed(self.key, sealed, associated_data=_context(name)).reveal()
 
     def write(self, name: str, data: bytes) -> None:
