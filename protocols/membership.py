@@ -5,8 +5,8 @@ the next `RosterVersion`: it has the next number, names the digest of the versio
 signatures over its own digest. Whoever holds version v takes version v + 1 if ⌊(n + c)/2⌋ + 1 of the n
 members of version v signed it, under the keys that they had *there* (`check_succeeds`). With at most c
 corrupt members two quorums share an honest one, who signs one successor of a version and never a second
-(Malkhi and Reiter, Byzantine quorum systems, 1998). So a version has one successor, and neither the server nor
-a minority of the members adds one or changes a key.
+(Malkhi and Reiter, Byzantine quorum systems, 1998). So a version has one successor, and neither the server
+nor a minority of the members adds one or changes a key.
 
 The first version has no predecessor. Its members compare `fingerprint` by telephone; all of them signing it
 shows each that all hold the same, but under keys that stand in the very file, so it replaces no call.
