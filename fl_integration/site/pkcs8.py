@@ -19,6 +19,7 @@ import base64
 import os
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
@@ -88,12 +89,13 @@ def opened(pem: str, password: Secret) -> SigningKey:
         ParameterError: the text is anything else, or the password is another one.
     """
     data = _data(pem)
+    private: object
     try:
         private = load_der_private_key(data, password.reveal())
-    except (ValueError, TypeError):
-        raise ParameterError("the password does not open the key, or the file was changed") from None
+    except (ValueError, UnsupportedAlgorithm):  # the latter: changed bytes may name any kind of key
+        private = None
     if not isinstance(private, Ed25519PrivateKey):
-        raise ParameterError("the file holds another kind of key than Ed25519")
+        raise ParameterError("the password does not open the key, or the file was changed")
     return SigningKey.from_secret(Secret(private.private_bytes_raw()))
 
 
