@@ -18,6 +18,7 @@ from protocols.interface import Learner, Outcome, Round, Server
 from protocols.machine.client import Received, Request
 from protocols.machine.guard import Guard, Guarded, guarded
 from protocols.machine.mailbox import Mailbox
+from protocols.machine.reasons import REFUSED, compared, summarised
 from protocols.machine.server_memory import Ending, Memory, SavedSum, Status
 from protocols.machine.suite import Finished, LeftOutError, Opened, ServerContext, Suite
 from protocols.messages.envelope import (
@@ -257,18 +258,29 @@ class ServerMachine(Guarded, Server):
         except RoundAborted as error:
             for culprit in error.culprits:
                 self._blame(culprit, error.reason)
-            self._abort(error.reason, opened=error.opened)
+            self._abort(self._summary(error.reason, name, present), opened=error.opened)
             raise self._aborted() from error
         if isinstance(step, Opened):
             if (
                 step.requests.keys() <= self._dropped.keys()
             ):  # an empty outbox would say that the round is over
                 self._state = step.state
-                self._abort(f"nobody is left to ask in {self._suite.exchanges[step.exchange]}")
+                reason = f"nobody is left to ask in {self._suite.exchanges[step.exchange]}"
+                self._abort(self._summary(reason, name, present))
                 raise self._aborted()
             return self._enter(step)
         self._finish(step)
         return {}
+
+    def _summary(self, reason: str, exchange: str, present: frozenset[ClientId]) -> str:
+        """Why the round is aborted, with what became of those who were asked."""
+        return summarised(
+            reason,
+            exchange=exchange,
+            answered=len(present),
+            cohort=self._round.cohort,
+            dropped=self._dropped,
+        )
 
     def _put_off_near(self, answered: bytes, contributors: frozenset[ClientId]) -> None:
         """Aborts if the sum of these would differ by one client, or few, from one that somebody saw.
@@ -334,7 +346,7 @@ class ServerMachine(Guarded, Server):
             self._remember(_digest(self._round.model) if self._round.model else b"", opened)
         record = self._sign(reason, opened=bool(opened))
         self._state = self._suite.server.idle(self._state)
-        self._ending = Ending(total=None, result=None, record=record, reason=reason[:2048])
+        self._ending = Ending(total=None, result=None, record=record, reason=record.record.aborted)
 
     def _sign(self, aborted: str, *, opened: bool) -> SignedRecord:
         plan = self._suite.server.plan(self._context(self._round), self._state)
@@ -513,7 +525,10 @@ class ServerMachine(Guarded, Server):
         if envelope.sender != sender:
             raise DecodeError("a message in another party's name")
         if envelope.protocol != self._suite.code:
-            raise DecodeError("a message of another protocol")
+            raise DecodeError(
+                f"a message of another protocol, number {envelope.protocol} on the wire; this server runs "
+                f"{self._suite.name}, number {self._suite.code}"
+            )
         if envelope.session != self._session:
             raise DecodeError("a message of another session")
         if envelope.round != self._round.number and envelope.stage != ACKNOWLEDGEMENT:
@@ -544,7 +559,7 @@ class ServerMachine(Guarded, Server):
         self._state = judged.state
         for culprit, reason in judged.culprits.items():
             self._blame(culprit, reason)
-        self._lose(sender, f"refused: {refusal.reason}")
+        self._lose(sender, f"{REFUSED}{compared(self._suite, refusal.reason)}")
 
     def _absorb(self, sender: ClientId, checked: Any, digest: bytes) -> None:
         try:
