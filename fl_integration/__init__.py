@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # fmt: off
     from fl_integration.loop.alarm import ClippingWarning
+    from fl_integration.loop.asynchronous import run_round_async
     from fl_integration.loop.cohorts import Sampling
     from fl_integration.loop.evaluation import Better, Central, Custom, EarlyStopping, OnSites, Task
     from fl_integration.loop.federated import federate
@@ -42,11 +43,13 @@ __all__ = [
     "FederatedServer", "InProcess", "LocalTraining", "Manifest", "OnSites", "Progress", "Rehearsal",
     "RoundReport", "Sampling", "Scaffold", "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch",
     "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten",
-    "manifest_of", "model_digest", "movable", "only", "predict", "segments", "to_tensorboard", "unflatten",
+    "manifest_of", "model_digest", "movable", "only", "predict", "run_round_async", "segments",
+    "to_tensorboard", "unflatten",
 ]
 
 _ROOMS = {
     "loop.alarm": ("ClippingWarning",),
+    "loop.asynchronous": ("run_round_async",),
     "loop.cohorts": ("Sampling",),
     "loop.evaluation": ("Better", "Central", "Custom", "EarlyStopping", "OnSites", "Task"),
     "loop.federated": ("federate",),

@@ -46,6 +46,7 @@ NEEDS_NO_TORCH = {
     "manifest_of",
     "movable",
     "only",
+    "run_round_async",
     "segments",
     "to_tensorboard",
     "unflatten",

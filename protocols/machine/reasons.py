@@ -15,13 +15,13 @@ its own are, and the server names those that are not like that here.
 'a' (refused: 'AdvertiseKeys: a?cohort of 2'), 'b' (did not answer in AdvertiseKeys)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from protocols.identity import ClientId
 from protocols.machine.suite import Suite
 
-__all__ = ["compared", "described", "printable", "summarised"]
+__all__ = ["compared", "described", "listed", "printable", "summarised"]
 
 REFUSED: Final = "refused: "
 """Begins what is kept of a client that refused; its own words follow."""
@@ -64,15 +64,26 @@ def summarised(
     lost = [client for client in cohort if client in dropped]
     if not lost:
         return core
+    said = f"{core}; {len(cohort)} were asked, {answered} answered {exchange}, {len(lost)} are lost: "
+    return said + listed(lost, dropped, known=reason)
+
+
+def listed(lost: Sequence[ClientId], dropped: Mapping[ClientId, str], *, known: str = "") -> str:
+    """Clients with the most frequent of their reasons.
+
+    Args:
+        lost: the clients, all of them in `dropped`, in an order that decides between reasons as frequent.
+        dropped: reason by client.
+        known: a reason that was told already.
+    """
     by_reason: dict[str, list[ClientId]] = {}
     for client in lost:
         by_reason.setdefault(dropped[client], []).append(client)
     # A stable sort: of reasons that are as frequent, the one whose first client comes first in the roster.
     most = sorted(by_reason.items(), key=lambda each: -len(each[1]))
-    shown = [f"{_names(clients)}{_because(why, reason)}" for why, clients in most[:REASONS]]
+    shown = [f"{_names(clients)}{_because(why, known)}" for why, clients in most[:REASONS]]
     rest = sum(len(clients) for _, clients in most[REASONS:])
-    listed = ", ".join(shown) + (f", and {rest} more for other reasons" if rest else "")
-    return f"{core}; {len(cohort)} were asked, {answered} answered {exchange}, {len(lost)} are lost: {listed}"
+    return ", ".join(shown) + (f", and {rest} more for other reasons" if rest else "")
 
 
 def _names(clients: list[ClientId]) -> str:
@@ -80,8 +91,8 @@ def _names(clients: list[ClientId]) -> str:
     return names + (f" and {len(clients) - NAMES} more" if len(clients) > NAMES else "")
 
 
-def _because(why: str, reason: str) -> str:
-    if why == reason:  # the culprits of an abort are lost for it, and it was said
+def _because(why: str, known: str) -> str:
+    if why == known:  # the culprits of an abort are lost for it, and it was said
         return ""
     if why.startswith(REFUSED):
         return f" ({REFUSED}{printable(why.removeprefix(REFUSED), WORDS)!r})"

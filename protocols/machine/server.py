@@ -127,6 +127,8 @@ class ServerMachine(Guarded, Server):
         steps = self._suite.server
         checked = Round(round.number, cohort, round.length, round.model)
         opened = steps.begin(self._context(checked), steps.idle(self._state), cohort)
+        if self._status is Status.OPEN and (shown := self._shown()):  # that one is given up
+            self._remember(_digest(self._round.model) if self._round.model else b"", shown)
         self._round, self._cohort, self._rounds = checked, frozenset(cohort), round.number + 1
         self._status, self._ending = Status.OPEN, None
         self._dropped, self._lost, self._contributors = {}, None, frozenset()
@@ -134,6 +136,11 @@ class ServerMachine(Guarded, Server):
         self._seen_before, self._seen, self._carried = self._seen, set(), {}
         self._transcript = Transcript()
         return self._enter(opened, start=True)
+
+    def _shown(self) -> frozenset[ClientId]:
+        """Whose sum must be taken for seen in the open round: of those for whom shares are being revealed."""
+        revealing = self._suite.collecting < self._exchange == len(self._suite.exchanges) - 1
+        return self._contributors if revealing else frozenset()
 
     def _check_round(self, round: Round) -> tuple[ClientId, ...]:
         """The cohort in the roster's order; everything that can be wrong with a round is said here."""
@@ -225,12 +232,8 @@ class ServerMachine(Guarded, Server):
         except BaseException:
             # An interrupt, or memory that ran out: sums change in place, and a second try would be false.
             if self._status is Status.OPEN:
-                name, revealed = (
-                    self._suite.exchanges[self._exchange],
-                    self._suite.collecting < self._exchange == len(self._suite.exchanges) - 1,
-                )
-                opened = self._contributors if revealed else frozenset()
-                self._abort(f"interrupted while {name} was closed", opened=opened)
+                name = self._suite.exchanges[self._exchange]
+                self._abort(f"interrupted while {name} was closed", opened=self._shown())
             raise
 
     def _close(self) -> dict[ClientId, bytes]:
