@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # fmt: off
     from fl_integration.loop.alarm import ClippingWarning
+    from fl_integration.loop.asynchronous import run_round_async
     from fl_integration.loop.cohorts import Sampling
     from fl_integration.loop.evaluation import Better, Central, Custom, EarlyStopping, OnSites, Task
     from fl_integration.loop.federated import federate
@@ -45,11 +46,12 @@ __all__ = [
     "RoundReport", "Sampling", "Scaffold", "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch",
     "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten",
     "load_identity", "manifest_of", "model_digest", "movable", "only", "predict", "read_roster",
-    "save_identity", "segments", "to_tensorboard", "unflatten", "write_roster",
+    "run_round_async", "save_identity", "segments", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
     "loop.alarm": ("ClippingWarning",),
+    "loop.asynchronous": ("run_round_async",),
     "loop.cohorts": ("Sampling",),
     "loop.evaluation": ("Better", "Central", "Custom", "EarlyStopping", "OnSites", "Task"),
     "loop.federated": ("federate",),

@@ -48,6 +48,7 @@ NEEDS_NO_TORCH = {
     "movable",
     "only",
     "read_roster",
+    "run_round_async",
     "save_identity",
     "segments",
     "to_tensorboard",
