@@ -50,6 +50,9 @@ CONSORTIUM_MAC_PAD: Final = _PREFIX + b"consortium mac pad"
 
 # Training
 MODEL_MANIFEST: Final = _PREFIX + b"model manifest"
+SUMS_APPLIED: Final = _PREFIX + b"sums applied"
+SCALES_APPLIED: Final = _PREFIX + b"scales applied"
+OWN_COPY: Final = _PREFIX + b"own copy"
 
 # Lattice (RLWE masks)
 LATTICE_SEED: Final = _PREFIX + b"lattice seed"
