@@ -64,6 +64,16 @@ MEMBER_STATE: Final = _PREFIX + b"member's state"
 ADMISSION: Final = _PREFIX + b"admission"
 PURPOSE: Final = _PREFIX + b"purpose of a session"
 ANSWERED: Final = _PREFIX + b"what an update answers"
+SUMS_APPLIED: Final = _PREFIX + b"sums applied"
+SCALES_APPLIED: Final = _PREFIX + b"scales applied"
+OWN_COPY: Final = _PREFIX + b"own copy"
+
+# Handing a copy over
+HANDOVER_REQUEST: Final = _PREFIX + b"handover request"
+HANDOVER_ANSWER: Final = _PREFIX + b"handover answer"
+HANDOVER_VOUCHER: Final = _PREFIX + b"handover voucher"
+HANDOVER_SEAL: Final = _PREFIX + b"handover seal"
+HANDOVER_COPY: Final = _PREFIX + b"handover copy"
 
 # Lattice (RLWE masks)
 LATTICE_SEED: Final = _PREFIX + b"lattice seed"
