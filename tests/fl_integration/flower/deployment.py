@@ -1,0 +1,365 @@
+"""Flower's own engine on this machine, for tests and the bench: real processes that talk over TLS.
+
+    with deployment(folder, nodes=3) as engine:
+        report = engine.run(Apps(server="package.module:app", client="package.module:app"), seconds=120)
+
+A SuperLink, `nodes` SuperNodes on free ports, one federation, each SuperNode known by its key. All that they
+write is in `folder`: certificates, keys, logs, Flower's home. The apps are named by module and attribute and
+imported from this checkout; they find `folder` in the environment (`FOLDER_VARIABLE`), where they may leave
+files for the test, which is how a test knows that a round is under way (`until`).
+
+Nothing outlives the `with` block, and nothing is written elsewhere; `processes` says how.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import Final
+
+from tests.fl_integration.flower.credentials import write_certificates, write_node_keys
+from tests.fl_integration.flower.processes import (
+    FOLDER_VARIABLE,
+    STOP_SECONDS,
+    environment_of,
+    home_of,
+    kill_marked,
+    reserve_port,
+    script,
+    start_guard,
+    until,
+)
+
+__all__ = ["FOLDER_VARIABLE", "Admission", "Apps", "Deployment", "RunReport", "deployment", "until"]
+
+NODE_VARIABLE: Final = "SECAGG_NODE"
+CONNECTION: Final = "here"
+PYPROJECT: Final = """\
+[project]
+name = "{name}"
+version = "1.0.0"
+description = "A test's apps"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "secagg"
+
+[tool.flwr.app.components]
+serverapp = "{server}"
+clientapp = "{client}"
+
+[tool.flwr.app.config]
+{config}
+"""
+START_SECONDS: Final = 60
+REJOIN_SECONDS: Final = 120
+"""A killed SuperNode counts as online for up to 60 s more, and its key is refused for so long."""
+TAIL: Final = 4000
+
+Value = bool | int | float | str
+
+
+class Admission(Enum):
+    """Which SuperNodes the SuperLink lets in."""
+
+    BY_KEY = auto()
+    """Those whose public key was registered; a node keeps its id over a restart."""
+    ANYONE = auto()
+    """Everybody, under a key made at each start and with a new id each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apps:
+    """Two apps that run together.
+
+    Attributes:
+        server: `module:attribute` of a `ServerApp`.
+        client: `module:attribute` of a `ClientApp`.
+        config: the run's configuration, which both find in `context.run_config`.
+    """
+
+    server: str
+    client: str
+    config: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        run_id: Flower's number for it.
+        status: `finished:completed`, `finished:failed`, `finished:stopped`.
+        log: what the ServerApp logged and printed.
+    """
+
+    run_id: int
+    status: str
+    log: str
+
+
+class Deployment:
+    """A SuperLink and its SuperNodes; `deployment` makes one. Nodes are numbered from 0."""
+
+    def __init__(self, folder: Path, *, nodes: int, admission: Admission, environment: Mapping[str, str]):
+        self.folder = folder.resolve()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._admission = admission
+        self._authority, self._certificate, self._key = write_certificates(self.folder)
+        self._node_keys = [write_node_keys(self.folder, name=f"node-{node}") for node in range(nodes)]
+        self._sockets = [reserve_port() for _ in range(nodes + 1)]
+        self._link_port, *self._node_ports = (each.getsockname()[1] for each in self._sockets)
+        self._environment = environment_of(self.folder) | dict(environment)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._log_starts: dict[str, int] = {}
+        self._runs = 0
+
+    # Runs
+
+    def run(self, apps: Apps, *, seconds: float) -> RunReport:
+        """Starts a run and waits for its end.
+
+        Raises:
+            TimeoutError: it did not end in `seconds`; the logs' ends are in the text.
+        """
+        return self.finish(self.begin(apps), seconds=seconds)
+
+    def begin(self, apps: Apps) -> int:
+        """Starts a run; returns its number."""
+        self._runs += 1
+        app = self.folder / f"app-{self._runs}"
+        app.mkdir()
+        config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in apps.config.items())
+        text = PYPROJECT.format(name=app.name, server=apps.server, client=apps.client, config=config)
+        (app / "pyproject.toml").write_text(text, encoding="utf-8")
+        # Flower refuses a bundle without a module, though it finds ours elsewhere.
+        (app / "placeholder.py").write_text("", encoding="utf-8")
+        answer = json.loads(self._flwr("run", str(app), CONNECTION, "--format", "json"))
+        return int(answer["run-id"])
+
+    def finish(self, run_id: int, *, seconds: float) -> RunReport:
+        """Waits for a run's end.
+
+        Raises:
+            TimeoutError: it did not end in `seconds`; the logs' ends are in the text.
+        """
+        # The log's stream ends with the run.
+        try:
+            log = self._flwr("log", str(run_id), CONNECTION, "--stream", seconds=seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"run {run_id} did not end in {seconds:.0f} s\n{self.tails()}") from None
+        listed = json.loads(self._flwr("list", CONNECTION, "--run-id", str(run_id), "--format", "json"))
+        return RunReport(run_id=run_id, status=str(listed["runs"][0]["status"]), log=log)
+
+    # Nodes
+
+    def node_id(self, node: int) -> int:
+        """The id under which a SuperNode last came online."""
+        found = re.findall(r"SuperNode ID: (\d+)", self.log(f"node-{node}"))
+        return int(found[-1])
+
+    def kill(self, node: int) -> None:
+        """Ends a SuperNode and its apps as a power cut does: no goodbye."""
+        self._end(f"node-{node}", signal.SIGKILL)
+
+    def stop(self, node: int) -> None:
+        """Ends a SuperNode as its operator does: it tells the SuperLink."""
+        self._end(f"node-{node}", signal.SIGTERM)
+
+    def start(self, node: int, *, seconds: float = REJOIN_SECONDS) -> None:
+        """Starts a SuperNode, again and again while the SuperLink refuses it, as a supervisor does.
+
+        Raises:
+            TimeoutError: it was not admitted in `seconds`.
+        """
+        end = time.monotonic() + seconds
+        while not self._try_node(node):
+            if time.monotonic() > end:
+                raise TimeoutError(f"node {node} did not come online in {seconds:.0f} s\n{self.tails()}")
+            time.sleep(1)
+
+    def is_running(self, node: int) -> bool:
+        """Whether a SuperNode's process is there."""
+        return self._processes[f"node-{node}"].poll() is None
+
+    # What they said
+
+    def log(self, name: str) -> str:
+        """Everything that `superlink` or `node-0`, … and its apps wrote."""
+        path = self.folder / f"{name}.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def tails(self) -> str:
+        """The ends of all logs, for a failure's text."""
+        return "\n".join(f"--- {name}\n{self.log(name)[-TAIL:]}" for name in self._processes)
+
+    # Inside
+
+    def open(self) -> None:
+        """Starts everything and waits until all nodes are online."""
+        self._processes["guard"] = start_guard(self.folder)
+        arguments = ["--host", "127.0.0.1", "--port", str(self._link_port), *self._tls()]
+        if self._admission is Admission.BY_KEY:
+            arguments.append("--enable-supernode-auth")
+        link = self._spawn("superlink", "flower-superlink", arguments)
+        until(
+            lambda: self._listens(self._link_port) or link.poll() is not None,
+            seconds=START_SECONDS,
+            what="the SuperLink listens",
+        )
+        self._write_connection()
+        if self._admission is Admission.BY_KEY:
+            for _, public in self._node_keys:
+                self._flwr("supernode", "register", str(public), CONNECTION)
+        for node in range(len(self._node_ports)):
+            self._spawn_node(node)
+        for node in range(len(self._node_ports)):
+            if not self._joined(node):
+                raise RuntimeError(f"node {node} did not start\n{self.tails()}")
+
+    def close(self) -> None:
+        """Ends every process of this deployment."""
+        for name in reversed([name for name in self._processes if name != "guard"]):
+            self._end(name, signal.SIGKILL)
+        kill_marked(FOLDER_VARIABLE, str(self.folder))
+        if guard := self._processes.pop("guard", None):
+            guard.communicate()  # closes its pipe, upon which it ends
+        for each in self._sockets:
+            each.close()
+
+    def _try_node(self, node: int) -> bool:
+        if (process := self._processes.get(f"node-{node}")) is None or process.poll() is not None:
+            self._spawn_node(node)
+        return self._joined(node)
+
+    def _joined(self, node: int) -> bool:
+        """Whether a SuperNode that was just started comes online; False when it gives up."""
+        process = self._processes[f"node-{node}"]
+        start = self._log_starts[f"node-{node}"]
+        until(
+            lambda: "SuperNode ID:" in self.log(f"node-{node}")[start:] or process.poll() is not None,
+            seconds=START_SECONDS,
+            what=f"node {node} is online or has given up",
+        )
+        return process.poll() is None
+
+    def _spawn_node(self, node: int) -> None:
+        private, _ = self._node_keys[node]
+        arguments = ["--superlink", f"127.0.0.1:{self._link_port}"]
+        arguments += ["--root-certificates", str(self._authority)]
+        arguments += ["--host", "127.0.0.1", "--port", str(self._node_ports[node]), *self._tls()]
+        arguments += ["--node-config", f"partition-id={node} num-partitions={len(self._node_ports)}"]
+        if self._admission is Admission.BY_KEY:
+            arguments += ["--auth-supernode-private-key", str(private)]
+        self._spawn(f"node-{node}", "flower-supernode", arguments)
+
+    def _spawn(self, name: str, command: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        environment = self._environment | {NODE_VARIABLE: f"{self.folder}:{name}"}
+        self._log_starts[name] = len(self.log(name))
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [script(command), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=environment,
+                start_new_session=True,
+            )
+        return self._processes[name]
+
+    def _end(self, name: str, how: signal.Signals) -> None:
+        """Signals a process and its group, waits, and ends what is left of it."""
+        process = self._processes[name]
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, how) if how is signal.SIGKILL else process.send_signal(how)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        kill_marked(NODE_VARIABLE, f"{self.folder}:{name}")
+
+    def _flwr(self, *arguments: str, seconds: float = START_SECONDS) -> str:
+        """What Flower's command line says; RuntimeError with its words when it fails."""
+        done = subprocess.run(
+            [script("flwr"), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            cwd=self.folder,
+            env=self._environment,
+            check=False,
+        )
+        if done.returncode:
+            said = f"{done.stdout}{done.stderr}"
+            raise RuntimeError(f"flwr {shlex.join(arguments)} failed:\n{said}\n{self.tails()}")
+        return done.stdout
+
+    def _tls(self) -> list[str]:
+        return [
+            *("--ssl-ca-certfile", str(self._authority)),
+            *("--ssl-certfile", str(self._certificate), "--ssl-keyfile", str(self._key)),
+        ]
+
+    def _write_connection(self) -> None:
+        """Flower's command line reads where the SuperLink is from a file in its home."""
+        text = (
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+            f'address = "127.0.0.1:{self._link_port}"\n'
+            f"root-certificates = {json.dumps(str(self._authority))}\n"
+        )
+        (home_of(self.folder) / "config.toml").write_text(text, encoding="utf-8")
+
+    def _listens(self, port: int) -> bool:
+        """Whether a port answers under our authority: whoever else listens there does not count."""
+        context = ssl.create_default_context(cafile=str(self._authority))
+        try:
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=1) as raw,
+                context.wrap_socket(raw, server_hostname="localhost"),
+            ):
+                return True
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def deployment(
+    folder: Path,
+    *,
+    nodes: int = 3,
+    admission: Admission = Admission.BY_KEY,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Deployment]:
+    """A SuperLink and SuperNodes while the block lasts.
+
+    Args:
+        folder: for all that they write; holds private keys, so let it be a fresh one of the test's own.
+        nodes: SuperNodes, at least one; node i has `partition-id` i in its `context.node_config`.
+        admission: whom the SuperLink lets in.
+        environment: further variables for all processes.
+
+    Raises:
+        RuntimeError, TimeoutError: it did not start; the text has the logs' ends.
+    """
+    engine = Deployment(folder, nodes=nodes, admission=admission, environment=environment or {})
+    try:
+        engine.open()
+        yield engine
+    finally:
+        engine.close()
