@@ -29,7 +29,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, Protocol, TypeAlias
 
 from fl_integration.embedding.parcels import (
+    NO_COPY,
     Answer,
+    Brought,
+    Copy,
+    Errand,
+    Handover,
     Hello,
     Parcel,
     Place,
@@ -44,19 +49,21 @@ from fl_integration.embedding.parcels import (
 )
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols.identity import ClientId
-from protocols.interface import Outcome, Round, Server
+from protocols.interface import Learner, Outcome, Round, Server
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion, session_id
 from protocols.messages.schema import U8, U64, Key32, UpTo, decode, encode
 from protocols.run import run_round
 from secagg import labels
-from secagg.errors import DecodeError, ParameterError, RoundAborted, VerificationError
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.wire import Buffer
 
 __all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered"]
 
 _LOG: Final = logging.getLogger("secagg")
 _FILE: Final = "server"
+KEPT_ROUNDS: Final = 16
+"""Rounds whose binding digest is told with results: more than a mailbox keeps."""
 
 Ticket: TypeAlias = str
 """A carrier's name for one parcel that is under way."""
@@ -115,6 +122,7 @@ class Saved:
     epoch: U64
     roster: Key32
     rounds: dict[U8, U64]
+    shown: dict[U8, dict[U64, bytes]]
     machines: Annotated[dict[U8, bytes], UpTo(8)] = field(repr=False)
 
 
@@ -165,6 +173,8 @@ class Coordinator:
         self._epoch = 0
         self._machines: dict[Purpose, Server] = {}
         self._rounds: dict[Purpose, int] = {}
+        self._shown: dict[Purpose, dict[int, bytes]] = {}
+        self._copies: dict[ClientId, Copy] = {}
         self._nodes: dict[ClientId, Node] = {}
         self._settings: dict[ClientId, bytes] = {}
         self._silent: set[ClientId] = set()
@@ -196,7 +206,8 @@ class Coordinator:
 
     def _open(self) -> None:
         self._epoch = max(int(self._clock() * 1000), self._epoch + 1)
-        self._machines, self._rounds = {}, {}
+        # Rounds go on counting: schedules of the clients' optimisers read their numbers.
+        self._machines, self._shown, self._copies = {}, {}, {}
         self._nodes, self._settings, self._silent = {}, {}, set()
         self._greetings, self._turned_away = {}, {}
         _LOG.info(
@@ -236,6 +247,7 @@ class Coordinator:
             self._epoch = saved.epoch
             return False
         self._epoch, self._rounds = saved.epoch, {Purpose(each): n for each, n in saved.rounds.items()}
+        self._shown = {Purpose(each): shown for each, shown in saved.shown.items()}
         for each, blob in saved.machines.items():
             machine = self._sums[Purpose(each)].restore_server(blob, key=self._files.key)
             # Whatever was asked in a round that was open, its answers went elsewhere: nobody answered.
@@ -253,6 +265,7 @@ class Coordinator:
             epoch=self._epoch,
             roster=self._version.digest,
             rounds={each.value: number for each, number in self._rounds.items()},
+            shown={each.value: shown for each, shown in self._shown.items()},
             machines={
                 each.value: machine.export(key=self._files.key) for each, machine in self._machines.items()
             },
@@ -332,7 +345,7 @@ class Coordinator:
         self._version.roster.verify(
             head.client,
             head.signature,
-            welcome_statement(hello, head.client, head.settings),
+            welcome_statement(hello, head.client, head.settings, head.copy),
             label=labels.MEMBER_HELLO,
         )
         holder = self._nodes.get(head.client)
@@ -343,6 +356,7 @@ class Coordinator:
                 "site, one node"
             )
         self._nodes[head.client], self._settings[head.client] = node, head.settings
+        self._copies[head.client] = head.copy
         self._silent.discard(head.client)
         self._turned_away.pop(node, None)
 
@@ -389,6 +403,10 @@ class Coordinator:
         machine = self._machine(purpose)
         number = self._rounds.get(purpose, 0)
         self._rounds[purpose] = number + 1
+        shown = self._shown.setdefault(purpose, {})
+        shown[number] = model
+        for old in sorted(shown)[:-KEPT_ROUNDS]:
+            del shown[old]
         self.reasons = {}
         end = self._monotonic() + seconds
 
@@ -412,15 +430,31 @@ class Coordinator:
     ) -> Iterator[tuple[ClientId, Buffer]]:
         """Hands the outbox out and yields the answers, until all who are awaited answered or time is up."""
         collecting, parcels, clients = self._machine(purpose).collecting, {}, {}
+        learns = self._sums[purpose].learns is Learner.CLIENTS
         for client, body in outbox.items():
             node = self._nodes.get(client)
             if node is None:
                 self.reasons.setdefault(client, "its node is not there")
                 continue
             shows = collecting and client in awaited
-            head = Step(self._place, purpose.value, dict(withheld) if shows else {})
+            head = Step(
+                self._place,
+                purpose.value,
+                dict(withheld) if shows else {},
+                self._shown.get(purpose, {}) if learns else {},
+            )
             parcels[node], clients[node] = Parcel(encode_head(head), body, shows=shows), client
         until = self._until(purpose, collecting=collecting, end=end)
+        yield from self._carried(parcels, clients, awaited, until)
+
+    def _carried(
+        self,
+        parcels: Mapping[Node, Parcel],
+        clients: Mapping[Node, ClientId],
+        awaited: frozenset[ClientId],
+        until: float,
+    ) -> Iterator[tuple[ClientId, Buffer]]:
+        """Parcels out, answers in, until all who are awaited answered or time is up."""
         tickets = self._carrier.push(parcels, seconds=until - self._monotonic())
         for node in parcels.keys() - tickets.keys():
             self._lose(clients[node], "its node could not be reached")
@@ -458,6 +492,8 @@ class Coordinator:
         except DecodeError as error:
             self.reasons[client] = str(error)
             return None
+        if isinstance(head, Answer):
+            self._copies[client] = head.copy
         if isinstance(head, Answer) and not head.failure:
             self._silent.discard(client)
             return answer.body
@@ -469,6 +505,65 @@ class Coordinator:
         else:
             self.reasons[client] = "it answers a step with something else"
         return None
+
+    # Where clients learn the sum
+
+    def deliver(self, purpose: Purpose) -> None:
+        """Hands out the results that wait for the next round, now."""
+        machine = self._machine(purpose)
+        if outbox := machine.deliver():
+            end = self._monotonic() + self._patience.exchange
+            for sender, reply in self._exchange(purpose, outbox, frozenset(outbox), {}, end=end):
+                with suppress(PeerViolation):  # the server has noted the culprit
+                    machine.receive(sender, reply)
+            self._store()
+
+    def withholds(self, cohort: Collection[ClientId], began: bytes) -> bool:
+        """Whether all of a cohort have a model of their own that began from the arrays of this digest."""
+        return all(self._copies.get(client, NO_COPY).began == began for client in cohort)
+
+    def bring_along(
+        self, cohort: Collection[ClientId], *, began: bytes, withheld: Mapping[str, bytes]
+    ) -> frozenset[ClientId]:
+        """Lets peers hand their copy to those of a cohort who were left behind; who is behind still.
+
+        Nobody is, if nobody has a copy yet: then all begin from the server's arrays. A copy counts only if
+        enough members vouch for it, see `fl_integration.site.handover`; this server cannot read it.
+        """
+        in_step = [
+            client
+            for client in self._version.roster.order(self._nodes)
+            if self._copies.get(client, NO_COPY) == Copy(began) and client not in self._silent
+        ]
+        behind = [client for client in cohort if client not in in_step]
+        if not in_step or not behind:
+            return frozenset()
+        requests = self._errands(Errand.ASK, dict.fromkeys(behind, b""))
+        for client, request in requests.items():
+            giver, *others = in_step
+            given = self._errands(Errand.GIVE, {giver: request})
+            vouchers = self._errands(Errand.VOUCH, dict.fromkeys(others, request))
+            if giver not in given:
+                continue
+            brought = encode(Brought(memoryview(given[giver]), tuple(map(memoryview, vouchers.values()))))
+            self._errands(Errand.TAKE, {client: brought}, withheld=withheld)
+        return frozenset(client for client in behind if self._copies.get(client) != Copy(began))
+
+    def _errands(
+        self,
+        errand: Errand,
+        bodies: Mapping[ClientId, Buffer],
+        *,
+        withheld: Mapping[str, bytes] | None = None,
+    ) -> dict[ClientId, bytes]:
+        """What clients answer to an errand, each with its own body."""
+        head = encode_head(Handover(self._place, errand.value, dict(withheld or {})))
+        shows = errand is Errand.TAKE
+        clients = {self._nodes[client]: client for client in bodies if client in self._nodes}
+        parcels = {node: Parcel(head, bodies[client], shows=shows) for node, client in clients.items()}
+        until = self._monotonic() + self._patience.exchange
+        answers = self._carried(parcels, clients, frozenset(clients.values()), until)
+        return {client: bytes(body) for client, body in answers}
 
     def _lose(self, client: ClientId, reason: str) -> None:
         self.reasons[client] = reason

@@ -10,6 +10,8 @@ once.
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from fl_integration.embedding.parcels import Parcel
 from fl_integration.embedding.records import ArrayBytes, Kind, Record, array_digest
 from protocols.interface import Learner
@@ -62,6 +64,7 @@ __all__ = [
     "settings_digest",
     "unpack",
     "visible",
+    "with_arrays",
 ]
 
 HEAD: Final = "secagg"
@@ -132,6 +135,15 @@ def records_of(content: RecordDict) -> dict[str, Record]:
 def visible(content: RecordDict) -> RecordDict:
     """A message's content without this library's own records."""
     return RecordDict({name: record for name, record in content.items() if name not in (HEAD, BODY)})
+
+
+def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -> RecordDict:
+    """The same records with these arrays as the model: in place of the one that is there, or under a name."""
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = Array(np.ascontiguousarray(array))
+    there = [name for name, each in content.items() if isinstance(each, ArrayRecord)]
+    return RecordDict({**dict(content.items()), (there or [named])[0]: record})
 
 
 def settings_digest(run_config: Mapping[str, Any]) -> bytes:

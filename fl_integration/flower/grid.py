@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from fl_integration.embedding.coordinator import Coordinator, Patience, Undelivered
 from fl_integration.embedding.parcels import Parcel, Purpose
-from fl_integration.embedding.records import records_digest
+from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
     SETTINGS,
     UNAVAILABLE,
@@ -39,6 +39,7 @@ from fl_integration.flower.engine import (
     pack,
     records_of,
     unpack,
+    with_arrays,
 )
 from fl_integration.flower.sums import (
     DEFAULT_STUDY,
@@ -49,9 +50,10 @@ from fl_integration.flower.sums import (
     terms_of,
 )
 from fl_integration.site.sealed_folder import SealedFolder
+from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.vectorise import apply_delta, manifest_of
 from protocols.identity import ClientId, Roster
-from protocols.interface import Outcome
+from protocols.interface import Learner, Outcome
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
 from secagg.errors import DecodeError, ParameterError, RoundAborted
@@ -83,6 +85,8 @@ class SecureGrid(Grid):
         evaluate_metrics: metric of the app's evaluation -> (low, high), as at the clients.
         mean_only: classes of yours whose `aggregate_train` needs nothing but the mean.
         in_the_clear: message types that go to the apps as they are, and whose answers come back one by one.
+        rounds: how many rounds `start` will run. Where the clients learn the sum, the last one is handed out
+            after its round; if it is not known which is the last, each is, for one exchange more.
         patience: how long it waits for what.
         state_dir: a folder for the server's state, so that a server that was restarted in mid-training goes
             on in the same session. None: a new grid opens a new session.
@@ -104,6 +108,7 @@ class SecureGrid(Grid):
         evaluate_metrics: Ranges | None = None,
         mean_only: tuple[type, ...] = (),
         in_the_clear: tuple[str, ...] = (),
+        rounds: int | None = None,
         patience: Patience = Patience(),
         state_dir: str | os.PathLike[str] | None = None,
         state_key: Secret | None = None,
@@ -125,7 +130,9 @@ class SecureGrid(Grid):
             patience=patience,
             files=files,
         )
-        self._patience = patience
+        self._patience, self._rounds_left = patience, rounds
+        self._dtypes: dict[str, Any] = {}
+        self._blind = protocol.learns is Learner.CLIENTS
         self._check_sampling()
         self._check_evaluation()
 
@@ -225,7 +232,7 @@ class SecureGrid(Grid):
         by_node: Mapping[int, Message],
         timeout: float | None,
     ) -> list[Message]:
-        shown = asked[0].content
+        shown = self._typed(asked[0].content)
         members = {_node_id(node): client for node, client in self._coordinator.members().items()}
         cohort = [members[node] for node in by_node if node in members]
         failures = {node: "this node is no member" for node in by_node if node not in members}
@@ -233,14 +240,17 @@ class SecureGrid(Grid):
         manifest = manifest_of(old) if old else None
         outcome: Outcome | None = None
         try:
-            model = records_digest(records_of(shown), replaced={SETTINGS: self._coordinator.settings(cohort)})
             self._carrier.begin(kind, shown)
+            withheld: dict[str, bytes] = {}
+            if self._blind:
+                cohort, withheld = self._brought_along(cohort, shown, kind)
+            model = records_digest(records_of(shown), replaced={SETTINGS: self._coordinator.settings(cohort)})
             outcome = self._coordinator.sum(
                 purpose,
                 cohort,
                 length=1 if manifest is None else manifest.length,
                 model=model,
-                withheld={},
+                withheld=withheld,
                 seconds=_DEFAULT_SECONDS if timeout is None else timeout,
             )
         except RoundAborted as error:
@@ -250,6 +260,7 @@ class SecureGrid(Grid):
             lost = {**outcome.dropped, **self._coordinator.reasons}
             reasons = {client: why for client, why in lost.items() if client not in outcome.contributors}
             _LOG.info("%s: the sum of %d of %d", purpose.name.lower(), len(outcome.contributors), len(cohort))
+            self._hand_out(purpose)
         finally:
             self._carrier.end()
         failures |= {node: reasons[client] for node, client in members.items() if client in reasons}
@@ -258,14 +269,70 @@ class SecureGrid(Grid):
             for node, reason in failures.items()
             if node in by_node
         ]
-        if outcome is not None and outcome.total is not None:
-            total = outcome.total
-            metrics = MetricRecord({self._weighted_by_key: total.total_weight, **total.metrics})
-            content = RecordDict({"metrics": metrics})
-            if manifest is not None:
-                content["arrays"] = _record(apply_delta(old, total.mean, manifest=manifest), old)
+        content = None if outcome is None else self._mean(outcome, old, manifest)
+        if content is not None:
             replies.insert(0, Message(content, reply_to=asked[0]))
         return replies
+
+    def _mean(self, outcome: Outcome, old: Mapping[str, Any], manifest: Manifest | None) -> RecordDict | None:
+        """What a single client would have answered; of what clients learn, that the model is theirs now."""
+        total = outcome.total
+        if total is None:
+            if manifest is None:
+                return None
+            # The arrays stay; nothing here is known of the mean, nor of the examples behind it.
+            examples, metrics, arrays = len(outcome.contributors), {}, dict(old)
+        else:
+            examples, metrics = total.total_weight, total.metrics
+            arrays = {} if manifest is None else apply_delta(old, total.mean, manifest=manifest)
+        content = RecordDict({"metrics": MetricRecord({self._weighted_by_key: examples, **metrics})})
+        if arrays:
+            content["arrays"] = _record(arrays, old)
+        return content
+
+    def _typed(self, shown: RecordDict) -> RecordDict:
+        """The records, with each array in the dtype that it had first.
+
+        Flower's means are products with a float, so an integer entry, such as BatchNorm's counter, comes out
+        of a strategy as float64; sent on so, it would be summed, and make the whole vector twice as wide.
+        """
+        arrays = _arrays(shown)
+        self._dtypes = self._dtypes or {name: array.dtype for name, array in arrays.items()}
+        changed = {
+            name: array.astype(self._dtypes[name])
+            for name, array in arrays.items()
+            if array.dtype != self._dtypes.get(name, array.dtype)
+        }
+        return with_arrays(shown, {**arrays, **changed}, named="arrays") if changed else shown
+
+    # Where clients learn the sum
+
+    def _brought_along(
+        self, cohort: list[ClientId], shown: RecordDict, kind: str
+    ) -> tuple[list[ClientId], dict[str, bytes]]:
+        """The cohort without those who stay behind; and the arrays' digest, if they need not travel."""
+        ((name, record),) = (
+            (name, record) for name, record in records_of(shown).items() if record.kind is Kind.ARRAYS
+        )
+        began = array_digest(record)
+        behind = self._coordinator.bring_along(cohort, began=began, withheld={})
+        cohort = [client for client in cohort if client not in behind]
+        if not self._coordinator.withholds(cohort, began):
+            return cohort, {}
+        others = {each: value for each, value in shown.items() if each != name}
+        self._carrier.begin(kind, RecordDict(others))
+        return cohort, {name: began}
+
+    def _hand_out(self, purpose: Purpose) -> None:
+        """Hands out a sum at once that no later round would carry, or that an evaluation builds upon."""
+        if not self._blind:
+            return
+        last = self._rounds_left is None
+        if purpose is Purpose.TRAIN and self._rounds_left is not None:
+            self._rounds_left -= 1
+        last = last or self._rounds_left == 0
+        if last or (purpose is Purpose.TRAIN and Purpose.EVALUATE in self._sums):
+            self._coordinator.deliver(purpose)
 
     # What can never work
 
