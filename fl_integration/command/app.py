@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final
 
 import click
 import typer
-from typer.core import TyperGroup
 
 from fl_integration.command import advise, hospitals, identity, plan, roster
+from fl_integration.command.plain_help import PlainCommand, PlainGroup
 from secagg.errors import SecAggError
 from secagg.release import RELEASE
 
@@ -36,7 +36,7 @@ class _Interrupted(_Refused):
     exit_code = 130
 
 
-class _Root(TyperGroup):
+class _Root(PlainGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
@@ -61,8 +61,8 @@ app = typer.Typer(
 )
 app.add_typer(identity.app, name="identity")
 app.add_typer(roster.app, name="roster")
-app.command("plan", epilog=plan.EPILOG)(plan.plan)
-app.command("advise", epilog=advise.EPILOG)(advise.advise)
+app.command("plan", cls=PlainCommand, epilog=plan.EPILOG)(plan.plan)
+app.command("advise", cls=PlainCommand, epilog=advise.EPILOG)(advise.advise)
 
 
 @app.command(

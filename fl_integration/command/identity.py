@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from fl_integration.command.passwords import PasswordEnv, PasswordFile, asked
+from fl_integration.command.plain_help import PlainCommand, PlainGroup
 from fl_integration.site.keys import load_identity, load_public, save_identity
 from fl_integration.site.public_identity import PublicIdentity
 from fl_integration.site.whole_files import check_free
@@ -14,6 +15,7 @@ from protocols.identity import Identity, check_client_id
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Your long-term signing key: make it, show its public half, replace it.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -51,7 +53,7 @@ If others may know the old key, tell all members at once: until then it speaks f
 """
 
 
-@app.command("new", epilog=_NEW)
+@app.command("new", cls=PlainCommand, epilog=_NEW)
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="How the roster calls you: 1 to 64 bytes.")],
     *,
@@ -59,7 +61,10 @@ def new(
     password_file: PasswordFile = None,
     password_env: PasswordEnv = None,
 ) -> None:
-    """Make a key and write it to a new file, under a password; print its public line for the others."""
+    """Make a key for NAME and write it to a new file, under a password; print its public line.
+
+    NAME is how the roster calls you, 1 to 64 bytes. The password has at least 12 characters.
+    """
     check_client_id(name)
     check_free(out, "an identity")
     password = asked(password_file, password_env, prompt="New password", new=True)
@@ -74,13 +79,13 @@ def new(
     )
 
 
-@app.command("show", epilog=_SHOW)
+@app.command("show", cls=PlainCommand, epilog=_SHOW)
 def show(key: KeyFile) -> None:
-    """Print the public line of an identity, for the others; asks for no password."""
+    """Print the public line of the identity in the file KEY, for the others; asks for no password."""
     _print(load_public(key))
 
 
-@app.command("rotate", epilog=_ROTATE)
+@app.command("rotate", cls=PlainCommand, epilog=_ROTATE)
 def rotate(
     key: KeyFile,
     *,
@@ -98,7 +103,7 @@ def rotate(
         typer.Option("--new-password-env", metavar="NAME", help="The same for the password of the new file."),
     ] = None,
 ) -> None:
-    """Make a new key for the same name in a new file; the old file stays, for it signs the next roster."""
+    """Make a new key for the name in the file KEY; that file stays, for it signs the next roster."""
     check_free(out, "an identity")
     old = load_identity(key, password=asked(password_file, password_env, prompt="Password", new=False))
     password = asked(new_password_file, new_password_env, prompt="New password", new=True)

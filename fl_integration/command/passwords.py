@@ -4,7 +4,9 @@ Arguments stand in the list of processes, which every user of the machine can re
 history.
 """
 
+import getpass
 import os
+import warnings
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -59,8 +61,19 @@ def asked(file: Path | None, variable: str | None, *, prompt: str, new: bool) ->
                 f"the variable {variable!r} is not set, or empty; it should hold the password"
             )
     else:
-        password = str(click.prompt(prompt, hide_input=True, confirmation_prompt=new, err=True))
+        password = _typed(prompt, new=new)
     return check_password(password) if new else password
+
+
+def _typed(prompt: str, *, new: bool) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)  # else it would be typed in the open
+        try:
+            return str(click.prompt(prompt, hide_input=True, confirmation_prompt=new, err=True))
+        except getpass.GetPassWarning:
+            raise ParameterError(
+                "there is no terminal that hides what is typed; use --password-file or --password-env"
+            ) from None
 
 
 def _from_file(file: Path) -> str:

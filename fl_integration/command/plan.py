@@ -68,7 +68,7 @@ def plan(
     bits: Annotated[int, typer.Option(metavar="N", help="Of one value, before it is summed.")] = 16,
     max_weight: Annotated[int, typer.Option(metavar="N", help="The largest weight of one client.")] = 1,
 ) -> None:
-    """Show the plan of a round: who shares with whom, what is needed, what can fail, who learns what."""
+    """Show the plan of a round of N clients: what is needed, what can fail, who learns what."""
     made = _CLASSES[protocol](
         bits=bits,
         max_clients=n,

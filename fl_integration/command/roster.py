@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from fl_integration.command.passwords import PasswordEnv, PasswordFile, asked
+from fl_integration.command.plain_help import PlainCommand, PlainGroup
 from fl_integration.command.tables import show
 from fl_integration.site.keys import load_identity
 from fl_integration.site.public_identity import PublicIdentity, read_public
@@ -19,6 +20,7 @@ from secagg.errors import ParameterError, VerificationError
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Who takes part, under which keys: make a roster, change it, sign it, check it.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -71,15 +73,15 @@ whether every member has signed.
 """
 
 
-@app.command("new", epilog=_NEW)
+@app.command("new", cls=PlainCommand, epilog=_NEW)
 def new(public: PublicFiles, out: Out) -> None:
-    """Make version 1 of a roster from the members' public lines."""
+    """Make version 1 of a roster from files with the members' public lines, PUBLIC."""
     check_free(out, "a roster")
     members = [each for path in public for each in read_public(path)]
     _write(RosterVersion(Roster(tuple((each.client, each.public_key) for each in members))), out)
 
 
-@app.command("add", epilog=_ADD)
+@app.command("add", cls=PlainCommand, epilog=_ADD)
 def add(
     roster: RosterFile,
     public: PublicFiles,
@@ -89,7 +91,10 @@ def add(
         bool, typer.Option("--replace", help="The lines are new keys of members, in place of their old ones.")
     ] = False,
 ) -> None:
-    """Make the next version: with new members at the end, or with new keys of members."""
+    """Make the version after the file ROSTER: with new members at the end, or new keys of members.
+
+    PUBLIC are files with public lines, as `secagg identity show` prints them.
+    """
     check_free(out, "a roster")
     version = read_roster(roster)
     keys = dict(version.roster.keys)
@@ -113,13 +118,13 @@ def _check_place(roster: Roster, public: PublicIdentity, *, replace: bool) -> No
         )
 
 
-@app.command("remove", epilog=_REMOVE)
+@app.command("remove", cls=PlainCommand, epilog=_REMOVE)
 def remove(
     roster: RosterFile,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Members who leave.")],
     out: Out,
 ) -> None:
-    """Make the next version, without these members."""
+    """Make the version after the file ROSTER, without the members NAME."""
     check_free(out, "a roster")
     version = read_roster(roster)
     leaving = set(version.roster.order(names))
@@ -128,7 +133,7 @@ def remove(
     )
 
 
-@app.command("sign", epilog=_SIGN)
+@app.command("sign", cls=PlainCommand, epilog=_SIGN)
 def sign(
     roster: RosterFile,
     *,
@@ -142,7 +147,7 @@ def sign(
     password_file: PasswordFile = None,
     password_env: PasswordEnv = None,
 ) -> None:
-    """Add your signature to a roster's file, or signatures that stand in other copies of it."""
+    """Add your signature to the file ROSTER, or signatures that stand in other copies of it."""
     if key is None and not collect:
         raise ParameterError("name a --key that signs, or copies to --collect signatures from")
     version = read_roster(roster)
@@ -164,7 +169,7 @@ def sign(
     typer.echo(f"{len(version.signers)} of {len(version.roster)} members have signed {str(roster)!r}")
 
 
-@app.command("check", epilog=_CHECK)
+@app.command("check", cls=PlainCommand, epilog=_CHECK)
 def check(
     roster: RosterFile,
     *,
@@ -181,7 +186,7 @@ def check(
         typer.Option("--fingerprint", metavar="TEXT", help="What somebody else has read from their copy."),
     ] = None,
 ) -> None:
-    """Show the members, their fingerprints and who signed; say whether it is what you expect."""
+    """Show who is in the file ROSTER, under which keys, and who signed; say whether it is what you expect."""
     version = read_roster(roster)
     before = None if previous is None else read_roster(previous)
     _table(version, before)
