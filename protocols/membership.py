@@ -159,6 +159,24 @@ class RosterVersion:
         others = dict(self.signatures)
         return replace(self, signatures=tuple({**others, identity.key.public_key: signature}.items()))
 
+    def with_signatures(self, copy: "RosterVersion") -> "RosterVersion":
+        """This version with those signatures of another copy that verify; what verifies here already stays.
+
+        Raises:
+            VerificationError: the copy is another version or another roster.
+            ParameterError: it is no RosterVersion.
+        """
+        if not isinstance(copy, RosterVersion):
+            raise ParameterError(f"copy is a RosterVersion, not {type(copy).__name__}")
+        if copy.digest != self.digest:
+            raise VerificationError(
+                f"the copy is another roster: version {copy.version} ({copy.fingerprint}), not version "
+                f"{self.version} ({self.fingerprint})"
+            )
+        found = {key: signature for key, signature in copy.signatures if self._holds(key, signature)}
+        kept = {key: signature for key, signature in self.signatures if self._holds(key, signature)}
+        return replace(self, signatures=tuple({**dict(self.signatures), **found, **kept}.items()))
+
     def successor(self, roster: Roster) -> "RosterVersion":
         """The next version, with another roster and no signatures yet.
 
