@@ -112,7 +112,7 @@ def answer(
         entropy: for fresh keys and nonces.
 
     Raises:
-        DecodeError, VerificationError: as `asker_of`, or the request is this client's own; nothing was sealed.
+        DecodeError, VerificationError: as `asker_of`, or it is the own request; nothing was sealed.
         PeerViolation: the client that asks signed a key that is none.
         ParameterError: an argument of the caller's can never work.
     """
