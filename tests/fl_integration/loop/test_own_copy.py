@@ -125,6 +125,25 @@ def test_a_sum_without_a_round_or_a_first_one_of_another_base_strands() -> None:
     assert other.stranded
 
 
+def test_only_taking_over_ends_being_stranded() -> None:
+    own = started()
+    first = summed(own, 0)
+    assert own.apply(first, sealed=sealed(0))
+    own.apply(summed(own, 1, head=bytes(32)), sealed=sealed(1))
+    assert not own.apply(first, sealed=sealed(0))
+    assert own.stranded
+    assert own.apply(summed(own, 2), sealed=sealed(2))
+    assert own.stranded
+
+
+def test_the_last_round_never_falls() -> None:
+    """Rounds rise; a sum that says otherwise was forged by who holds the key, and blinds nobody."""
+    own = moved(started(), 5, 3)
+    assert own.last == 5
+    assert not own.apply(summed(own, 4, head=bytes(32)), sealed=sealed(4))
+    assert not own.stranded
+
+
 def test_what_is_in_the_copy_is_passed_over_however_long_ago_it_was() -> None:
     """Over thousands of rounds neither the copy nor its bytes grow."""
     own = started()
@@ -284,8 +303,15 @@ def test_being_stranded_is_stored_and_is_nobody_elses() -> None:
     own.apply(summed(own, 1, head=bytes(32)), sealed=sealed(1))
     assert OwnCopy.from_bytes(own.to_bytes(), layout=own.model.layout).stranded
     assert own.to_bytes() != peer.to_bytes()
-    assert own.for_peer() == peer.for_peer() == peer.to_bytes()
     assert own.digest() == peer.digest()
+
+
+def test_a_stranded_copy_is_given_to_nobody() -> None:
+    own = moved(started(), 0)
+    assert own.for_peer() == own.to_bytes()
+    own.apply(summed(own, 1, head=bytes(32)), sealed=sealed(1))
+    with pytest.raises(ParameterError, match="the others went on without this copy"):
+        own.for_peer()
 
 
 def test_the_bytes_are_pinned() -> None:

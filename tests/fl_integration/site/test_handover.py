@@ -199,6 +199,12 @@ def test_a_key_that_is_none_names_the_one_that_asks(mine: Asked) -> None:
             assert caught.value.culprit == "a"
 
 
+def test_nothing_stands_behind_a_request_even_if_it_is_signed(mine: Asked) -> None:
+    statement = relayed._parted(Kind.REQUEST, mine.request).statement
+    with pytest.raises(DecodeError, match="4 bytes are left over behind a request"):
+        asker_of(relayed._signed(Kind.REQUEST, statement, WHO["a"], b"more"), **PLACE)
+
+
 # --- a lying server ---------------------------------------------------------------------------------------
 
 
