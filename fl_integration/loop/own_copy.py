@@ -6,12 +6,12 @@ a chain of digests over the initial model and every sealed sum that was applied.
 as its head, and updates that name other bases are not summed with it.
 
 **What comes twice.** A sum that is in the copy already may arrive again: taken over from a peer before it was
-delivered, or opened by a machine that was restored from before it opened it. Such a sum answers an earlier
-base, as does a sum that the others applied to another copy, which means that they went on without this
-client. The round tells them apart: the numbers of a session's rounds only rise, so a sum of the last applied
-round, or of one before, is either in the copy or lost to it for good, and nobody can still go on from there
-alone. It is passed over. Any later one that answers another base makes the copy `stranded`, so a parting of
-the clients shows itself at the next sum. One number holds this for any number of rounds.
+delivered, or opened once more by a machine that was restored from before. Such a sum answers an earlier base,
+and so does one that the others applied to another copy, when they went on without this client. The round
+tells them apart, for the numbers of a session's rounds only rise. A sum of the last applied round, or of one
+before, is in the copy or came too late for it, and is passed over. A later one that answers another base
+makes the copy `stranded`. So clients that parted, by whatever was passed over, find it at the next sum: it
+answers one base, and strands all that have another. One number remembers this for any number of rounds.
 
 **On disk.** `to_bytes` is the whole copy, strict, canonical and bit-exact. It is no secret from any member of
 the session, and one from everybody else: seal it. Store the copy before the machine that opened the sums,
@@ -166,18 +166,27 @@ class OwnCopy:
         return self._encoded(stranded=self.stranded)
 
     def for_peer(self) -> bytes:
-        """The copy as every client in step with it would write it: for handing it over."""
-        return self._encoded(stranded=False)
+        """The copy for handing it over (`fl_integration.site.handover`): equal at all clients in step.
+
+        Raises:
+            ParameterError: this copy is stranded, and nobody should go on from it.
+        """
+        if self.stranded:
+            raise ParameterError("the others went on without this copy; take theirs over before giving it")
+        return self.to_bytes()
 
     def digest(self) -> bytes:
-        """SHA-256 (32 bytes) of all of it: the same for all clients in step. It tells guesses of the model
-        from one another, so it is as secret as the model is.
+        """SHA-256 (32 bytes) of all of it, equal at all clients in step; whether it is stranded is left out.
+
+        Guesses of the model can be tried by it, so it is as secret as the model is.
         """
-        return hashlib.sha256(labels.OWN_COPY + self.for_peer()).digest()
+        hashed = hashlib.sha256(labels.OWN_COPY)
+        hashed.update(self._encoded(stranded=False))
+        return hashed.digest()
 
     @classmethod
     def from_bytes(cls, data: Buffer, *, layout: Layout) -> Self:
-        """The copy that `to_bytes` or `for_peer` wrote. The arrays are its own.
+        """The copy that `to_bytes` or `for_peer` wrote. Its arrays are its own.
 
         Args:
             data: any buffer; its length must be exactly what the layout asks for.
