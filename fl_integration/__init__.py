@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # fmt: off
     from fl_integration.loop.alarm import ClippingWarning
+    from fl_integration.loop.asynchronous import run_round_async
     from fl_integration.loop.cohorts import Sampling
     from fl_integration.loop.evaluation import Better, Central, Custom, EarlyStopping, OnSites, Task
     from fl_integration.loop.federated import federate
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
+    from fl_integration.site.keys import load_identity, save_identity
     from fl_integration.site.release_log import SqliteReleaseLog
+    from fl_integration.site.roster_file import read_roster, write_roster
     from fl_integration.site.step import Trained
     from fl_integration.site.training import LocalTraining, predict
     from fl_integration.vectors.autoclip import AutoClip
@@ -42,11 +45,13 @@ __all__ = [
     "FederatedServer", "InProcess", "LocalTraining", "Manifest", "OnSites", "Progress", "Rehearsal",
     "RoundReport", "Sampling", "Scaffold", "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch",
     "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten",
-    "manifest_of", "model_digest", "movable", "only", "predict", "segments", "to_tensorboard", "unflatten",
+    "load_identity", "manifest_of", "model_digest", "movable", "only", "predict", "read_roster",
+    "run_round_async", "save_identity", "segments", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
     "loop.alarm": ("ClippingWarning",),
+    "loop.asynchronous": ("run_round_async",),
     "loop.cohorts": ("Sampling",),
     "loop.evaluation": ("Better", "Central", "Custom", "EarlyStopping", "OnSites", "Task"),
     "loop.federated": ("federate",),
@@ -58,7 +63,9 @@ _ROOMS = {
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
+    "site.keys": ("load_identity", "save_identity"),
     "site.release_log": ("SqliteReleaseLog",),
+    "site.roster_file": ("read_roster", "write_roster"),
     "site.step": ("Trained",),
     "site.training": ("LocalTraining", "predict"),
     "vectors.autoclip": ("AutoClip",),

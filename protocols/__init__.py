@@ -20,6 +20,7 @@ from protocols.interface import (
     SumProtocol,
 )
 from protocols.masked import MaskedSum
+from protocols.membership import RosterVersion, session_id
 from protocols.plain import PlainSum
 from protocols.planning.requirements import Adversary, Plan, Requirements
 from protocols.run import run_round
@@ -51,6 +52,7 @@ __all__ = [
     "ReleaseLog",
     "Requirements",
     "Roster",
+    "RosterVersion",
     "Round",
     "RoundAborted",
     "Rounding",
@@ -64,6 +66,7 @@ __all__ = [
     "Traffic",
     "advise",
     "run_round",
+    "session_id",
     "simulate",
     "suggest_clip",
 ]

@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # the one place where an arrow runs up: for type checkers, ne
         ReleaseLog,
         Requirements,
         Roster,
+        RosterVersion,
         Round,
         RoundAborted,
         Rounding,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # the one place where an arrow runs up: for type checkers, ne
         Traffic,
         advise,
         run_round,
+        session_id,
         simulate,
         suggest_clip,
     )
@@ -100,6 +102,7 @@ __all__ = [
     "ReleaseLog",
     "Requirements",
     "Roster",
+    "RosterVersion",
     "Round",
     "RoundAborted",
     "Rounding",
@@ -115,6 +118,7 @@ __all__ = [
     "fedavg",
     "federate",
     "run_round",
+    "session_id",
     "simulate",
     "suggest_clip",
 ]

@@ -20,6 +20,13 @@ RELEASE: Final = _PREFIX + b"release"
 PARAMETERS: Final = _PREFIX + b"parameters"
 ROSTER: Final = _PREFIX + b"roster"
 
+# Membership: keys that people hold, and rosters that they sign
+ROSTER_VERSION: Final = _PREFIX + b"roster version"
+ROSTER_SIGNATURE: Final = _PREFIX + b"roster signature"
+SESSION: Final = _PREFIX + b"session"
+KEY_FINGERPRINT: Final = _PREFIX + b"key fingerprint"
+PUBLIC_IDENTITY: Final = _PREFIX + b"public identity"
+
 # Masking (Bonawitz et al. CCS'17)
 KEY_ADVERTISEMENT: Final = _PREFIX + b"key advertisement"
 CHANNEL: Final = _PREFIX + b"channel"
@@ -50,6 +57,23 @@ CONSORTIUM_MAC_PAD: Final = _PREFIX + b"consortium mac pad"
 
 # Training
 MODEL_MANIFEST: Final = _PREFIX + b"model manifest"
+SHOWN_RECORDS: Final = _PREFIX + b"shown records"
+SHOWN_RECORD: Final = _PREFIX + b"shown record"
+MEMBER_HELLO: Final = _PREFIX + b"member's hello"
+MEMBER_STATE: Final = _PREFIX + b"member's state"
+ADMISSION: Final = _PREFIX + b"admission"
+PURPOSE: Final = _PREFIX + b"purpose of a session"
+ANSWERED: Final = _PREFIX + b"what an update answers"
+SUMS_APPLIED: Final = _PREFIX + b"sums applied"
+SCALES_APPLIED: Final = _PREFIX + b"scales applied"
+OWN_COPY: Final = _PREFIX + b"own copy"
+
+# Handing a copy over
+HANDOVER_REQUEST: Final = _PREFIX + b"handover request"
+HANDOVER_ANSWER: Final = _PREFIX + b"handover answer"
+HANDOVER_VOUCHER: Final = _PREFIX + b"handover voucher"
+HANDOVER_SEAL: Final = _PREFIX + b"handover seal"
+HANDOVER_COPY: Final = _PREFIX + b"handover copy"
 
 # Lattice (RLWE masks)
 LATTICE_SEED: Final = _PREFIX + b"lattice seed"

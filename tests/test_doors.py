@@ -43,12 +43,17 @@ NEEDS_NO_TORCH = {
     "apply_delta",
     "delta",
     "flatten",
+    "load_identity",
     "manifest_of",
     "movable",
     "only",
+    "read_roster",
+    "run_round_async",
+    "save_identity",
     "segments",
     "to_tensorboard",
     "unflatten",
+    "write_roster",
 }
 NEEDS_TORCH = {*fl_integration.__all__} - NEEDS_NO_TORCH
 

@@ -20,12 +20,12 @@ how the training goes on: nothing is signed.
 """
 
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from fl_integration.loop.global_model import GlobalModel
 from fl_integration.loop.optimisers import OptimiserState
 from fl_integration.loop.report import RoundReport
 from fl_integration.site.site import OwnPart
+from fl_integration.site.whole_files import written_whole
 from protocols.identity import ClientId
 from protocols.simulation import Traffic
 from secagg.errors import MissingExtraError, ParameterError
@@ -111,11 +112,12 @@ class Checkpoint:
         if not isinstance(folder, str | os.PathLike):
             raise ParameterError(f"checkpoint is a {type(folder).__name__}; it must be the path of a folder")
         self._folder, self._fingerprint = Path(folder), fingerprint
-        self._temporary = self._folder / f".{_FILE}.{os.getpid()}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._opened().close()  # now, and not after a round of training
-            self._temporary.unlink()
+            with tempfile.TemporaryFile(dir=self._folder):  # now, and not after a round of training
+                pass
+            for left in self._folder.glob(f".{_FILE}.*.part"):
+                left.unlink()  # of a process that was killed; it may be as large as the model
         except OSError as error:
             raise ParameterError(
                 f"checkpoint={str(folder)!r} is no folder that can be written to: {error.strerror}"
@@ -167,40 +169,16 @@ class Checkpoint:
         """
         data = {"format": _FORMAT, "fingerprint": asdict(self._fingerprint), **_data(saved)}
         try:
-            with self._opened() as file:
+            with written_whole(self.path, mode=0o600) as file:
                 torch.save(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            self._temporary.replace(self.path)
-        except BaseException as error:
-            with suppress(OSError):
-                self._temporary.unlink()
-            if isinstance(error, RuntimeError):  # torch's word for a disk that is full
-                raise OSError(f"the checkpoint could not be written: {error.__context__ or error}") from error
-            raise
-        _sync(self._folder)
-
-    def _opened(self) -> BinaryIO:
-        """The file beside the place, empty, for its owner alone."""
-        with suppress(FileNotFoundError):
-            self._temporary.unlink()  # another process of this number was killed; its mode may be another
-        return open(self._temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600))
+        except RuntimeError as error:  # torch's word for a disk that is full
+            raise OSError(f"the checkpoint could not be written: {error.__context__ or error}") from error
 
     def _damaged(self, error: Exception) -> ParameterError:
         return ParameterError(
             f"{self.path.name} in the checkpoint's folder is no checkpoint of this library, or is damaged "
             f"({type(error).__name__}); name another folder, or remove it"
         )
-
-
-def _sync(folder: Path) -> None:
-    """Forces the rename to the disk, where a folder can be opened for that."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _data(saved: Saved) -> dict[str, Any]:

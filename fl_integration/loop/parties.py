@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
+from fl_integration.loop.own_copy import OnModel, OwnCopy
 from fl_integration.site.site import Site, SiteFailedError
 from fl_integration.site.step import Trained
 from fl_integration.vectors.arrays import Array, Vector
@@ -40,7 +41,7 @@ from protocols.identity import SERVER, ClientId
 from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
 from protocols.machine.summand import FloatSurface
 from protocols.run import Exchange, run_round
-from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted
+from secagg.errors import DecodeError, ParameterError, PeerViolation
 
 __all__ = [
     "FederatedClient",
@@ -57,12 +58,7 @@ T = TypeVar("T")
 State: TypeAlias = Mapping[str, Array]
 """A model's `state_dict`."""
 
-OnModel: TypeAlias = Callable[[int, Sum, GlobalModel], None]
-"""`on_model(number, sum, model)`: a mean was applied, and this is the global model now."""
-
 _MODEL: Final = b"secagg/1/global model"
-_BASE: Final = b"secagg/1/sums applied"
-_SCALED: Final = b"secagg/1/scales applied"
 
 
 def model_digest(state: State) -> bytes:
@@ -104,16 +100,18 @@ class FederatedClient:
         start: the global model that all begin from.
         around: the protocol around it.
         on_model: called when a mean was opened and applied here (`Learner.CLIENTS`), with its round.
+        own_copy: its copy of the model as it was saved, in a fresh process; None: it begins from `start`.
+
+    Raises:
+        ParameterError: there is a copy, and the server learns the sums.
 
     Attributes:
+        own_copy: its copy of the global model (`Learner.CLIENTS`), else None.
         seconds: processor seconds that its machine took so far; training is not in it.
         clipped: values of the last contribution that were clipped, by entry of the model, those with any.
         strange: metrics of the last contribution that were outside their range, and were clipped too.
         drowned: entries whose first update was lost in the grid's rounding under the training's scales.
         refused_scales: in its last round it did not put up with the training's scales.
-        opened: sums opened and applied so far, that of the scales too.
-        base: digest (32 bytes) of the initial model and of all sums applied to it (`Learner.CLIENTS`).
-        stranded: the others went on from another copy than its own, and it needs `take_over`.
         trained: it has trained at least once in this run.
     """
 
@@ -125,16 +123,18 @@ class FederatedClient:
         start: GlobalModel,
         around: Surroundings,
         on_model: OnModel | None = None,
+        own_copy: OwnCopy | None = None,
     ) -> None:
         self._machine, self.site, self._around, self._on_model = machine, site, around, on_model
-        self.model = start
-        self.base = self._initial = start.digest() if around.learns is Learner.CLIENTS else b""
-        self._applied: frozenset[bytes] = frozenset()
+        if own_copy is not None and around.learns is not Learner.CLIENTS:
+            raise ParameterError("the server learns the sums, and clients keep no copy; leave own_copy out")
+        self._start = start
+        self.own_copy = OwnCopy(start) if own_copy is None and around.learns is Learner.CLIENTS else own_copy
         self._scales = start.scales
         self._ahead: tuple[int, Delivered, Vector, Trained] | None = None
         self._lock = threading.Lock()  # one module, one update: an overlapping call would train into both
-        self.stranded = self.trained = False
-        self.seconds, self.opened = 0.0, 0
+        self.trained = False
+        self.seconds = 0.0
         self.clipped: dict[str, int] = {}
         self.strange: tuple[str, ...] = ()
         self.drowned: tuple[str, ...] = ()
@@ -145,6 +145,26 @@ class FederatedClient:
     def name(self) -> ClientId:
         """Its client id."""
         return self.site.name
+
+    @property
+    def model(self) -> GlobalModel:
+        """The global model as it has it; where the server learns the sums, the one that all began from."""
+        return self._start if self.own_copy is None else self.own_copy.model
+
+    @property
+    def base(self) -> bytes:
+        """As `OwnCopy.base`; empty where the server learns the sums."""
+        return b"" if self.own_copy is None else self.own_copy.base
+
+    @property
+    def opened(self) -> int:
+        """Sums opened and applied so far, that of the scales too."""
+        return 0 if self.own_copy is None else self.own_copy.opened
+
+    @property
+    def stranded(self) -> bool:
+        """The others went on from another copy than its own, and it needs `take_over`."""
+        return self.own_copy is not None and self.own_copy.stranded
 
     def answer(self, request: bytes) -> bytes:
         """The reply to one message of the server; trains when that message asks for an update.
@@ -242,47 +262,30 @@ class FederatedClient:
 
     def take_scales(self, scales: npt.NDArray[np.float64]) -> None:
         """Goes on with scales, which it opened itself (`Learner.CLIENTS`)."""
-        self.model = self.model.scaled(scales)
-        self.base = hashlib.sha256(_SCALED + self.base + scales.astype("<f8").tobytes()).digest()
-        self.opened += 1
+        self._copy().take_scales(scales)
 
     def catch_up(self) -> None:
-        """Opens the sums that arrived, oldest first, and moves its copy of the global model.
-
-        One that does not open moves nobody's copy, and whoever holds its key finds that; nor does one that is
-        no sum of honest updates. One whose key this client lacks may move others: then the next that opens
-        answers another copy than its own, and it is `stranded`.
-        """
-        for result in self._machine.results:
-            try:
-                total = self._timed(partial(self._machine.open, result))
-            except (PeerViolation, RoundAborted, ParameterError):
-                continue
-            if (digest := hashlib.sha256(result).digest()) in self._applied:
-                continue  # taken over from a peer, before it was delivered here
-            if total.head != self.base or total.round is None:
-                self.stranded = True
-                continue
-            self._applied |= {digest}
-            self.model = self.model.moved(total, round=total.round)
-            self.base = hashlib.sha256(_BASE + self.base + digest).digest()
-            self.opened += 1
-            if self._on_model is not None:
-                self._on_model(total.round, total, self.model)
+        """As `OwnCopy.catch_up`, with what its machine opens (`Learner.CLIENTS`)."""
+        self._copy().catch_up(_Timed(self._machine, self._timed), on_model=self._on_model)
 
     def take_over(self, peer: "FederatedClient") -> None:
         """Takes a peer's copy of the model: the way back for one that the others left behind."""
-        self.model, self.base, self.opened = peer.model, peer.base, peer.opened
-        self._applied, self.stranded = peer._applied, False
+        self._copy().take_over(peer._copy())
+
+    def _copy(self) -> OwnCopy:
+        if self.own_copy is None:
+            raise ParameterError("the server learns the sums: it has the model, and clients keep no copy")
+        return self.own_copy
 
     def _delivered(self, asked: NeedUpdate) -> Delivered:
         if self._around.learns is Learner.SERVER:
             return self.take_model(asked.model)
-        if asked.model != self._initial:
+        own = self._copy()
+        if asked.model != own.initial:
             raise PeerViolation("the training began from another model than this client", culprit=SERVER)
-        if self.stranded:
+        if own.stranded:
             raise PeerViolation("the others went on from another model than this client has", culprit=SERVER)
-        return self.model.delivered
+        return own.model.delivered
 
     def _contributed(
         self, asked: NeedUpdate, delivered: Delivered, update: Vector, trained: Trained
@@ -340,6 +343,21 @@ class FederatedClient:
             return step()
         finally:
             self.seconds += time.process_time() - since
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A client's machine, by which its copy opens sums while somebody counts the time."""
+
+    machine: Client
+    timed: Callable[[Callable[[], Sum]], Sum]
+
+    @property
+    def results(self) -> tuple[bytes, ...]:
+        return self.machine.results
+
+    def open(self, result: bytes) -> Sum:
+        return self.timed(partial(self.machine.open, result))
 
 
 class FederatedServer:

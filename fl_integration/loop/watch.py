@@ -4,6 +4,8 @@
 pipe, a file or a notebook no control code is ever written, whatever the environment says of colours. The log
 is `logging.getLogger("secagg")`: a line a round, INFO when all went well, WARNING when a site sat it out or
 there is no mean. None of them is shown an update or a key: metrics, counts, names, reasons and bytes are all.
+The logger has no handler of ours, not even a `NullHandler`: as Python's logging HOWTO has it, a program that
+configures nothing then sees warnings on standard error, and that a round was aborted should be seen.
 
 >>> Watch(progress=Progress.NEVER).progress
 <Progress.NEVER: 'never'>
@@ -20,9 +22,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from protocols.identity import SERVER
-from protocols.interface import Sum
+from protocols.interface import Outcome, Round, Sum
+from protocols.machine.reasons import listed, printable
 from protocols.simulation import Message
-from secagg.errors import ParameterError
+from secagg.errors import ParameterError, RoundAborted
 from secagg.numbers import plain
 
 if TYPE_CHECKING:
@@ -31,7 +34,17 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import RoundReport
     from fl_integration.vectors.arrays import Array
 
-__all__ = ["Bar", "Progress", "Watch", "human", "log_round", "one_line", "to_tensorboard"]
+__all__ = [
+    "Bar",
+    "Progress",
+    "Watch",
+    "human",
+    "log_left_open",
+    "log_outcome",
+    "log_round",
+    "one_line",
+    "to_tensorboard",
+]
 
 _LOG: Final = logging.getLogger("secagg")
 _ASIDE: Final = frozenset({"auc_error", "clipped_examples", "examples"})
@@ -39,6 +52,8 @@ _ASIDE: Final = frozenset({"auc_error", "clipped_examples", "examples"})
 _SHOWN: Final = 3
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _REASON: Final = 200
+_SUMMARY: Final = 2048
+"""The most characters of one client's reason, and of the reason of an abort, which sums up those of many."""
 
 
 class Progress(Enum):
@@ -180,7 +195,7 @@ def log_round(report: "RoundReport", rounds: int, *, said: Mapping[str, str] | N
     """
     said = said or {}
     contributed = f"{len(report.contributors)} of {len(report.asked)} sites"
-    parts = [f"aborted: {one_line(report.aborted)}" if report.aborted else contributed]
+    parts = [f"aborted: {printable(report.aborted, _SUMMARY)}" if report.aborted else contributed]
     if report.total_weight is not None:
         parts.append(f"total weight {report.total_weight}")
     for name, metrics in (("training", report.metrics), ("evaluation", report.evaluation)):
@@ -193,6 +208,30 @@ def log_round(report: "RoundReport", rounds: int, *, said: Mapping[str, str] | N
         parts.append(f"{len(report.dropped)} sat out: {out}")
     level = logging.WARNING if report.dropped or report.aborted else logging.INFO
     _LOG.log(level, "round %d (%d of %d): %s", report.number, report.number + 1, rounds, "; ".join(parts))
+
+
+def log_outcome(round: Round, outcome: Outcome) -> None:
+    """The same line for a round without a training around it, for whoever runs the machines: see `log_round`.
+
+    It tells who took part and who did not. What was summed, and its weight, are not in it.
+    """
+    said = f"{len(outcome.contributors)} of {len(round.cohort)} clients"
+    if outcome.dropped:
+        lost = listed(sorted(outcome.dropped), outcome.dropped)
+        _LOG.warning("round %d: %s; %d lost: %s", round.number, said, len(outcome.dropped), lost)
+    else:
+        _LOG.info("round %d: %s", round.number, said)
+
+
+def log_left_open(round: Round, error: BaseException) -> None:
+    """The line of a round that has no outcome: it was aborted, or something else ended it, an interrupt too.
+
+    Of any other error than ours only the kind is told: its text is not from here, and may hold anything.
+    """
+    if isinstance(error, RoundAborted):
+        _LOG.warning("round %d: aborted: %s", round.number, printable(error.reason, _SUMMARY))
+    else:
+        _LOG.warning("round %d: left open by a %s", round.number, type(error).__name__)
 
 
 def human(size: int) -> str:
@@ -274,5 +313,4 @@ def _out(report: "RoundReport", client: str, reason: str) -> str:
 
 def one_line(text: str) -> str:
     """Another party's words on one line of the log: printable, and not too many."""
-    shown = "".join(each if each.isprintable() else "?" for each in text)
-    return shown if len(shown) <= _REASON else f"{shown[:_REASON]}…"
+    return printable(text, _REASON)

@@ -93,6 +93,12 @@ class LatticeParameters(Parameters):
 
         return {**super()._public_values(), "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX)}
 
+    def written(self) -> dict[str, str]:
+        layer = self.key_layer
+        own = {**super().written(), "keys": type(layer).__name__}
+        theirs = {name: value for name, value in layer.written().items() if name not in own}
+        return {**own, **{f"keys.{name}": value for name, value in theirs.items()}}
+
     def suite_on(self, surface: Surface, *, digest: bytes) -> "Suite":
         # The steps and the lattice are loaded with the first LatticeSum.
         from protocols.lattice.client import LatticeClientSteps

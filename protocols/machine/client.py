@@ -14,7 +14,16 @@ from typing import Annotated, Any, Final
 from protocols.identity import SERVER, Identity, Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog, Reply, Sum, Update
 from protocols.machine.guard import Guard, Guarded, guarded
-from protocols.machine.suite import Asked, ClientContext, Declined, Replied, Suite, UnknownKeyError
+from protocols.machine.reasons import OWN, described
+from protocols.machine.suite import (
+    Asked,
+    ClientContext,
+    Declined,
+    OtherParametersError,
+    Replied,
+    Suite,
+    UnknownKeyError,
+)
 from protocols.messages.envelope import (
     ACKNOWLEDGEMENT,
     REFUSAL,
@@ -185,6 +194,8 @@ class ClientMachine(Guarded, Client):
                 received = tuple(hashlib.sha256(result).digest() for result in request.results)
                 return self._envelope(number, ACKNOWLEDGEMENT, encode(Received(received)))
             return self._step(number, stage, digest, request)
+        except OtherParametersError as error:  # whoever reads the refusal should not have to guess
+            return self._refuse(number, stage, f"{error.reason}{OWN}{described(self._suite)}")
         except PeerViolation as error:
             return self._refuse(number, stage, error.reason, accused=error.culprit)
         except (DecodeError, VerificationError) as error:
@@ -192,7 +203,10 @@ class ClientMachine(Guarded, Client):
 
     def _check_header(self, envelope: Envelope) -> None:
         if envelope.protocol != self._suite.code:
-            raise DecodeError("a message of another protocol")
+            raise DecodeError(
+                f"a message of another protocol, number {envelope.protocol} on the wire; this client runs "
+                f"{self._suite.name}, number {self._suite.code}"
+            )
         if envelope.session != self._session:
             raise DecodeError("a message of another session")
         if envelope.sender != SERVER:

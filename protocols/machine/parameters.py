@@ -9,7 +9,8 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from protocols.identity import Identity, Roster
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["ExactSum", "MachineProtocol", "Parameters"]
 
 MAXIMUM_CLIENTS = 1 << 20
+WRITTEN = 32
+"""The most characters of one parameter, where parameters are written out for people."""
 
 
 class MachineProtocol(SumProtocol):
@@ -202,7 +205,8 @@ class Parameters(MachineProtocol):
 
     @property
     def suite(self) -> "Suite":
-        return self.suite_on(self.surface, digest=self._digest(None))
+        suite = self.suite_on(self.surface, digest=self._digest(None))
+        return replace(suite, public=self.written())
 
     @abstractmethod
     def suite_on(self, surface: Surface, *, digest: bytes) -> "Suite":
@@ -226,6 +230,13 @@ class Parameters(MachineProtocol):
         values["clip"] = self.clip if isinstance(self.clip, tuple) else float(self.clip)
         return values
 
+    def written(self) -> dict[str, str]:
+        """The public parameters by name, as people write them: what parties compare whose digests differ."""
+        values = self._public_values()
+        requirements = values.pop("requirements")
+        values |= {each.name: getattr(requirements, each.name) for each in fields(self.requirements)}
+        return {name: _written(value) for name, value in sorted(values.items())}
+
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.suite.exchanges
 
@@ -242,6 +253,14 @@ class Parameters(MachineProtocol):
 
     def exact(self, *, max_summand: int) -> "ExactSum":
         return ExactSum(base=self, max_summand=max_summand)
+
+
+def _written(value: object) -> str:
+    """A value on a short line; of a long one the beginning, and what tells it from others like it."""
+    text = str(value) if isinstance(value, Enum) else repr(value)
+    if len(text) <= WRITTEN:
+        return text
+    return f"{text[: WRITTEN - 12]}…#{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +284,8 @@ class ExactSum(MachineProtocol):
     @property
     def suite(self) -> "Suite":
         surface = IntegerSurface(max_clients=self.base.max_clients, max_summand=self.max_summand)
-        return self.base.suite_on(surface, digest=self.base.digest_on(max_summand=self.max_summand))
+        suite = self.base.suite_on(surface, digest=self.base.digest_on(max_summand=self.max_summand))
+        return replace(suite, public={**self.base.written(), "max_summand": str(self.max_summand)})
 
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.base.exchanges(first=first)

@@ -18,6 +18,7 @@ from protocols.interface import Learner, Outcome, Round, Server
 from protocols.machine.client import Received, Request
 from protocols.machine.guard import Guard, Guarded, guarded
 from protocols.machine.mailbox import Mailbox
+from protocols.machine.reasons import REFUSED, compared, summarised
 from protocols.machine.server_memory import Ending, Memory, SavedSum, Status
 from protocols.machine.suite import Finished, LeftOutError, Opened, ServerContext, Suite
 from protocols.messages.envelope import (
@@ -126,6 +127,8 @@ class ServerMachine(Guarded, Server):
         steps = self._suite.server
         checked = Round(round.number, cohort, round.length, round.model)
         opened = steps.begin(self._context(checked), steps.idle(self._state), cohort)
+        if self._status is Status.OPEN and (shown := self._shown()):  # that one is given up
+            self._remember(_digest(self._round.model) if self._round.model else b"", shown)
         self._round, self._cohort, self._rounds = checked, frozenset(cohort), round.number + 1
         self._status, self._ending = Status.OPEN, None
         self._dropped, self._lost, self._contributors = {}, None, frozenset()
@@ -133,6 +136,11 @@ class ServerMachine(Guarded, Server):
         self._seen_before, self._seen, self._carried = self._seen, set(), {}
         self._transcript = Transcript()
         return self._enter(opened, start=True)
+
+    def _shown(self) -> frozenset[ClientId]:
+        """Whose sum must be taken for seen in the open round: of those for whom shares are being revealed."""
+        revealing = self._suite.collecting < self._exchange == len(self._suite.exchanges) - 1
+        return self._contributors if revealing else frozenset()
 
     def _check_round(self, round: Round) -> tuple[ClientId, ...]:
         """The cohort in the roster's order; everything that can be wrong with a round is said here."""
@@ -224,12 +232,8 @@ class ServerMachine(Guarded, Server):
         except BaseException:
             # An interrupt, or memory that ran out: sums change in place, and a second try would be false.
             if self._status is Status.OPEN:
-                name, revealed = (
-                    self._suite.exchanges[self._exchange],
-                    self._suite.collecting < self._exchange == len(self._suite.exchanges) - 1,
-                )
-                opened = self._contributors if revealed else frozenset()
-                self._abort(f"interrupted while {name} was closed", opened=opened)
+                name = self._suite.exchanges[self._exchange]
+                self._abort(f"interrupted while {name} was closed", opened=self._shown())
             raise
 
     def _close(self) -> dict[ClientId, bytes]:
@@ -257,18 +261,29 @@ class ServerMachine(Guarded, Server):
         except RoundAborted as error:
             for culprit in error.culprits:
                 self._blame(culprit, error.reason)
-            self._abort(error.reason, opened=error.opened)
+            self._abort(self._summary(error.reason, name, present), opened=error.opened)
             raise self._aborted() from error
         if isinstance(step, Opened):
             if (
                 step.requests.keys() <= self._dropped.keys()
             ):  # an empty outbox would say that the round is over
                 self._state = step.state
-                self._abort(f"nobody is left to ask in {self._suite.exchanges[step.exchange]}")
+                reason = f"nobody is left to ask in {self._suite.exchanges[step.exchange]}"
+                self._abort(self._summary(reason, name, present))
                 raise self._aborted()
             return self._enter(step)
         self._finish(step)
         return {}
+
+    def _summary(self, reason: str, exchange: str, present: frozenset[ClientId]) -> str:
+        """Why the round is aborted, with what became of those who were asked."""
+        return summarised(
+            reason,
+            exchange=exchange,
+            answered=len(present),
+            cohort=self._round.cohort,
+            dropped=self._dropped,
+        )
 
     def _put_off_near(self, answered: bytes, contributors: frozenset[ClientId]) -> None:
         """Aborts if the sum of these would differ by one client, or few, from one that somebody saw.
@@ -334,7 +349,7 @@ class ServerMachine(Guarded, Server):
             self._remember(_digest(self._round.model) if self._round.model else b"", opened)
         record = self._sign(reason, opened=bool(opened))
         self._state = self._suite.server.idle(self._state)
-        self._ending = Ending(total=None, result=None, record=record, reason=reason[:2048])
+        self._ending = Ending(total=None, result=None, record=record, reason=record.record.aborted)
 
     def _sign(self, aborted: str, *, opened: bool) -> SignedRecord:
         plan = self._suite.server.plan(self._context(self._round), self._state)
@@ -513,7 +528,10 @@ class ServerMachine(Guarded, Server):
         if envelope.sender != sender:
             raise DecodeError("a message in another party's name")
         if envelope.protocol != self._suite.code:
-            raise DecodeError("a message of another protocol")
+            raise DecodeError(
+                f"a message of another protocol, number {envelope.protocol} on the wire; this server runs "
+                f"{self._suite.name}, number {self._suite.code}"
+            )
         if envelope.session != self._session:
             raise DecodeError("a message of another session")
         if envelope.round != self._round.number and envelope.stage != ACKNOWLEDGEMENT:
@@ -544,7 +562,7 @@ class ServerMachine(Guarded, Server):
         self._state = judged.state
         for culprit, reason in judged.culprits.items():
             self._blame(culprit, reason)
-        self._lose(sender, f"refused: {refusal.reason}")
+        self._lose(sender, f"{REFUSED}{compared(self._suite, refusal.reason)}")
 
     def _absorb(self, sender: ClientId, checked: Any, digest: bytes) -> None:
         try:

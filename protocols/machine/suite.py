@@ -35,6 +35,7 @@ __all__ = [
     "Judged",
     "LeftOutError",
     "Opened",
+    "OtherParametersError",
     "Replied",
     "ServerContext",
     "ServerSteps",
@@ -93,6 +94,10 @@ class LeftOutError(PeerViolation):
     """A contribution that cannot be in this sum, through no fault that can be shown."""
 
 
+class OtherParametersError(PeerViolation):
+    """A request of a server with other public parameters."""
+
+
 class UnknownKeyError(DecodeError):
     """A result under a key that this client does not hold, and may be given later."""
 
@@ -149,6 +154,7 @@ class Suite:
         collecting: the number of the one that asks for updates.
         requests, replies: the message type of each exchange, down and up.
         plan: from the sizes of a cohort and of the roster that it was chosen from.
+        public: the public parameters by name, as people write them; `digest` is what is compared.
     """
 
     code: int
@@ -165,6 +171,7 @@ class Suite:
     client: "ClientSteps"
     server: "ServerSteps"
     plan: Callable[[int, int], Plan]
+    public: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,13 +329,16 @@ def check_request(
     """What every protocol's client checks when a round is announced to it.
 
     Raises:
-        PeerViolation: other parameters, a cohort that is not canonical, too small, too large or without this
+        OtherParametersError: the parties were given different parameters.
+        PeerViolation: a cohort that is not canonical, too small, too large or without this
             client, one in which the corrupt clients of the whole roster would be too many (ATTACKS D1), or a
             length that this client does not contribute.
     """
     suite = context.suite
     if parameters != suite.digest:
-        raise PeerViolation("the server runs other protocol parameters than this client", culprit="server")
+        raise OtherParametersError(
+            "the server runs other protocol parameters than this client", culprit="server"
+        )
     try:
         canonical = context.roster.order(cohort) == cohort
     except ParameterError as error:

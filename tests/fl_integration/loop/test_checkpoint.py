@@ -395,7 +395,7 @@ def test_a_crash_while_it_is_written(fault: str, tmp_path: Path, monkeypatch: py
 
 
 def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path) -> None:
-    left = tmp_path / f".training.pt.{os.getpid()}"
+    left = tmp_path / ".training.pt.0123456789abcdef.part"
     left.write_bytes(b"half")
     left.chmod(0o666)
     train("plain", rounds=1, checkpoint=tmp_path)

@@ -316,7 +316,7 @@ def test_a_client_with_another_model_sits_the_round_out(name):
     server, clients = parties(PROTOCOLS[name], "abcd")
     exchange = InProcess(PROTOCOLS[name].exchanges(first=True), clients)
     server.round(0, "abcd", exchange)
-    clients["b"].base = bytes(32)
+    clients["b"].own_copy.base = bytes(32)
     outcome = server.round(1, "abcd", exchange)
     assert outcome.contributors == {"a", "c", "d"}
     assert clients["b"].stranded

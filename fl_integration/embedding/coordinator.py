@@ -1,0 +1,475 @@
+"""The server's half: who is behind which node, sessions, and one sum after the other over a carrier of parcels.
+
+A `Carrier` is an engine's transport: it hands parcels to nodes and brings their answers. The coordinator
+greets every node that it has not met (`Hello`), takes those that prove to be members of the roster, and runs
+rounds among the members that it is told. It waits for nobody for ever: each exchange has a deadline, after
+which it goes on with whoever answered; the one in which clients train has what the round has left.
+
+Nothing here is believed that a member's machine does not check again. The coordinator is what an honest
+server runs; a lying one can do what THREAT_MODEL.md allows it to, whatever stands here.
+
+* A node that is no member, that has another protocol or another roster, or that has no secagg at all is left
+  alone, with the reason in the log, and asked again after a while.
+* Two nodes that prove one identity: the first keeps it while it is there and answers.
+* A round that aborts is over; the next one starts from what the machines remember.
+* A change of roster, read between rounds, or a lost state opens a new session: new keys, and a new ledger
+  entry
+  at each site.
+
+With a folder for its state the server's machines are stored before each message leaves, and a coordinator
+that starts again over the same folder goes on in the same session; the round that was open is aborted first.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Protocol, TypeAlias
+
+from fl_integration.embedding.parcels import (
+    Answer,
+    Hello,
+    Parcel,
+    Place,
+    Purpose,
+    Refused,
+    Step,
+    Welcome,
+    decode_head,
+    encode_head,
+    purpose_session,
+    welcome_statement,
+)
+from fl_integration.site.sealed_folder import SealedFolder
+from protocols.identity import ClientId
+from protocols.interface import Outcome, Round, Server
+from protocols.machine.parameters import MachineProtocol
+from protocols.membership import RosterVersion, session_id
+from protocols.messages.schema import U8, U64, Key32, UpTo, decode, encode
+from protocols.run import run_round
+from secagg import labels
+from secagg.errors import DecodeError, ParameterError, RoundAborted, VerificationError
+from secagg.wire import Buffer
+
+__all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered"]
+
+_LOG: Final = logging.getLogger("secagg")
+_FILE: Final = "server"
+
+Ticket: TypeAlias = str
+"""A carrier's name for one parcel that is under way."""
+
+Node: TypeAlias = bytes
+"""An engine's name for a node, as bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """There will be no answer, and why."""
+
+    reason: str
+
+
+class Carrier(Protocol):
+    """An engine's transport."""
+
+    def nodes(self) -> Collection[Node]:
+        """The nodes that are there now."""
+        ...  # a Protocol's signature
+
+    def push(self, parcels: Mapping[Node, Parcel], *, seconds: float) -> Mapping[Node, Ticket]:
+        """Sends parcels; a node without a ticket could not be reached. After `seconds` nobody wants answers."""
+        ...  # a Protocol's signature
+
+    def pull(self, tickets: Collection[Ticket]) -> Mapping[Ticket, Parcel | Undelivered]:
+        """The answers that are there, each once."""
+        ...  # a Protocol's signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the coordinator waits; all in seconds.
+
+    Attributes:
+        exchange: for an exchange in which nobody trains.
+        hello: for a node that was not met before.
+        connect: for as many members as the smallest cohort needs, before a round is tried without them.
+        again: before a node that was turned away, or did not answer its greeting, is greeted again.
+        first_look, last_look: between two looks for answers, from the first to the longest.
+    """
+
+    exchange: float = 60.0
+    hello: float = 60.0
+    connect: float = 600.0
+    again: float = 30.0
+    first_look: float = 0.1
+    last_look: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The server's state, as it is stored before a message leaves."""
+
+    epoch: U64
+    roster: Key32
+    rounds: dict[U8, U64]
+    machines: Annotated[dict[U8, bytes], UpTo(8)] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Greeting:
+    """A `Hello` that is under way."""
+
+    hello: Hello
+    ticket: Ticket
+    until: float
+
+
+class Coordinator:
+    """One study's server.
+
+    Args:
+        carrier: the engine's transport.
+        sums: the protocol for each purpose.
+        study: 1 to 255 bytes that name the training, and are no other's.
+        roster: gives the roster's version that holds now; it is asked between rounds.
+        terms: what both sides must agree on, as texts.
+        patience: how long it waits.
+        files: where the state is stored; None: nowhere, and a new coordinator opens a new session.
+        clock, monotonic, pause: seconds since 1970; a clock for deadlines; waits so many seconds.
+
+    Attributes:
+        reasons: why clients did not answer in the last sum, in their sites' words or the engine's.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        sums: Mapping[Purpose, MachineProtocol],
+        study: bytes,
+        roster: Callable[[], RosterVersion],
+        terms: tuple[str, ...],
+        patience: Patience,
+        files: SealedFolder | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._carrier, self._sums, self._study, self._roster = carrier, dict(sums), study, roster
+        self._terms, self._patience, self._files = terms, patience, files
+        self._clock, self._monotonic, self._pause = clock, monotonic, pause
+        self._version = roster()
+        self._epoch = 0
+        self._machines: dict[Purpose, Server] = {}
+        self._rounds: dict[Purpose, int] = {}
+        self._nodes: dict[ClientId, Node] = {}
+        self._settings: dict[ClientId, bytes] = {}
+        self._silent: set[ClientId] = set()
+        self._greetings: dict[Node, Greeting] = {}
+        self._turned_away: dict[Node, tuple[float, str]] = {}
+        self.reasons: dict[ClientId, str] = {}
+        if not self._restore():
+            self._open()
+
+    # Sessions
+
+    @property
+    def version(self) -> RosterVersion:
+        """The version of the roster that the open session is over."""
+        return self._version
+
+    @property
+    def session(self) -> bytes:
+        """The id of the open session, 32 bytes."""
+        return session_id(self._study, self._version, self._epoch)
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._study, self._version.version, self._version.digest, self._epoch)
+
+    def renew(self) -> None:
+        """Opens a new session over the same roster: new keys, a new entry in each site's ledger."""
+        self._open()
+
+    def _open(self) -> None:
+        self._epoch = max(int(self._clock() * 1000), self._epoch + 1)
+        self._machines, self._rounds = {}, {}
+        self._nodes, self._settings, self._silent = {}, {}, set()
+        self._greetings, self._turned_away = {}, {}
+        _LOG.info(
+            "session %s opens over version %d of the roster (%s), %d members",
+            self.session.hex()[:8], self._version.version, self._version.fingerprint,
+            len(self._version.roster),
+        )  # fmt: skip
+
+    def _look_at_the_roster(self) -> None:
+        """Between rounds: another version of the roster closes the session and opens one over itself."""
+        version = self._roster()
+        if version.digest == self._version.digest:
+            return
+        if version.version <= self._version.version:
+            raise ParameterError(
+                f"the roster is now version {version.version} ({version.fingerprint}); the open session is over "
+                f"version {self._version.version} ({self._version.fingerprint}), and versions go up"
+            )
+        self._version = version
+        self._open()
+
+    def _machine(self, purpose: Purpose) -> Server:
+        if purpose not in self._machines:
+            self._machines[purpose] = self._sums[purpose].server(
+                roster=self._version.roster, session=purpose_session(self.session, purpose)
+            )
+        return self._machines[purpose]
+
+    # The state
+
+    def _restore(self) -> bool:
+        data = None if self._files is None else self._files.read(_FILE)
+        if data is None or self._files is None:
+            return False
+        saved = decode(Saved, data)
+        if saved.roster != self._version.digest:
+            self._epoch = saved.epoch
+            return False
+        self._epoch, self._rounds = saved.epoch, {Purpose(each): n for each, n in saved.rounds.items()}
+        for each, blob in saved.machines.items():
+            machine = self._sums[Purpose(each)].restore_server(blob, key=self._files.key)
+            # Whatever was asked in a round that was open, its answers went elsewhere: nobody answered.
+            with suppress(RoundAborted, ParameterError):
+                while machine.advance():
+                    continue
+            self._machines[Purpose(each)] = machine
+        _LOG.info("session %s goes on", self.session.hex()[:8])
+        return True
+
+    def _store(self) -> None:
+        if self._files is None:
+            return
+        saved = Saved(
+            epoch=self._epoch,
+            roster=self._version.digest,
+            rounds={each.value: number for each, number in self._rounds.items()},
+            machines={
+                each.value: machine.export(key=self._files.key) for each, machine in self._machines.items()
+            },
+        )
+        self._files.write(_FILE, encode(saved))
+
+    def pause(self) -> None:
+        """Waits as long as between two looks."""
+        self._pause(self._patience.last_look)
+
+    # Members
+
+    def members(self) -> dict[Node, ClientId]:
+        """The nodes that are there and proved to be members of the roster; new ones are greeted first.
+
+        It waits for nodes that were not met before, as long as `patience.hello` says; for nobody else.
+        """
+        self._look_at_the_roster()
+        there = set(self._carrier.nodes())
+        self._greet(there)
+        deadline, look = self._monotonic() + self._patience.hello, self._patience.first_look
+        while True:
+            self._hear()
+            now = self._monotonic()
+            waiting = [
+                node
+                for node, each in self._greetings.items()
+                if now < min(each.until, deadline) and node not in self._turned_away
+            ]
+            if not waiting:
+                break
+            self._pause(look)
+            look = min(2 * look, self._patience.last_look)
+        return {node: client for client, node in self._nodes.items() if node in there}
+
+    def _greet(self, there: set[Node]) -> None:
+        now = self._monotonic()
+        for node in [
+            each for each in self._greetings if each not in there or self._greetings[each].until <= now
+        ]:
+            if node in there and node not in self._turned_away:
+                self._turn_away(node, "it did not answer the greeting")
+            del self._greetings[node]
+        met = {*self._nodes.values(), *self._greetings}
+        new = [node for node in there if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now]
+        if not new:
+            return
+        hellos = {node: Hello(self._place, node, os.urandom(16), self._terms) for node in new}
+        seconds = self._patience.hello
+        tickets = self._carrier.push(
+            {node: Parcel(encode_head(hello)) for node, hello in hellos.items()}, seconds=seconds
+        )
+        for node, ticket in tickets.items():
+            self._greetings[node] = Greeting(hellos[node], ticket, now + seconds)
+
+    def _hear(self) -> None:
+        """Takes the answers to greetings that are there."""
+        if not self._greetings:
+            return
+        by_ticket = {each.ticket: node for node, each in self._greetings.items()}
+        for ticket, answer in self._carrier.pull(list(by_ticket)).items():
+            node = by_ticket[ticket]
+            greeting = self._greetings.pop(node)
+            try:
+                self._meet(node, greeting.hello, answer)
+            except (DecodeError, VerificationError) as error:
+                self._turn_away(node, str(error))
+
+    def _meet(self, node: Node, hello: Hello, answer: Parcel | Undelivered) -> None:
+        if isinstance(answer, Undelivered):
+            raise VerificationError(f"no answer to the greeting: {answer.reason}")
+        head = decode_head(answer.head)
+        if isinstance(head, Refused):
+            raise VerificationError(head.reason)
+        if not isinstance(head, Welcome):
+            raise DecodeError("it answers a greeting with something else")
+        self._version.roster.verify(
+            head.client,
+            head.signature,
+            welcome_statement(hello, head.client, head.settings),
+            label=labels.MEMBER_HELLO,
+        )
+        holder = self._nodes.get(head.client)
+        rival = holder is not None and holder != node and holder in self._carrier.nodes()
+        if rival and head.client not in self._silent:
+            raise VerificationError(
+                f"it proves to be {head.client!r}, and so does another node that is there and answers: one "
+                "site, one node"
+            )
+        self._nodes[head.client], self._settings[head.client] = node, head.settings
+        self._silent.discard(head.client)
+        self._turned_away.pop(node, None)
+
+    def _turn_away(self, node: Node, reason: str) -> None:
+        before = self._turned_away.get(node)
+        self._turned_away[node] = self._monotonic() + self._patience.again, reason
+        if before is None or before[1] != reason:
+            _LOG.warning("node %s takes no part: %s", int.from_bytes(node, "big"), reason)
+
+    def settings(self, cohort: Collection[ClientId]) -> bytes:
+        """The digest of the run's settings as most of a cohort have them.
+
+        A client that has others will refuse the round: what is bound is bound at each client.
+        """
+        found = [self._settings[client] for client in cohort]
+        return max(sorted(set(found)), key=found.count)
+
+    # Sums
+
+    def sum(
+        self,
+        purpose: Purpose,
+        cohort: Sequence[ClientId],
+        *,
+        length: int,
+        model: bytes,
+        withheld: Mapping[str, bytes],
+        seconds: float,
+    ) -> Outcome:
+        """One round of the purpose's protocol.
+
+        Args:
+            purpose: what the sum is for.
+            cohort: members that `members` named.
+            length: values in each update.
+            model: the digest that the round binds.
+            withheld: digests of array records that do not travel with it.
+            seconds: for the whole round.
+
+        Raises:
+            ParameterError: the round can never work; nothing was sent.
+            RoundAborted: too few clients were left.
+        """
+        machine = self._machine(purpose)
+        number = self._rounds.get(purpose, 0)
+        self._rounds[purpose] = number + 1
+        self.reasons = {}
+        end = self._monotonic() + seconds
+
+        def exchange(outbox: Mapping[ClientId, bytes]) -> Iterator[tuple[ClientId, Buffer]]:
+            self._store()
+            return self._exchange(purpose, outbox, frozenset(cohort), withheld, end=end)
+
+        try:
+            return run_round(machine, Round(number, tuple(cohort), length, model), exchange)
+        finally:
+            self._store()
+
+    def _exchange(
+        self,
+        purpose: Purpose,
+        outbox: Mapping[ClientId, bytes],
+        awaited: frozenset[ClientId],
+        withheld: Mapping[str, bytes],
+        *,
+        end: float,
+    ) -> Iterator[tuple[ClientId, Buffer]]:
+        """Hands the outbox out and yields the answers, until all who are awaited answered or time is up."""
+        collecting, parcels, clients = self._machine(purpose).collecting, {}, {}
+        for client, body in outbox.items():
+            node = self._nodes.get(client)
+            if node is None:
+                self.reasons.setdefault(client, "its node is not there")
+                continue
+            shows = collecting and client in awaited
+            head = Step(self._place, purpose.value, dict(withheld) if shows else {})
+            parcels[node], clients[node] = Parcel(encode_head(head), body, shows=shows), client
+        until = self._until(purpose, collecting=collecting, end=end)
+        tickets = self._carrier.push(parcels, seconds=until - self._monotonic())
+        for node in parcels.keys() - tickets.keys():
+            self._lose(clients[node], "its node could not be reached")
+        pending = {ticket: clients[node] for node, ticket in tickets.items()}
+        look = self._patience.first_look
+        while pending:
+            answers = self._carrier.pull(list(pending))
+            for ticket, answer in answers.items():
+                client = pending.pop(ticket)
+                if (reply := self._opened(client, answer)) is not None:
+                    yield client, reply
+            if awaited.isdisjoint(pending.values()) or self._monotonic() >= until:
+                break
+            # Answers come in bunches: after one, the next may be near.
+            look = self._patience.first_look if answers else min(2 * look, self._patience.last_look)
+            self._pause(look)
+        for client in awaited & set(pending.values()):
+            self._lose(client, "no answer in time")
+
+    def _until(self, purpose: Purpose, *, collecting: bool, end: float) -> float:
+        """When this exchange closes: training has what the exchanges behind it will not need."""
+        now, each = self._monotonic(), self._patience.exchange
+        if not collecting:
+            return min(now + each, end)
+        suite = self._sums[purpose].suite
+        return max(end - each * (len(suite.exchanges) - suite.collecting - 1), now + min(each, end - now))
+
+    def _opened(self, client: ClientId, answer: Parcel | Undelivered) -> Buffer | None:
+        """The body of an answer; None if it has none, with the reason written down."""
+        if isinstance(answer, Undelivered):
+            self._lose(client, answer.reason)
+            return None
+        try:
+            head = decode_head(answer.head)
+        except DecodeError as error:
+            self.reasons[client] = str(error)
+            return None
+        if isinstance(head, Answer) and not head.failure:
+            self._silent.discard(client)
+            return answer.body
+        if isinstance(head, Answer):
+            self.reasons[client] = head.failure
+        elif isinstance(head, Refused):  # it is greeted anew before the next round, and says so again or not
+            self.reasons[client] = head.reason
+            self._nodes.pop(client, None)
+        else:
+            self.reasons[client] = "it answers a step with something else"
+        return None
+
+    def _lose(self, client: ClientId, reason: str) -> None:
+        self.reasons[client] = reason
+        self._silent.add(client)

@@ -1,0 +1,371 @@
+"""A site's half: parcels in, parcels out, its machines on disk in between.
+
+An engine gives each message a process of its own, so nothing here lasts. `answer` opens the site's sealed
+state, hands the message to the machine that it is for, lets the application train when the machine asks for
+an update, stores the new state and only then returns the reply: what left this site is always behind what its
+disk remembers (ATTACKS A14).
+
+Before the application is called, the digest of all that it is about to see is made anew from what was
+delivered, and must be the one that the round binds (A9): `Delivery.digest`.
+
+A state that does not go on (the file is gone, or is not the one that the engine's own memory names) is a
+fresh join in the same session: logged, and answered like any newcomer. The release log keeps it from saying
+anything else than it said before. Without the log that a state knows it stops: see `Client` of the interface.
+
+Nothing that went wrong at a site leaves it in its own words: an application's error may hold its data. The
+server hears the kind; the site's log, `logging.getLogger("secagg")`, has the traceback.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Protocol
+
+from fl_integration.embedding.admission import Ledger, check_version
+from fl_integration.embedding.enrolment import Enrolment
+from fl_integration.embedding.parcels import (
+    MAXIMUM_REASON,
+    Answer,
+    Hello,
+    Parcel,
+    Place,
+    Purpose,
+    Refused,
+    Step,
+    decode_head,
+    encode_head,
+    purpose_session,
+    sign_welcome,
+)
+from fl_integration.site.sealed_folder import SealedFolder
+from fl_integration.vectors.arrays import Vector
+from protocols.identity import Roster
+from protocols.interface import Client, NeedUpdate, Policy, ReleaseLog
+from protocols.machine.parameters import MachineProtocol
+from protocols.membership import RosterVersion
+from protocols.messages.schema import U64, Key32, Name, UpTo, decode, encode
+from protocols.planning.requirements import ceil_fraction
+from secagg.errors import DecodeError, SecAggError, VerificationError
+
+__all__ = ["Contribution", "Delivery", "Member", "Memory", "refused"]
+
+_LOG: Final = logging.getLogger("secagg")
+_PATIENCE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What an application's answer adds to a sum.
+
+    Attributes:
+        update: float32[d] or float64[d].
+        weight: a positive integer, for example an example count.
+        metrics: one float for each metric that the protocol sums.
+    """
+
+    update: Vector
+    weight: int
+    metrics: Mapping[str, float]
+
+
+class Delivery(Protocol):
+    """The round's records as they came to this site."""
+
+    def digest(self, withheld: Mapping[str, bytes]) -> bytes:
+        """The digest of all that the application would see, and of records that did not travel."""
+        ...  # a Protocol's signature
+
+    def contribute(self, purpose: Purpose) -> Contribution:
+        """Lets the application work on what was delivered."""
+        ...  # a Protocol's signature
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSession:
+    """The session that a site takes part in, as it is saved once for each."""
+
+    version: U64
+    previous: Annotated[bytes, UpTo(32)]
+    roster: tuple[tuple[Name, Key32], ...]
+    epoch: U64
+    session: Key32
+
+    @property
+    def roster_version(self) -> RosterVersion:
+        """The version of the roster, without signatures."""
+        return RosterVersion(Roster(self.roster), version=self.version, previous=self.previous)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedMachine:
+    """The machine for one purpose, as it is saved behind each message."""
+
+    counter: U64
+    session: Key32
+    machine: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the engine itself remembers of a machine's state: enough to see that the file is another one.
+
+    Attributes:
+        counter: how often it was stored.
+        session: in which session.
+        digest: of what was stored, 32 bytes.
+    """
+
+    counter: U64
+    session: Key32
+    digest: Key32
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The session that a message belongs to, while nobody else works on this site's state."""
+
+    session: bytes
+    files: SealedFolder
+    log: ReleaseLog
+
+
+class Member:
+    """One message's worth of a site.
+
+    Args:
+        enrolment: the site's part in the study.
+        study: names the training.
+        sums: the protocol for each purpose that this site takes part in.
+        terms: what both sides must agree on, as texts.
+        settings: digest (32 bytes) of the run's settings as the engine gave them to this site.
+        remembered: what the engine remembers of the states, by purpose.
+        clock: seconds since 1970.
+
+    Attributes:
+        remembers: what the engine should remember from now on.
+    """
+
+    def __init__(
+        self,
+        enrolment: Enrolment,
+        *,
+        study: bytes,
+        sums: Mapping[Purpose, MachineProtocol],
+        terms: tuple[str, ...],
+        settings: bytes,
+        remembered: Mapping[Purpose, Memory] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._enrolment, self._study, self._sums = enrolment, study, sums
+        self._terms, self._settings, self._clock = terms, settings, clock
+        self.remembers = dict(remembered or {})
+        self._me = enrolment.identity.client
+
+    def answer(self, parcel: Parcel, delivery: Delivery) -> Parcel:
+        """The reply to one parcel of the server. It never raises for what a parcel says: it refuses."""
+        try:
+            head = decode_head(parcel.head)
+            if isinstance(head, Hello | Step):
+                with ExitStack() as stack:
+                    files = self._enrolment.files()
+                    stack.enter_context(files.alone(self._me, patience=_PATIENCE_SECONDS))
+                    log = stack.enter_context(self._enrolment.opened_log())
+                    return self._answer(head, parcel, delivery, files, log)
+            raise DecodeError("a head that no server sends")
+        except SecAggError as error:
+            _LOG.warning("%s does not take part: %s", self._me, error)
+            return refused(str(error))
+
+    def _answer(
+        self, head: Hello | Step, parcel: Parcel, delivery: Delivery, files: SealedFolder, log: ReleaseLog
+    ) -> Parcel:
+        if head.place.study != self._study:
+            raise VerificationError(
+                f"the server's study is {head.place.study!r}, this site's {self._study!r}; both sides name it"
+            )
+        check_version(self._enrolment.version, head.place)
+        if isinstance(head, Hello):
+            self._check_terms(head.terms)
+        session = self._admit(head.place, files, log)
+        if isinstance(head, Hello):
+            return Parcel(encode_head(sign_welcome(head, self._enrolment.identity, self._settings)))
+        return self._step(head, parcel, delivery, _Open(session, files, log))
+
+    def _check_terms(self, theirs: tuple[str, ...]) -> None:
+        if theirs != self._terms:
+            pairs = zip(theirs, self._terms, strict=False)
+            one, other = next(
+                ((a, b) for a, b in pairs if a != b), (f"{len(theirs)} terms", f"{len(self._terms)} terms")
+            )
+            raise VerificationError(
+                f"the server goes by {one}, this site by {other}; both sides name the same"
+            )
+
+    # The session
+
+    def _admit(self, place: Place, files: SealedFolder, log: ReleaseLog) -> bytes:
+        """The id of the session at `place`, if this site takes part in it."""
+        mine, data = self._enrolment.version, files.read(self._me)
+        held = None if data is None else decode(SavedSession, data)
+        ledger = Ledger(log, study=self._study, client=self._me, clock=self._clock)
+        if held is not None:
+            self._check_line(held.roster_version)
+            at, open_here = (place.version, place.epoch), (held.version, held.epoch)
+            if at < open_here or (at == open_here and ledger.last is None):
+                why = (
+                    "lost that entry: find the log, or let the server open a new session"
+                    if ledger.last is None
+                    else "closed all before it"
+                )
+                raise VerificationError(
+                    f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked "
+                    f"for; this site's state is of version {held.version}, epoch {held.epoch}, and its release "
+                    f"log {why}"
+                )
+        admitted = ledger.admit(place, mine, most=self._enrolment.max_sessions)
+        if held is None or held.session != admitted.session:
+            kept = SavedSession(
+                version=mine.version,
+                previous=mine.previous,
+                roster=mine.roster.keys,
+                epoch=admitted.epoch,
+                session=admitted.session,
+            )
+            files.write(self._me, encode(kept))
+            for purpose in Purpose:  # their session is closed
+                files.remove(self._file(purpose))
+            _LOG.info(
+                "%s enters session %s, over version %d of the roster (%s)",
+                self._me, admitted.session.hex()[:8], mine.version, mine.fingerprint,
+            )  # fmt: skip
+        return admitted.session
+
+    def _check_line(self, held: RosterVersion) -> None:
+        """The enrolment's roster is the one that this site held, or follows it, signed by a quorum."""
+        mine = self._enrolment.version
+        if mine.digest == held.digest:
+            return
+        if mine.version <= held.version:
+            raise VerificationError(
+                f"this site took part under version {held.version} of the roster ({held.fingerprint}); it "
+                f"does not go back to version {mine.version} ({mine.fingerprint})"
+            )
+        line = [each for each in self._enrolment.earlier if held.version < each.version < mine.version]
+        for each in (*line, mine):
+            share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
+            each.check_succeeds(held, corrupt=ceil_fraction(share, len(held.roster)))
+            held = each
+
+    # A message of the protocol
+
+    def _step(
+        self,
+        head: Step,
+        parcel: Parcel,
+        delivery: Delivery,
+        here: "_Open",
+    ) -> Parcel:
+        try:
+            purpose = Purpose(head.purpose)
+            protocol = self._sums[purpose]
+        except (ValueError, KeyError):
+            raise VerificationError("a sum for a purpose that this site takes no part in") from None
+        saved = self._saved(purpose, here)
+        machine = self._machine(protocol, purpose, here, saved)
+        reply, failure = machine.receive(parcel.body), ""
+        if isinstance(reply, NeedUpdate):
+            reply, failure = self._contribute(machine, reply, head, delivery)
+        self._store(purpose, here, machine, before=saved)
+        if machine.refusal is not None:
+            _LOG.warning("%s refuses: %s", self._me, machine.refusal)
+        return Parcel(encode_head(Answer(purpose.value, failure=failure)), reply)
+
+    def _contribute(
+        self, machine: Client, asked: NeedUpdate, head: Step, delivery: Delivery
+    ) -> tuple[bytes, str]:
+        """The reply to a request for an update, and why there is none."""
+        found = delivery.digest(head.withheld)
+        if found != asked.model:
+            # Another client may have been shown this round's digest and its records; this one was not.
+            return b"", "what was delivered here is not what the round binds: it was shown to nobody"
+        try:
+            made = delivery.contribute(Purpose(head.purpose))
+            return machine.contribute(made.update, weight=made.weight, metrics=made.metrics), ""
+        except SecAggError as error:  # this library's words hold no value
+            _LOG.warning("%s sits round %d out: %s", self._me, asked.round, error)
+            return b"", _said(str(error))
+        except Exception as error:  # whatever an application raises keeps its own site from this round alone
+            _LOG.warning("%s sits round %d out", self._me, asked.round, exc_info=error)
+            return b"", f"its application failed: {type(error).__name__}, see the log of this site"
+
+    # The state
+
+    def _file(self, purpose: Purpose) -> str:
+        return f"{self._me}/{purpose.name.lower()}"
+
+    def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
+        """The machine's state; None for a fresh join."""
+        known, data = self.remembers.get(purpose), here.files.read(self._file(purpose))
+        if known is not None and known.session != here.session:
+            known = None  # of a session that was closed
+        saved = None if data is None else decode(SavedMachine, data)
+        if saved is None or saved.session != here.session:
+            if known is not None:
+                _LOG.warning("%s: the state of this site is gone; it joins afresh", self._me)
+            return None
+        # The file may be ahead: a process that died behind its last store. Never behind, never another one.
+        if known is not None and (
+            saved.counter < known.counter
+            or (saved.counter == known.counter and hashlib.sha256(data or b"").digest() != known.digest)
+        ):
+            _LOG.warning("%s: the state of this site is an older or another one; it joins afresh", self._me)
+            return None
+        return saved
+
+    def _machine(
+        self,
+        protocol: MachineProtocol,
+        purpose: Purpose,
+        here: "_Open",
+        saved: SavedMachine | None,
+    ) -> Client:
+        if saved is not None:
+            return protocol.restore_client(
+                saved.machine, key=self._enrolment.sealing_key, release_log=here.log
+            )
+        policy = self._enrolment.policy
+        return protocol.client(
+            identity=self._enrolment.identity,
+            roster=self._enrolment.version.roster,
+            session=purpose_session(here.session, purpose),
+            policy=Policy(
+                min_contributors=policy.min_contributors, max_length=policy.max_length, release_log=here.log
+            ),
+        )
+
+    def _store(
+        self,
+        purpose: Purpose,
+        here: "_Open",
+        machine: Client,
+        *,
+        before: SavedMachine | None,
+    ) -> None:
+        known = self.remembers.get(purpose)
+        counter = 1 + max(0 if each is None else each.counter for each in (known, before))
+        data = encode(SavedMachine(counter, here.session, machine.export(key=self._enrolment.sealing_key)))
+        here.files.write(self._file(purpose), data)
+        self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
+
+
+def refused(reason: str) -> Parcel:
+    """The parcel by which a site says why it does not take part."""
+    return Parcel(encode_head(Refused(_said(reason))))
+
+
+def _said(text: str) -> str:
+    """A reason on one line, printable and not too long."""
+    return "".join(each if each.isprintable() else " " for each in text)[:MAXIMUM_REASON]

@@ -1,0 +1,225 @@
+"""What travels between the two halves beside a protocol's own messages: small heads, in canonical bytes.
+
+A parcel is a head, the bytes of the protocol's message, and the mark that the round's records travel with it.
+The engine carries all three; the body is never copied here. There are three requests:
+
+* `Hello` opens a session, or finds out who a node is: the session's place in the roster's line, the terms
+  that
+  both sides must agree on, a challenge. The answer, `Welcome`, is signed by a member of the roster and bound
+  to the session, the node and the challenge, so that neither a stranger nor a replay gets in.
+* `Step` carries a message of a protocol's machine; `Answer` carries the reply.
+
+
+Whatever else goes wrong at a site is `Refused`: a text for people, without any value.
+
+>>> decode_head(encode_head(Refused("the roster is version 2 here"))).reason
+'the roster is version 2 here'
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Annotated, Final, TypeAlias
+
+from protocols.identity import Identity
+from protocols.messages.schema import U8, U64, Key32, Name, Signature, Size, UpTo, decode, encode
+from secagg import labels
+from secagg.errors import DecodeError, ParameterError
+from secagg.wire import Buffer, Writer
+
+__all__ = [
+    "Answer",
+    "Head",
+    "Hello",
+    "Parcel",
+    "Place",
+    "Purpose",
+    "Refused",
+    "Standing",
+    "Step",
+    "Welcome",
+    "decode_head",
+    "encode_head",
+    "purpose_session",
+    "sign_welcome",
+    "welcome_statement",
+]
+
+MAGIC: Final = b"SAGP"
+VERSION: Final = 1
+MAXIMUM_REASON: Final = 2000
+"""Characters of a reason; an encoding has up to four bytes for each."""
+MAXIMUM_NODE: Final = 64
+
+
+class Purpose(Enum):
+    """What a sum is for: each has machines, keys and a session of its own. The values are on the wire."""
+
+    TRAIN = 1
+    EVALUATE = 2
+
+
+class Standing(Enum):
+    """How a client's own copy of the model stands, where clients learn the sum. The values are on the wire."""
+
+    IN_STEP = 0
+    WITHOUT_A_MODEL = 1
+    """It began no training yet: the initial arrays will do if nothing was summed."""
+    LEFT_BEHIND = 2
+    """It missed sums that it cannot open any more: a peer must bring it along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which session: see `protocols.membership.session_id`.
+
+    Attributes:
+        study: names the training.
+        version: of the roster.
+        roster: the digest of that version.
+        epoch: raised whenever a session begins anew.
+    """
+
+    study: Annotated[bytes, UpTo(255)]
+    version: U64
+    roster: Key32
+    epoch: U64
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Opens a session at a node.
+
+    Attributes:
+        place: which session.
+        node: the engine's name for the node that is asked.
+        challenge: 16 fresh bytes.
+        terms: what both sides must agree on, as texts that people can compare: protocol, metrics, keys.
+    """
+
+    place: Place
+    node: Annotated[bytes, UpTo(MAXIMUM_NODE)]
+    challenge: Annotated[bytes, Size(16)]
+    terms: Annotated[tuple[str, ...], UpTo(16)]
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """A member's answer.
+
+    Attributes:
+        client: who it is.
+        settings: digest of the run's settings as this node has them.
+        signature: over all that was said, see `welcome_statement`.
+    """
+
+    client: Name
+    settings: Key32
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A message of the protocol's machine comes with this head.
+
+    Attributes:
+        place: which session; one that a client has not seen yet, but may admit, begins here.
+        purpose: which of its machines is meant.
+        withheld: names and digests of array records that the round binds and that did not travel.
+        answered: for results in the message, by round: what the updates in them answered.
+    """
+
+    place: Place
+    purpose: U8
+    withheld: Annotated[dict[str, Key32], UpTo(64)] = field(default_factory=dict)
+    answered: Annotated[dict[U64, bytes], UpTo(1024)] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The machine's reply comes with this head.
+
+    Attributes:
+        purpose: of which machine.
+        standing: of the client's own copy of the model, a `Standing`.
+        failure: why there is no reply: the site could not train, in words that hold no value. Empty if there
+        is.
+    """
+
+    purpose: U8
+    standing: U8 = 0
+    failure: Annotated[str, UpTo(4 * MAXIMUM_REASON)] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """This node does not take part, and why."""
+
+    reason: Annotated[str, UpTo(4 * MAXIMUM_REASON)]
+
+    def __post_init__(self) -> None:
+        if not self.reason.isprintable():  # it goes into logs
+            raise ParameterError("a refusal's reason holds a control character")
+
+
+Head: TypeAlias = Hello | Welcome | Step | Answer | Refused
+
+_KINDS: Final[tuple[type[Head], ...]] = (Hello, Welcome, Step, Answer, Refused)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What an engine carries.
+
+    Attributes:
+        head: `encode_head` made it.
+        body: the protocol's message; may be empty.
+        shows: the round's records travel with it, and the application will see them.
+    """
+
+    head: bytes
+    body: Buffer = field(default=b"", repr=False)
+    shows: bool = False
+
+
+def encode_head(head: Head) -> bytes:
+    """Its canonical bytes."""
+    return Writer().fixed(MAGIC).uint(VERSION, 1).uint(_KINDS.index(type(head)), 1).finish() + encode(head)
+
+
+def decode_head(data: Buffer) -> Head:
+    """The head that these bytes are.
+
+    Raises:
+        DecodeError: they are none of this version.
+    """
+    view = memoryview(data)
+    start = len(MAGIC) + 2
+    if len(view) < start or bytes(view[: len(MAGIC)]) != MAGIC:
+        raise DecodeError("a parcel's head does not begin with this library's magic bytes")
+    if view[len(MAGIC)] != VERSION:
+        raise DecodeError(
+            f"a parcel of version {view[len(MAGIC)]}, this release reads version {VERSION}; "
+            "both sides need releases that share one"
+        )
+    if view[len(MAGIC) + 1] >= len(_KINDS):
+        raise DecodeError("a parcel's head of a kind that there is not")
+    return decode(_KINDS[view[len(MAGIC) + 1]], view[start:])
+
+
+def purpose_session(session: bytes, purpose: Purpose) -> bytes:
+    """The id (32 bytes) of the machines' session for one purpose: no two purposes share a key."""
+    return hashlib.sha256(
+        Writer().fixed(labels.PURPOSE).blob(session).uint(purpose.value, 1).finish()
+    ).digest()
+
+
+def welcome_statement(hello: Hello, client: str, settings: bytes) -> bytes:
+    """What a member signs: everything in the challenge, its own name and the settings that it has."""
+    return Writer().blob(encode(hello)).text(client).fixed(settings).finish()
+
+
+def sign_welcome(hello: Hello, identity: Identity, settings: bytes) -> Welcome:
+    """The answer of `identity` to `hello`."""
+    statement = welcome_statement(hello, identity.client, settings)
+    return Welcome(identity.client, settings, identity.key.sign(statement, label=labels.MEMBER_HELLO))

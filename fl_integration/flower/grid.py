@@ -1,0 +1,430 @@
+"""The server's side: a grid that answers a strategy with one reply, which holds the mean and nothing else.
+
+    strategy = FedAvg(fraction_evaluate=0.0)
+    strategy.start(grid=SecureGrid(grid, PROTOCOL, roster=ROSTER, strategy=strategy), initial_arrays=...)
+
+A strategy asks its grid for nodes, hands over one message for each, and aggregates the replies. Here the
+nodes are those that proved to be members of the roster, the messages become one round of a secure sum, and
+the reply is what a single client would have sent that had trained the new arrays from all examples: the old
+arrays, moved by the mean of what changed, with the total of the examples and the means of the metrics. Who
+was lost, and why, comes as a failure, as a strategy expects it. A round that aborts is failures only: the
+arrays stay.
+
+A grid never sees its strategy, so it is told: whether a strategy can live on a mean is in its
+`aggregate_train`, and one that chooses among clients is refused before anything runs.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from fl_integration.embedding.coordinator import Coordinator, Patience, Undelivered
+from fl_integration.embedding.parcels import Parcel, Purpose
+from fl_integration.embedding.records import records_digest
+from fl_integration.flower.engine import (
+    SETTINGS,
+    UNAVAILABLE,
+    Array,
+    ArrayRecord,
+    Bodies,
+    Error,
+    Grid,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+    Strategy,
+    admit,
+    pack,
+    records_of,
+    unpack,
+)
+from fl_integration.flower.sums import (
+    DEFAULT_STUDY,
+    DEFAULT_WEIGHT,
+    Ranges,
+    study_of,
+    sums_of,
+    terms_of,
+)
+from fl_integration.site.sealed_folder import SealedFolder
+from fl_integration.vectors.vectorise import apply_delta, manifest_of
+from protocols.identity import ClientId, Roster
+from protocols.interface import Outcome
+from protocols.machine.parameters import Parameters
+from protocols.membership import RosterVersion
+from secagg.errors import DecodeError, ParameterError, RoundAborted
+from secagg.secret import Secret
+
+__all__ = ["SecureGrid"]
+
+_LOG: Final = logging.getLogger("secagg")
+_PURPOSES: Final = {MessageType.TRAIN: Purpose.TRAIN, MessageType.EVALUATE: Purpose.EVALUATE}
+_DEFAULT_SECONDS: Final = 3600.0
+"""What Flower's own strategies give a round."""
+_NODE_BYTES: Final = 8
+_ONE_BY_ONE: Final = (
+    "a SecureGrid sends to all of a cohort at once, by send_and_receive; for messages in the clear use "
+    "Flower's own grid"
+)
+
+
+class SecureGrid(Grid):
+    """A grid whose train and evaluate messages are secure sums.
+
+    Args:
+        grid: Flower's own, which a ServerApp's main function is given.
+        protocol: the very parameters that the clients have, such as `MaskedSum(max_weight=10_000)`.
+        roster: who may be there: a `Roster`, a `RosterVersion`, or a function that gives the version that
+            holds now. It is called between rounds; a higher version opens a new session.
+        strategy: the strategy that will run over this grid.
+        study: names the training, as at the clients.
+        evaluate_metrics: metric of the app's evaluation -> (low, high), as at the clients.
+        mean_only: classes of yours whose `aggregate_train` needs nothing but the mean.
+        in_the_clear: message types that go to the apps as they are, and whose answers come back one by one.
+        patience: how long it waits for what.
+        state_dir: a folder for the server's state, so that a server that was restarted in mid-training goes
+            on in the same session. None: a new grid opens a new session.
+        state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
+
+    Raises:
+        ParameterError: the strategy needs more than a mean, samples cohorts that the protocol does not allow,
+            or evaluates what is not summed; or an argument is anything else. Nothing was sent.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        protocol: Parameters,
+        *,
+        roster: Roster | RosterVersion | Callable[[], RosterVersion],
+        strategy: Strategy,
+        study: str = DEFAULT_STUDY,
+        evaluate_metrics: Ranges | None = None,
+        mean_only: tuple[type, ...] = (),
+        in_the_clear: tuple[str, ...] = (),
+        patience: Patience = Patience(),
+        state_dir: str | os.PathLike[str] | None = None,
+        state_key: Secret | None = None,
+    ) -> None:
+        self._sums = sums_of(protocol, evaluate_metrics)
+        admit(strategy, mean_only, learns=protocol.learns)
+        self._grid, self._strategy, self._in_the_clear = grid, strategy, in_the_clear
+        self._weighted_by_key = getattr(strategy, "weighted_by_key", DEFAULT_WEIGHT)
+        self._carrier = _FlowerCarrier(grid)
+        if (state_dir is None) != (state_key is None):
+            raise ParameterError("state_dir and state_key go together: a state is sealed")
+        files = None if state_dir is None or state_key is None else SealedFolder(state_dir, key=state_key)
+        self._coordinator = Coordinator(
+            self._carrier,
+            sums=self._sums,
+            study=study_of(study),
+            roster=_version_of(roster),
+            terms=terms_of(self._sums, weighted_by_key=self._weighted_by_key),
+            patience=patience,
+            files=files,
+        )
+        self._patience = patience
+        self._check_sampling()
+        self._check_evaluation()
+
+    # What stays Flower's
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Refused: what is pushed and pulled one by one is no sum.
+
+        Raises:
+            ParameterError: always.
+        """
+        raise ParameterError(_ONE_BY_ONE)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Refused, as `push_messages`.
+
+        Raises:
+            ParameterError: always.
+        """
+        raise ParameterError(_ONE_BY_ONE)
+
+    # Nodes
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes that are there and proved to be members of the roster, smallest cohort awaited."""
+        return [_node_id(node) for node in self._members()]
+
+    def get_nodes(self) -> Iterable[Any]:
+        members = set(self.get_node_ids())
+        return [node for node in self._grid.get_nodes() if node.node_id in members]
+
+    def _members(self) -> Mapping[bytes, ClientId]:
+        members = self._coordinator.members()
+        waited = 0.0
+        while len(members) < self._least() and waited < self._patience.connect:
+            if not waited:
+                _LOG.info("%d of at least %d members are there; waiting", len(members), self._least())
+            self._coordinator.pause()
+            waited += self._patience.last_look
+            members = self._coordinator.members()
+        return members
+
+    # Rounds
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """One round of a secure sum over these messages' nodes.
+
+        Args:
+            messages: one for each node of the cohort, all of one type and with the same content.
+            timeout: for the whole round, in seconds; None takes an hour.
+
+        Returns:
+            One reply that holds the mean, and a failure for each node that is not in it.
+
+        Raises:
+            ParameterError: the messages are no round: they differ, or are of a type that is not summed.
+        """
+        asked = list(messages)
+        if not asked:
+            return []
+        kind, node_ids = _one_type(asked), [message.metadata.dst_node_id for message in asked]
+        if kind in self._in_the_clear:
+            return self._grid.send_and_receive(asked, timeout=timeout)
+        purpose = _PURPOSES.get(kind.split(".")[0])
+        if purpose is None or purpose not in self._sums:
+            raise ParameterError(
+                f"messages of type {kind!r} are not summed here: pass evaluate_metrics= for evaluations, or "
+                f"in_the_clear=({kind!r},), and the server reads each answer"
+            )
+        _same_content(asked)
+        return self._round(purpose, kind, asked, dict(zip(node_ids, asked, strict=True)), timeout)
+
+    def _round(
+        self,
+        purpose: Purpose,
+        kind: str,
+        asked: Sequence[Message],
+        by_node: Mapping[int, Message],
+        timeout: float | None,
+    ) -> list[Message]:
+        shown = asked[0].content
+        members = {_node_id(node): client for node, client in self._coordinator.members().items()}
+        cohort = [members[node] for node in by_node if node in members]
+        failures = {node: "this node is no member" for node in by_node if node not in members}
+        old = _arrays(shown) if purpose is Purpose.TRAIN else {}
+        manifest = manifest_of(old) if old else None
+        outcome: Outcome | None = None
+        try:
+            model = records_digest(records_of(shown), replaced={SETTINGS: self._coordinator.settings(cohort)})
+            self._carrier.begin(kind, shown)
+            outcome = self._coordinator.sum(
+                purpose,
+                cohort,
+                length=1 if manifest is None else manifest.length,
+                model=model,
+                withheld={},
+                seconds=_DEFAULT_SECONDS if timeout is None else timeout,
+            )
+        except RoundAborted as error:
+            reasons = {client: self._coordinator.reasons.get(client, error.reason) for client in cohort}
+            _LOG.warning("%s: no sum: %s", purpose.name.lower(), error.reason)
+        else:
+            lost = {**outcome.dropped, **self._coordinator.reasons}
+            reasons = {client: why for client, why in lost.items() if client not in outcome.contributors}
+            _LOG.info("%s: the sum of %d of %d", purpose.name.lower(), len(outcome.contributors), len(cohort))
+        finally:
+            self._carrier.end()
+        failures |= {node: reasons[client] for node, client in members.items() if client in reasons}
+        replies = [
+            Message(Error(UNAVAILABLE, reason), reply_to=by_node[node])
+            for node, reason in failures.items()
+            if node in by_node
+        ]
+        if outcome is not None and outcome.total is not None:
+            total = outcome.total
+            metrics = MetricRecord({self._weighted_by_key: total.total_weight, **total.metrics})
+            content = RecordDict({"metrics": metrics})
+            if manifest is not None:
+                content["arrays"] = _record(apply_delta(old, total.mean, manifest=manifest), old)
+            replies.insert(0, Message(content, reply_to=asked[0]))
+        return replies
+
+    # What can never work
+
+    def _least(self) -> int:
+        """Members of the smallest cohort that the protocol allows, of this roster."""
+        size, protocol = len(self._coordinator.version.roster), self._sums[Purpose.TRAIN]
+        for n in range(protocol.requirements.min_contributors, size + 1):
+            try:
+                protocol.plan(n, roster=size)
+            except ParameterError:
+                continue
+            return n
+        protocol.plan(size)  # says what to change
+        return size
+
+    def _check_sampling(self) -> None:
+        size, least = len(self._coordinator.version.roster), self._least()
+        for what in ("train", "evaluate") if Purpose.EVALUATE in self._sums else ("train",):
+            fraction = getattr(self._strategy, f"fraction_{what}", 1.0)
+            cohort = max(int(size * fraction), getattr(self._strategy, f"min_{what}_nodes", 0))
+            if not fraction or cohort >= size:
+                continue
+            if cohort < least:
+                try:
+                    self._sums[Purpose.TRAIN].plan(cohort, roster=size)
+                except ParameterError as error:
+                    raise ParameterError(
+                        f"fraction_{what}={fraction} of a roster of {size} is a cohort of {cohort}, and "
+                        f"every client would refuse it: {error}"
+                    ) from error
+            first, steady = (self._sums[Purpose.TRAIN].exchanges(first=each) for each in (True, False))
+            _LOG.info(
+                "fraction_%s=%s: a cohort that is not the one before makes its keys anew: %d exchanges",
+                what, fraction, max(len(first), len(steady)),
+            )  # fmt: skip
+
+    def _check_evaluation(self) -> None:
+        fraction = getattr(self._strategy, "fraction_evaluate", 0.0)
+        if Purpose.EVALUATE in self._sums:
+            exchanges = len(self._sums[Purpose.EVALUATE].exchanges(first=True))
+            if fraction:
+                _LOG.info(
+                    "an evaluation is a secure sum of its own, after each round: up to %d exchanges more",
+                    exchanges,
+                )
+        elif fraction and not any(each.split(".")[0] == MessageType.EVALUATE for each in self._in_the_clear):
+            raise ParameterError(
+                f"the strategy evaluates (fraction_evaluate={fraction}), and no metric is summed: pass "
+                "evaluate_metrics={'accuracy': (0.0, 1.0)} here and to secure_aggregation, or "
+                "fraction_evaluate=0.0 to the strategy"
+            )
+
+
+class _FlowerCarrier:
+    """Parcels as Flower's messages, over Flower's own grid."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._kind, self._shown = MessageType.TRAIN, RecordDict()
+
+    def begin(self, kind: str, shown: RecordDict) -> None:
+        """A round: of which type its messages are, and what it shows."""
+        self._kind, self._shown = kind, shown
+
+    def end(self) -> None:
+        """The round is over."""
+        self._kind, self._shown = MessageType.TRAIN, RecordDict()
+
+    def nodes(self) -> Collection[bytes]:
+        return [node.to_bytes(_NODE_BYTES, "big") for node in self._grid.get_node_ids()]
+
+    def push(self, parcels: Mapping[bytes, Parcel], *, seconds: float) -> Mapping[bytes, str]:
+        bodies: Bodies = {}
+        messages = {
+            node: Message(
+                pack(parcel, self._shown if parcel.shows else None, bodies=bodies),
+                dst_node_id=_node_id(node),
+                message_type=self._kind,
+                ttl=max(seconds, 1.0),
+            )
+            for node, parcel in parcels.items()
+        }
+        if not messages:
+            return {}
+        taken = {each for each in self._grid.push_messages(list(messages.values())) if each}
+        found = {node: message.metadata.message_id for node, message in messages.items()}
+        return {node: ticket for node, ticket in found.items() if ticket in taken}
+
+    def pull(self, tickets: Collection[str]) -> Mapping[str, Parcel | Undelivered]:
+        return {
+            answer.metadata.reply_to_message_id: _answer(answer)
+            for answer in self._grid.pull_messages(list(tickets))
+            if answer.metadata.reply_to_message_id in tickets
+        }
+
+
+def _answer(message: Message) -> Parcel | Undelivered:
+    if message.has_error():
+        return Undelivered(_one_line(f"the engine says: {message.error.reason or message.error.code}"))
+    try:
+        return unpack(message.content)
+    except DecodeError as error:
+        return Undelivered(str(error))
+
+
+def _one_line(text: str) -> str:
+    """The end of a text, where an exception's own line stands, without line breaks."""
+    return " ".join(text.split())[-400:]
+
+
+def _node_id(node: bytes) -> int:
+    return int.from_bytes(node, "big")
+
+
+def _version_of(roster: object) -> Callable[[], RosterVersion]:
+    if isinstance(roster, Roster):
+        version = RosterVersion(roster)
+        return lambda: version
+    if isinstance(roster, RosterVersion):
+        return lambda: roster
+    if callable(roster):
+        return roster
+    raise ParameterError(f"roster is a {type(roster).__name__}; pass a Roster, a RosterVersion or a function")
+
+
+def _one_type(messages: Sequence[Message]) -> str:
+    kinds = sorted({message.metadata.message_type for message in messages})
+    if len(kinds) > 1:
+        raise ParameterError(
+            f"messages of types {kinds[0]!r} and {kinds[1]!r} in one round; send one type at a time"
+        )
+    return kinds[0]
+
+
+def _same_content(messages: Sequence[Message]) -> None:
+    """All nodes are shown the same: one that is shown something else could be read out of the sum."""
+    first = messages[0].content
+    expected = None
+    for message in messages[1:]:
+        if message.content is first:
+            continue
+        expected = expected or records_digest(records_of(first))
+        if records_digest(records_of(message.content)) != expected:
+            raise ParameterError(
+                f"node {message.metadata.dst_node_id} would be shown other records than node "
+                f"{messages[0].metadata.dst_node_id}; in a secure sum all are shown the same, or one could "
+                "be read out of it"
+            )
+
+
+def _arrays(content: RecordDict) -> dict[str, Any]:
+    records = [each for each in content.values() if isinstance(each, ArrayRecord)]
+    if len(records) != 1:
+        raise ParameterError(f"the strategy sends {len(records)} ArrayRecords; a secure sum works on one")
+    return {name: array.numpy() for name, array in records[0].items()}
+
+
+def _record(state: Mapping[str, Any], like: Mapping[str, Any]) -> ArrayRecord:
+    record = ArrayRecord()
+    for name in like:
+        record[name] = Array(state[name])
+    return record

@@ -1,0 +1,206 @@
+"""The client's side: a mod that lets an unmodified app train, and sends what changed through a secure sum.
+
+    app = ClientApp(mods=[secure_aggregation(PROTOCOL, enrol)])
+
+The app's train function sees the message that it would see without secagg, and answers as it always does.
+What leaves the site is what changed, weighted by the examples, inside the sum; of the app's metrics those
+that the protocol names. A message that is no part of a secure sum is refused, so that nobody trains this app
+in the clear; whoever wants that for a kind of message types it (`in_the_clear`).
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from fl_integration.embedding.enrolment import Enrolment
+from fl_integration.embedding.member import Contribution, Member, Memory, refused
+from fl_integration.embedding.parcels import Purpose
+from fl_integration.embedding.records import records_digest
+from fl_integration.flower.engine import (
+    HEAD,
+    SETTINGS,
+    ArrayRecord,
+    ClientAppCallable,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    Mod,
+    pack,
+    records_of,
+    refusal,
+    settings_digest,
+    unpack,
+    visible,
+)
+from fl_integration.flower.sums import (
+    DEFAULT_STUDY,
+    DEFAULT_WEIGHT,
+    Ranges,
+    study_of,
+    sums_of,
+    terms_of,
+)
+from fl_integration.vectors.arrays import Vector
+from fl_integration.vectors.vectorise import delta, manifest_of
+from protocols.machine.parameters import Parameters
+from protocols.messages.schema import decode, encode
+from secagg.errors import DecodeError, ParameterError, SecAggError
+
+__all__ = ["secure_aggregation"]
+
+_LOG: Final = logging.getLogger("secagg")
+_STATE: Final = "secagg"
+_CLEAR: Final = "this app answers through secure aggregation alone; run the strategy over fl_integration.flower.SecureGrid"
+
+
+def secure_aggregation(
+    protocol: Parameters,
+    enrol: Callable[[Context], Enrolment],
+    *,
+    study: str = DEFAULT_STUDY,
+    evaluate_metrics: Ranges | None = None,
+    weighted_by_key: str = DEFAULT_WEIGHT,
+    in_the_clear: tuple[str, ...] = (),
+) -> Mod:
+    """A mod for `ClientApp(mods=[...])`.
+
+    Args:
+        protocol: the very parameters that the server has, such as `MaskedSum(max_weight=10_000)`. Its
+            `metrics` names what of the app's training metrics is summed; others stay at the site.
+        enrol: called with the app's context for each message; says who this site is and where its state lies.
+        study: names the training, as at the server.
+        evaluate_metrics: metric of the app's evaluation -> (low, high), as at the server: an example-weighted
+            secure sum of its own. None: the app is not evaluated.
+        weighted_by_key: where the app's metrics have the example count, a positive integer.
+        in_the_clear: message types, such as "evaluate" or "query.version", that go to the app as they are,
+            and whose answers the server reads.
+
+    Raises:
+        ParameterError: an argument can never work.
+    """
+    sums, name = sums_of(protocol, evaluate_metrics), study_of(study)
+    terms = terms_of(sums, weighted_by_key=weighted_by_key)
+    if not callable(enrol):
+        raise ParameterError("enrol is called with the app's context and gives an Enrolment")
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if message.metadata.message_type in in_the_clear:
+            return call_next(message, context)
+        if HEAD not in message.content:
+            return refusal(_CLEAR, message)
+        try:
+            parcel = unpack(message.content)
+            member = Member(
+                enrol(context),
+                study=name,
+                sums=sums,
+                terms=terms,
+                settings=settings_digest(context.run_config),
+                remembered=_remembered(context),
+            )
+        except SecAggError as error:
+            return Message(pack(refused(str(error))), reply_to=message)
+        except Exception as error:  # the app's own code: its words may hold its secrets, and stay here
+            _LOG.exception("enrol failed")
+            return Message(
+                pack(refused(f"enrol failed at this site: {type(error).__name__}")), reply_to=message
+            )
+        delivery = _Delivered(message, context, call_next, sums=sums, weighted_by_key=weighted_by_key)
+        reply = member.answer(parcel, delivery)
+        context.state[_STATE] = ConfigRecord(
+            {purpose.name: encode(memory) for purpose, memory in member.remembers.items()}
+        )
+        return Message(pack(reply), reply_to=message)
+
+    return mod
+
+
+class _Delivered:
+    """One message's records, and the app that works on them."""
+
+    def __init__(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        *,
+        sums: Mapping[Purpose, Parameters],
+        weighted_by_key: str,
+    ) -> None:
+        self._message, self._context, self._call_next = message, context, call_next
+        self._sums, self._weighted_by_key = sums, weighted_by_key
+        self._shown = visible(message.content)
+
+    def digest(self, withheld: Mapping[str, bytes]) -> bytes:
+        own = {SETTINGS: settings_digest(self._context.run_config)}
+        return records_digest(records_of(self._shown), replaced={**withheld, **own})
+
+    def contribute(self, purpose: Purpose) -> Contribution:
+        self._message.content = self._shown
+        answer = self._call_next(self._message, self._context)
+        if answer.has_error():
+            raise ParameterError("the app answered with an error, see the log of this site")
+        metrics = self._metrics(answer)
+        weight = metrics.get(self._weighted_by_key)
+        # Flower lets an app say 32.0 examples; a fraction of one is nothing that a sum has.
+        if isinstance(weight, float) and weight.is_integer():
+            weight = int(weight)
+        if not isinstance(weight, int) or weight < 1:
+            raise ParameterError(
+                f"the app's metrics have no positive integer under {self._weighted_by_key!r}: the number of "
+                "examples, by which its answer is weighted"
+            )
+        update: Vector = np.zeros(1, np.float32)  # of an evaluation; its metrics are what is summed
+        if purpose is not Purpose.EVALUATE:
+            old, new = _arrays(self._shown, "the server"), _arrays(answer.content, "the app")
+            if new.keys() != old.keys():
+                odd = sorted(new.keys() ^ old.keys())[0]
+                raise ParameterError(
+                    f"only one of the server and the app has an array {odd!r}; answer with the same"
+                )
+            update = delta(new, old, manifest=manifest_of(old))
+        return Contribution(update=update, weight=weight, metrics=self._summed(purpose, metrics))
+
+    def _metrics(self, answer: Message) -> dict[str, Any]:
+        records = [each for each in answer.content.values() if isinstance(each, MetricRecord)]
+        if len(records) != 1:
+            raise ParameterError(f"the app answers with {len(records)} MetricRecords; a strategy needs one")
+        return dict(records[0].items())
+
+    def _summed(self, purpose: Purpose, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """The metrics that the protocol names, each within its range; the others stay here."""
+        found: dict[str, float] = {}
+        for name, low, high in self._sums[purpose].surface.metrics:
+            value = metrics.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+                raise ParameterError(
+                    f"the protocol sums the metric {name!r}, and the app answers with {sorted(metrics)}; it must "
+                    "be one number"
+                )
+            found[name] = min(max(float(value), low), high)
+            if found[name] != value:
+                _LOG.warning("metric %r is outside its range [%s, %s] and counts as its end", name, low, high)
+        return found
+
+
+def _arrays(content: Any, whose: str) -> dict[str, Any]:
+    records = [each for each in content.values() if isinstance(each, ArrayRecord)]
+    if len(records) != 1:
+        raise ParameterError(f"{whose} sends {len(records)} ArrayRecords; a strategy works on one")
+    return {name: array.numpy() for name, array in records[0].items()}
+
+
+def _remembered(context: Context) -> dict[Purpose, Memory]:
+    record = context.state.get(_STATE)
+    if not isinstance(record, ConfigRecord):
+        return {}
+    try:
+        return {
+            Purpose[name]: decode(Memory, value) for name, value in record.items() if isinstance(value, bytes)
+        }
+    except (DecodeError, KeyError):
+        return {}

@@ -1,0 +1,57 @@
+"""What both sides of an app make from the same arguments: the sums, and the terms to compare."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from fl_integration.embedding.parcels import Purpose
+from protocols.machine.parameters import Parameters
+from secagg.errors import ParameterError
+
+__all__ = ["DEFAULT_STUDY", "DEFAULT_WEIGHT", "Ranges", "study_of", "sums_of", "terms_of"]
+
+DEFAULT_STUDY: Final = "study"
+DEFAULT_WEIGHT: Final = "num-examples"
+"""The key under which Flower's strategies look for an example count."""
+
+Ranges: TypeAlias = Mapping[str, tuple[float, float]]
+"""Metric -> (low, high): what a client clips it to, and what the grid of the sum spans."""
+
+
+def sums_of(protocol: Parameters, evaluate_metrics: Ranges | None) -> dict[Purpose, Parameters]:
+    """The protocol of each purpose that is summed.
+
+    An evaluation is a sum of its own: one value that is always zero, the metrics, and the example count.
+
+    Raises:
+        ParameterError: the protocol is none of this library's, or a range is none.
+    """
+    if not isinstance(protocol, Parameters):
+        raise ParameterError(f"protocol is a {type(protocol).__name__}; pass one such as MaskedSum(...)")
+    sums: dict[Purpose, Parameters] = {Purpose.TRAIN: protocol}
+    if evaluate_metrics is not None:
+        if not evaluate_metrics:
+            raise ParameterError(
+                "evaluate_metrics is empty; name each metric and its (low, high), or leave it out"
+            )
+        sums[Purpose.EVALUATE] = replace(protocol, metrics=dict(evaluate_metrics), clip=1.0)
+    return sums
+
+
+def terms_of(sums: Mapping[Purpose, Parameters], *, weighted_by_key: str) -> tuple[str, ...]:
+    """What both sides must agree on, as texts that people can compare."""
+    said = [f"{purpose.name.lower()}: {sums[purpose]!r}" for purpose in Purpose if purpose in sums]
+    return (*(text[:4000] for text in said), f"weights under {weighted_by_key!r}")
+
+
+def study_of(study: str) -> bytes:
+    """The name of a study in bytes.
+
+    Raises:
+        ParameterError: it is no str of 1 to 255 bytes.
+    """
+    if not isinstance(study, str) or not 1 <= len(study.encode()) <= 255:
+        raise ParameterError(
+            f"study is {study!r}; it names the training in 1 to 255 bytes, alike on both sides"
+        )
+    return study.encode()
