@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fl_integration.embedding.coordinator import Patience
     from fl_integration.embedding.enrolment import Enrolment
+    from fl_integration.flower.enrolling import Rehearsed, by_node_config
     from fl_integration.flower.grid import SecureGrid
     from fl_integration.flower.mod import secure_aggregation
 
-__all__ = ["Enrolment", "Patience", "SecureGrid", "secure_aggregation"]
+__all__ = ["Enrolment", "Patience", "Rehearsed", "SecureGrid", "by_node_config", "secure_aggregation"]
 
 _ROOMS = {
     "embedding.coordinator": ("Patience",),
     "embedding.enrolment": ("Enrolment",),
+    "flower.enrolling": ("Rehearsed", "by_node_config"),
     "flower.grid": ("SecureGrid",),
     "flower.mod": ("secure_aggregation",),
 }
