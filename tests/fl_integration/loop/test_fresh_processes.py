@@ -1,6 +1,7 @@
 """Each message finds a fresh process: machine and own copy come from bytes, and go back into them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,19 @@ from fl_integration.loop.optimisers import FedAdam, FedAvg
 from fl_integration.loop.own_copy import OwnCopy
 from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
 from fl_integration.loop.preparing import Prepared, prepare, site_of
-from protocols import Identity, Learner, ParameterError, PeerViolation, Roster
+from protocols import (
+    Identity,
+    LatticeSum,
+    Learner,
+    PaillierSum,
+    ParameterError,
+    PeerViolation,
+    Roster,
+    Rounding,
+)
+from protocols.machine.parameters import MachineProtocol
 from secagg.secret import Secret
-from tests.fl_integration.loop.stage import LOCAL, NAMES, linear, protocol, sites
+from tests.fl_integration.loop.stage import LOCAL, NAMES, SHAPE, linear, protocol, sites
 
 KEY = Secret(bytes(32))
 
@@ -20,8 +31,10 @@ KEY = Secret(bytes(32))
 class Party:
     """A client that lives on a disk: for each message it is made anew, and then it is gone again."""
 
-    def __init__(self, identity: Identity, roster: Roster, session: bytes, start: Prepared) -> None:
-        self.protocol, self.name, self.start = protocol("ckks"), identity.client, start
+    def __init__(
+        self, identity: Identity, roster: Roster, session: bytes, start: Prepared, summing: MachineProtocol
+    ) -> None:
+        self.protocol, self.name, self.start = summing, identity.client, start
         machine = self.protocol.client(identity=identity, roster=roster, session=session)
         self.machine, self.copy = machine.export(key=KEY), OwnCopy(start.start).to_bytes()
         self.older: list[tuple[bytes, bytes]] = []
@@ -48,13 +61,15 @@ class Party:
         return OwnCopy.from_bytes(self.copy, layout=self.start.layout)
 
 
-def session_of_parties() -> tuple[FederatedServer, dict[str, Party]]:
-    data, summing = sites(), protocol("ckks")
+def session_of_parties(
+    summing: MachineProtocol | None = None,
+) -> tuple[FederatedServer, dict[str, Party]]:
+    data, summing = sites(), summing or protocol("ckks")
     surface = summing.suite.surface
     start = prepare(linear(), data, local=LOCAL, rounds=4, seed=7, optimiser=FedAdam(), surface=surface)
     identities = [Identity.generate(name) for name in NAMES]
     roster, session = Roster.of(*identities), bytes(16)
-    parties = {each.client: Party(each, roster, session, start) for each in identities}
+    parties = {each.client: Party(each, roster, session, start, summing) for each in identities}
     machine = summing.server(roster=roster, session=session)
     base = parties["a"].own.initial
     return FederatedServer.blind(machine, length=start.layout.length, base=base), parties
@@ -76,8 +91,21 @@ def deliver(server: FederatedServer, parties: dict[str, Party], *, unheard: str 
             server.machine.receive(name, reply)
 
 
-def test_copies_that_live_on_disks_stay_in_step() -> None:
-    server, parties = session_of_parties()
+def lattice_over_paillier() -> MachineProtocol:
+    return LatticeSum(**SHAPE, rounding=Rounding.NEAREST, keys=partial(PaillierSum, key_bits=2048))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        partial(protocol, "ckks"),
+        pytest.param(partial(protocol, "paillier"), marks=pytest.mark.slow),
+        pytest.param(lattice_over_paillier, marks=pytest.mark.slow),
+    ],
+    ids=["ckks", "paillier", "lattice over paillier"],
+)
+def test_copies_that_live_on_disks_stay_in_step(made: Callable[[], MachineProtocol]) -> None:
+    server, parties = session_of_parties(made())
     for number in range(2):
         assert run(server, parties, number) == set(NAMES)
     deliver(server, parties)
