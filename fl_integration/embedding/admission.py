@@ -1,4 +1,4 @@
-"""Which sessions a site takes part in: each new one is admitted once, written down, and closes the ones before.
+"""Which sessions a site takes part in: each is admitted once, written down, and closes the ones before.
 
 The ledger lies in the site's release log, by study and client, whatever the session: entry k says which
 version of the roster, which epoch and which session id the k-th admitted session has. The log is durable,
@@ -104,8 +104,8 @@ class Ledger:
             return last
         if last is not None and not last.before(place):
             raise VerificationError(
-                f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked for; a "
-                f"later one (version {last.version}, epoch {last.epoch}) is open here and closed all before it"
+                f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked for; "
+                f"a later one (version {last.version}, epoch {last.epoch}) is open here and closed those before"
             )
         if place.epoch / 1000 > self._clock() + AHEAD_SECONDS:
             raise VerificationError(

@@ -1,4 +1,4 @@
-"""The server's half: who is behind which node, sessions, and one sum after the other over a carrier of parcels.
+"""The server's half: who is behind which node, sessions, and one sum after the other over a carrier.
 
 A `Carrier` is an engine's transport: it hands parcels to nodes and brings their answers. The coordinator
 greets every node that it has not met (`Hello`), takes those that prove to be members of the roster, and runs
@@ -87,7 +87,7 @@ class Carrier(Protocol):
         ...  # a Protocol's signature
 
     def push(self, parcels: Mapping[Node, Parcel], *, seconds: float) -> Mapping[Node, Ticket]:
-        """Sends parcels; a node without a ticket could not be reached. After `seconds` nobody wants answers."""
+        """Sends parcels; a node without a ticket could not be reached. After `seconds` nobody waits."""
         ...  # a Protocol's signature
 
     def pull(self, tickets: Collection[Ticket]) -> Mapping[Ticket, Parcel | Undelivered]:
@@ -223,8 +223,8 @@ class Coordinator:
             return
         if version.version <= self._version.version:
             raise ParameterError(
-                f"the roster is now version {version.version} ({version.fingerprint}); the open session is over "
-                f"version {self._version.version} ({self._version.fingerprint}), and versions go up"
+                f"the roster is now version {version.version} ({version.fingerprint}); the open session is "
+                f"over version {self._version.version} ({self._version.fingerprint}), and versions go up"
             )
         self._version = version
         self._open()

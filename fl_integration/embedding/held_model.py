@@ -1,8 +1,8 @@
 """The model that a client holds itself, where the clients learn the sum and the server's arrays never move.
 
 It begins from the arrays that the server showed first, and is moved by each sum that is opened here: an
-`OwnCopy`, with what a vector does not carry (names, shapes, integer entries) beside it, so that an application
-can be shown the model as arrays. It outlives a session: the next one begins from where this one stands.
+`OwnCopy`, with what a vector does not carry (names, shapes, integer entries) beside it, so that an
+application can be shown the model as arrays. It outlives a session: the next one begins from where this one stands.
 
 What an update answers is this copy *and* everything that the round showed: its head is made from both, so a
 server that shows one client another learning rate has an update that is summed with nobody's (ATTACKS A9).
@@ -180,7 +180,7 @@ class HeldModel:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """A client's machine, whose sums answer a copy if their heads are made from it and from what was shown."""
+    """A client's machine, whose sums answer a copy if their heads are made from it and what was shown."""
 
     machine: Client
     own: OwnCopy

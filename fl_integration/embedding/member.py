@@ -271,8 +271,8 @@ class Member:
                 )
                 raise VerificationError(
                     f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked "
-                    f"for; this site's state is of version {held.version}, epoch {held.epoch}, and its release "
-                    f"log {why}"
+                    f"for; this site's state is of version {held.version}, epoch {held.epoch}, and its "
+                    f"release log {why}"
                 )
         admitted = ledger.admit(place, mine, most=self._enrolment.max_sessions)
         if held is None or held.session != admitted.session:
@@ -325,19 +325,25 @@ class Member:
         machine = self._machine(protocol, purpose, here, saved)
         held = self._held(here)
         opened = 0 if held is None else held.own.opened
-        reply, failure = machine.receive(parcel.body), ""
+        reply, failure, contributed = machine.receive(parcel.body), "", False
         if self._learns:
             self._learn(purpose, machine, held, head.shown)
         if isinstance(reply, NeedUpdate):
             if self._learns and (held is None or not self._began(held, head, delivery)):
                 held, opened = self._begin(delivery, instead_of=held, here=here), -1
             reply, failure = self._contribute(machine, reply, head, delivery, held)
+            contributed = not failure
         if held is not None and held.own.opened != opened:
             # Before the machine: it does not open a sum again.
             here.files.write(self._file(_COPY), held.to_bytes(session=here.session))
         self._store(purpose, here, machine, before=saved)
         if machine.refusal is not None:
             _LOG.warning("%s refuses: %s", self._me, machine.refusal)
+        elif machine.clipped and purpose is Purpose.TRAIN and contributed:
+            _LOG.warning(
+                "%s: %d values of its update were outside the protocol's clip, and were clipped: pass a "
+                "larger clip=", self._me, machine.clipped,
+            )  # fmt: skip
         return Parcel(encode_head(Answer(_standing(held), failure)), reply)
 
     def _contribute(
@@ -371,7 +377,7 @@ class Member:
         except SecAggError as error:  # this library's words hold no value
             _LOG.warning("%s sits round %d out: %s", self._me, asked.round, error)
             return b"", _said(str(error))
-        except Exception as error:  # whatever an application raises keeps its own site from this round alone
+        except Exception as error:  # noqa: BLE001 - whatever an application raises keeps its own site out alone
             _LOG.warning("%s sits round %d out", self._me, asked.round, exc_info=error)
             return b"", f"its application failed: {type(error).__name__}, see the log of this site"
 
@@ -396,8 +402,8 @@ class Member:
         if instead_of is not None:
             if instead_of.own.opened:
                 raise VerificationError(
-                    "this session's training began from other arrays, and sums moved it since; another training "
-                    "is another session"
+                    "this session's training began from other arrays, and sums moved it since; another "
+                    "training is another session"
                 )
             here.files.write(self._file(_BEFORE), instead_of.to_bytes(session=here.session))
         _LOG.info("%s begins a model of its own, from the server's arrays", self._me)

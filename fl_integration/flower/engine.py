@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from fl_integration.embedding.parcels import Parcel
-from fl_integration.embedding.records import ArrayBytes, Kind, Record, array_digest
+from fl_integration.embedding.records import ArrayBytes, Kind, Record, array_digest, records_digest
 from protocols.interface import Learner
 from secagg.errors import DecodeError, MissingExtraError, ParameterError
 
@@ -62,6 +62,7 @@ __all__ = [
     "records_of",
     "refusal",
     "settings_digest",
+    "shown_digest",
     "unpack",
     "visible",
     "with_arrays",
@@ -70,6 +71,7 @@ __all__ = [
 HEAD: Final = "secagg"
 BODY: Final = "secagg.body"
 SETTINGS: Final = "secagg.settings"
+TYPE: Final = "secagg.type"
 _BYTES: Final = "secagg.bytes"
 
 MOD_FAILED: Final = 6
@@ -146,6 +148,21 @@ def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -
     return RecordDict({**dict(content.items()), (there or [named])[0]: record})
 
 
+def shown_digest(
+    content: RecordDict, *, kind: str, settings: bytes, withheld: Mapping[str, bytes] | None = None
+) -> bytes:
+    """The digest of all that an application sees of a round: what the round binds, made alike on both sides.
+
+    Args:
+        content: the message's records; this library's own are no part of it.
+        kind: the message's type, by which Flower chooses the application's function.
+        settings: digest of the run's settings (`settings_digest`).
+        withheld: digests of array records that did not travel, by name.
+    """
+    records = records_of(content) | {TYPE: Record(Kind.CONFIG, {"type": kind})}
+    return records_digest(records, replaced={**(withheld or {}), SETTINGS: settings})
+
+
 def settings_digest(run_config: Mapping[str, Any]) -> bytes:
     """The digest (32 bytes) of a run's settings, which an application reads from its context."""
     return array_digest(Record(Kind.SETTINGS, dict(run_config)))
@@ -164,7 +181,7 @@ def pack(parcel: Parcel, shown: RecordDict | None = None, *, bodies: Bodies | No
     """
     bodies = {} if bodies is None else bodies
     content = RecordDict({} if shown is None else dict(shown.items()))
-    if taken := [name for name in (HEAD, BODY) if name in content]:
+    if taken := [name for name in (HEAD, BODY, SETTINGS, TYPE) if name in content]:
         raise ParameterError(
             f"the strategy sends a record named {taken[0]!r}, which is this library's; rename it"
         )

@@ -31,7 +31,7 @@ from secagg.standard.signing import SigningKey
 
 __all__ = ["Rehearsed", "by_node_config"]
 
-PASSWORD_VARIABLE: Final = "SECAGG_PASSWORD"
+PASSWORD_VARIABLE: Final = "SECAGG_PASSWORD"  # noqa: S105 - the name of a variable
 _MAXIMUM_PASSWORD_FILE: Final = 4096
 _SECRET_BYTES: Final = 32
 
@@ -47,8 +47,8 @@ def by_node_config(context: Context) -> Enrolment:
     found = {name: config.get(f"secagg-{name}") for name in ("identity", "roster", "state")}
     if missing := [f"secagg-{name}" for name, value in found.items() if not isinstance(value, str)]:
         raise ParameterError(
-            f"the SuperNode's --node-config lacks {', '.join(missing)}: paths of this site's identity, of the "
-            "roster and of a folder for its state"
+            f"the SuperNode's --node-config lacks {', '.join(missing)}: paths of this site's identity, of "
+            "the roster and of a folder for its state"
         )
     identity, roster, state = (str(value) for value in found.values())
     return Enrolment(

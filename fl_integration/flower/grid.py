@@ -23,7 +23,6 @@ from fl_integration.embedding.coordinator import Coordinator, Patience, Undelive
 from fl_integration.embedding.parcels import Parcel, Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
-    SETTINGS,
     UNAVAILABLE,
     Array,
     ArrayRecord,
@@ -38,6 +37,7 @@ from fl_integration.flower.engine import (
     admit,
     pack,
     records_of,
+    shown_digest,
     unpack,
     with_arrays,
 )
@@ -132,6 +132,12 @@ class SecureGrid(Grid):
         )
         self._patience, self._rounds_left = patience, rounds
         self._dtypes: dict[str, Any] = {}
+        self._smallest: dict[int, int] = {}
+        if protocol.max_weight == 1:
+            _LOG.warning(
+                "max_weight is 1, so each site weighs the same and a site that says more than one example "
+                "under %r is refused; pass max_weight=, the most examples of a site", self._weighted_by_key,
+            )  # fmt: skip
         self._blind = protocol.learns is Learner.CLIENTS
         self._check_sampling()
         self._check_evaluation()
@@ -244,7 +250,12 @@ class SecureGrid(Grid):
             withheld: dict[str, bytes] = {}
             if self._blind:
                 cohort, withheld = self._brought_along(cohort, shown, kind)
-            model = records_digest(records_of(shown), replaced={SETTINGS: self._coordinator.settings(cohort)})
+            if len(cohort) < self._least():
+                raise RoundAborted(
+                    f"{len(cohort)} members of {len(asked)} nodes that were asked can take part, at least "
+                    f"{self._least()} are needed"
+                )
+            model = shown_digest(shown, kind=kind, settings=self._coordinator.settings(cohort), withheld=None)
             outcome = self._coordinator.sum(
                 purpose,
                 cohort,
@@ -339,11 +350,14 @@ class SecureGrid(Grid):
     def _least(self) -> int:
         """Members of the smallest cohort that the protocol allows, of this roster."""
         size, protocol = len(self._coordinator.version.roster), self._sums[Purpose.TRAIN]
+        if size in self._smallest:
+            return self._smallest[size]
         for n in range(protocol.requirements.min_contributors, size + 1):
             try:
                 protocol.plan(n, roster=size)
             except ParameterError:
                 continue
+            self._smallest[size] = n
             return n
         protocol.plan(size)  # says what to change
         return size

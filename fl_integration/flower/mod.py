@@ -18,10 +18,9 @@ import numpy as np
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.member import Contribution, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
-from fl_integration.embedding.records import Kind, array_digest, records_digest
+from fl_integration.embedding.records import Kind, array_digest
 from fl_integration.flower.engine import (
     HEAD,
-    SETTINGS,
     ArrayRecord,
     ClientAppCallable,
     ConfigRecord,
@@ -33,6 +32,7 @@ from fl_integration.flower.engine import (
     records_of,
     refusal,
     settings_digest,
+    shown_digest,
     unpack,
     visible,
     with_arrays,
@@ -59,7 +59,9 @@ _LOG: Final = logging.getLogger("secagg")
 _STATE: Final = "secagg"
 _EVALUATION: Final = "secagg.evaluation"
 """Where an app finds the latest evaluation that this site opened, if its clients learn the sum."""
-_CLEAR: Final = "this app answers through secure aggregation alone; run the strategy over fl_integration.flower.SecureGrid"
+_CLEAR: Final = (
+    "this app answers through secure aggregation alone; run the strategy over a SecureGrid of secagg"
+)
 
 
 def secure_aggregation(
@@ -98,8 +100,8 @@ def secure_aggregation(
         )
     if protocol.learns is Learner.SERVER and server_optimiser != FedAvg():
         raise ParameterError(
-            "this protocol tells the sum to the server, whose strategy moves the model; server_optimiser is for "
-            "protocols whose clients learn the sum"
+            "this protocol tells the sum to the server, whose strategy moves the model; server_optimiser is "
+            "for protocols whose clients learn the sum"
         )
     if not callable(enrol):
         raise ParameterError("enrol is called with the app's context and gives an Enrolment")
@@ -122,7 +124,7 @@ def secure_aggregation(
             )
         except SecAggError as error:
             return Message(pack(refused(str(error))), reply_to=message)
-        except Exception as error:  # the app's own code: its words may hold its secrets, and stay here
+        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
             _LOG.exception("enrol failed")
             return Message(
                 pack(refused(f"enrol failed at this site: {type(error).__name__}")), reply_to=message
@@ -156,8 +158,12 @@ class _Delivered:
         self._shown = visible(message.content)
 
     def digest(self, withheld: Mapping[str, bytes]) -> bytes:
-        own = {SETTINGS: settings_digest(self._context.run_config)}
-        return records_digest(records_of(self._shown), replaced={**withheld, **own})
+        return shown_digest(
+            self._shown,
+            kind=self._message.metadata.message_type,
+            settings=settings_digest(self._context.run_config),
+            withheld=withheld,
+        )
 
     def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
         records = [record for record in records_of(self._shown).values() if record.kind is Kind.ARRAYS]
@@ -206,8 +212,8 @@ class _Delivered:
             value = metrics.get(name)
             if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
                 raise ParameterError(
-                    f"the protocol sums the metric {name!r}, and the app answers with {sorted(metrics)}; it must "
-                    "be one number"
+                    f"the protocol sums the metric {name!r}, and the app answers with {sorted(metrics)}; it "
+                    "must be one number"
                 )
             found[name] = min(max(float(value), low), high)
             if found[name] != value:

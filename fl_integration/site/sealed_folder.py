@@ -116,8 +116,8 @@ class SealedFolder:
                 lock.execute("BEGIN EXCLUSIVE")
             except sqlite3.Error as error:
                 raise ParameterError(
-                    f"another process works with {str(place)!r} ({error}): two nodes with one identity and one "
-                    "folder? Give each its own"
+                    f"another process works with {str(place)!r} ({error}): two nodes with one identity and "
+                    "one folder? Give each its own"
                 ) from error
             yield
 

@@ -1,4 +1,4 @@
-"""What makes the sums secure, for both sides: the protocol, what an evaluation tells, and who the sites are."""
+"""What makes the sums secure, for both sides: the protocol, what an evaluation tells, who the sites are."""
 
 import getpass
 import tempfile
