@@ -6,7 +6,6 @@ secagg ...
 0
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -37,8 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command().main(None if arguments is None else list(arguments), prog_name="secagg")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BrokenPipeError:  # the reader has seen enough; what is left in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

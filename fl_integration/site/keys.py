@@ -20,7 +20,6 @@ password is the client. Lost files and forgotten passwords are not restored by a
 ('Zürich', 'Zürich')
 """
 
-import hmac
 import os
 import unicodedata
 from typing import Final
@@ -77,7 +76,7 @@ def load_identity(
     """
     public, sealed_key = _parts(path, without_modes)
     key = opened(sealed_key, _secret(password))
-    if not hmac.compare_digest(key.public_key, public.public_key):
+    if key.public_key != public.public_key:
         raise VerificationError(
             f"the private key in {os.fspath(path)!r} is not that of its first line; the file was changed"
         )

@@ -199,6 +199,19 @@ def test_the_line_has_no_gap_no_repetition_and_no_fork() -> None:
         third.check_succeeds(fork, corrupt=0)
 
 
+def test_signatures_of_copies_are_put_together_and_none_that_verifies_is_lost() -> None:
+    merged = signed(FIRST, ALICE).with_signatures(signed(FIRST, BOB, EVE)).with_signatures(FIRST)
+    assert merged == signed(FIRST, ALICE, BOB, EVE)
+    wrong = RosterVersion(FIRST.roster, signatures=((ALICE.key.public_key, bytes(64)),))
+    assert signed(FIRST, ALICE).with_signatures(wrong) == signed(FIRST, ALICE)
+    assert wrong.with_signatures(signed(FIRST, ALICE)) == signed(FIRST, ALICE)
+    assert FIRST.with_signatures(wrong) == FIRST
+    with pytest.raises(VerificationError, match=f"another roster: version 2 .{WITHOUT_DAVE.fingerprint}"):
+        FIRST.with_signatures(signed(WITHOUT_DAVE, ALICE))
+    with pytest.raises(ParameterError, match="copy is a RosterVersion, not Roster"):
+        FIRST.with_signatures(FIRST.roster)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

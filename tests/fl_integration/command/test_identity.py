@@ -13,6 +13,8 @@ from fl_integration.site.keys import load_identity, load_public
 from fl_integration.site.public_identity import PublicIdentity
 from protocols.membership import fingerprint
 
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+
 PASSWORD, OTHER = "correct horse battery", "another long password"
 
 

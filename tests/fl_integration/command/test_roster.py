@@ -15,6 +15,8 @@ from protocols import Identity, Roster, RosterVersion
 from protocols.membership import fingerprint
 from secagg.entropy import SeededEntropy
 
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+
 PASSWORD = "correct horse battery"
 
 
