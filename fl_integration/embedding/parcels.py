@@ -150,6 +150,9 @@ class Answer:
     standing: U8 = 0
     failure: Annotated[str, UpTo(4 * MAXIMUM_REASON)] = ""
 
+    def __post_init__(self) -> None:
+        _check_reason(self.failure)
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -158,8 +161,12 @@ class Refused:
     reason: Annotated[str, UpTo(4 * MAXIMUM_REASON)]
 
     def __post_init__(self) -> None:
-        if not self.reason.isprintable():  # it goes into logs
-            raise ParameterError("a refusal's reason holds a control character")
+        _check_reason(self.reason)
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.isprintable():  # it goes into logs
+        raise ParameterError("a reason holds a control character")
 
 
 Head: TypeAlias = Hello | Welcome | Step | Answer | Refused

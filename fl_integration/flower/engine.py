@@ -56,6 +56,7 @@ __all__ = [
     "RecordDict",
     "Strategy",
     "admit",
+    "beside",
     "pack",
     "records_of",
     "refusal",
@@ -67,6 +68,7 @@ __all__ = [
 HEAD: Final = "secagg"
 BODY: Final = "secagg.body"
 SETTINGS: Final = "secagg.settings"
+CALL: Final = "secagg.call"
 _BYTES: Final = "secagg.bytes"
 
 MOD_FAILED: Final = 6
@@ -91,6 +93,8 @@ def admit(strategy: Strategy, mean_only: tuple[type, ...], *, learns: Learner) -
     Raises:
         ParameterError: it is none of those that need the mean alone, and is not named in `mean_only`.
     """
+    if not isinstance(mean_only, tuple) or not all(isinstance(kind, type) for kind in mean_only):
+        raise ParameterError("mean_only is a tuple of classes, such as mean_only=(MyStrategy,)")
     if not isinstance(strategy, Strategy):
         raise ParameterError(f"strategy is a {type(strategy).__name__}, no strategy of flwr.serverapp")
     definer = next(kind for kind in type(strategy).__mro__ if "aggregate_train" in vars(kind))
@@ -130,13 +134,37 @@ def records_of(content: RecordDict) -> dict[str, Record]:
 
 
 def visible(content: RecordDict) -> RecordDict:
-    """A message's content without this library's own records."""
-    return RecordDict({name: record for name, record in content.items() if name not in (HEAD, BODY)})
+    """A message's content without this library's own records, in an order of names that no server chooses.
+
+    An application may take the first record, or walk over a record's values. Flower keeps the order in which
+    the server wrote them, and what a round binds holds that of arrays alone (A9).
+    """
+    return RecordDict({name: _sorted(content[name]) for name in sorted(content) if name not in (HEAD, BODY)})
+
+
+def _sorted(record: ArrayRecord | ConfigRecord | MetricRecord) -> ArrayRecord | ConfigRecord | MetricRecord:
+    if isinstance(record, ArrayRecord):
+        return record
+    if isinstance(record, ConfigRecord):
+        return ConfigRecord({name: record[name] for name in sorted(record)})
+    return MetricRecord({name: record[name] for name in sorted(record)})
 
 
 def settings_digest(run_config: Mapping[str, Any]) -> bytes:
     """The digest (32 bytes) of a run's settings, which an application reads from its context."""
     return array_digest(Record(Kind.SETTINGS, dict(run_config)))
+
+
+def beside(kind: str, group: str, settings: bytes) -> dict[str, bytes]:
+    """The digests of what an application sees beside a message's content.
+
+    Args:
+        kind: the message's type, by which Flower chooses the function that it calls.
+        group: the message's group.
+        settings: `settings_digest` of the run.
+    """
+    call = array_digest(Record(Kind.SETTINGS, {"type": kind, "group": group}))
+    return {SETTINGS: settings, CALL: call}
 
 
 def pack(parcel: Parcel, shown: RecordDict | None = None, *, bodies: Bodies | None = None) -> RecordDict:
