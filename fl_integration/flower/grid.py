@@ -294,7 +294,7 @@ class SecureGrid(Grid):
                 if array.dtype in _INTEGERS:
                     self._integers.setdefault(name, array.dtype)
                 elif name in self._integers and np.isfinite(array.numpy()).all():
-                    whole = Array(np.rint(array.numpy()).astype(self._integers[name]))
+                    whole = Array(np.asarray(np.rint(array.numpy()), self._integers[name]))
                     made.setdefault(key, ArrayRecord(dict(record.items())))[name] = whole
         return (
             RecordDict({key: made.get(key, record) for key, record in content.items()}) if made else content
@@ -430,8 +430,8 @@ def _one_type(messages: Sequence[Message]) -> str:
     groups = sorted({message.metadata.group_id for message in messages})
     if len(groups) > 1:
         raise ParameterError(
-            f"messages of groups {groups[0]!r} and {groups[1]!r} in one round; an app sees its message's group, "
-            "and in a secure sum all see the same"
+            f"messages of groups {groups[0]!r} and {groups[1]!r} in one round; an app sees its message's "
+            "group, and in a secure sum all see the same"
         )
     if len(kinds) > 1:
         raise ParameterError(

@@ -39,7 +39,16 @@ def sums_of(protocol: Parameters, evaluate_metrics: Ranges | None) -> dict[Purpo
 
 
 def terms_of(sums: Mapping[Purpose, Parameters], *, weighted_by_key: str) -> tuple[str, ...]:
-    """What both sides must agree on, as texts that people can compare."""
+    """What both sides must agree on, as texts that people can compare.
+
+    Raises:
+        ParameterError: a metric has the name under which the number of examples goes.
+    """
+    if any(weighted_by_key == name for each in sums.values() for name, *_ in each.surface.metrics):
+        raise ParameterError(
+            f"a metric is named {weighted_by_key!r}, as is the number of examples, which is summed in any case; "
+            "leave it out of the metrics"
+        )
     said = [f"{purpose.name.lower()}: {sums[purpose]!r}" for purpose in Purpose if purpose in sums]
     return (*(text[:4000] for text in said), f"weights under {weighted_by_key!r}")
 
