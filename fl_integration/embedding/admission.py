@@ -105,7 +105,7 @@ class Ledger:
         if last is not None and not last.before(place):
             raise VerificationError(
                 f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked for; "
-                f"a later one (version {last.version}, epoch {last.epoch}) is open here and closed those before"
+                f"a later one (version {last.version}, epoch {last.epoch}) is open here, and closed it"
             )
         if place.epoch / 1000 > self._clock() + AHEAD_SECONDS:
             raise VerificationError(

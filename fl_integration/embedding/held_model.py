@@ -2,11 +2,13 @@
 
 It begins from the arrays that the server showed first, and is moved by each sum that is opened here: an
 `OwnCopy`, with what a vector does not carry (names, shapes, integer entries) beside it, so that an
-application can be shown the model as arrays. It outlives a session: the next one begins from where this one stands.
+application can be shown the model as arrays. It outlives a session: the next one begins from where this one
+stands.
 
 What an update answers is this copy *and* everything that the round showed: its head is made from both, so a
 server that shows one client another learning rate has an update that is summed with nobody's (ATTACKS A9).
 
+>>> from fl_integration.loop.optimisers import FedAvg
 >>> held = HeldModel.begin({"w": np.zeros(2, np.float32)}, began=bytes(32), optimiser=FedAvg())
 >>> again = HeldModel.from_bytes(held.to_bytes(session=bytes(32)), session=bytes(32), optimiser=FedAvg())
 >>> again.arrays()["w"], again.own.base == held.own.base

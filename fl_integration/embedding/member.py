@@ -12,8 +12,9 @@ A state that does not go on (the file is gone, or is not the one that the engine
 fresh join in the same session: logged, and answered like any newcomer. The release log keeps it from saying
 anything else than it said before. Without the log that a state knows it stops: see `Client` of the interface.
 
-Nothing that went wrong at a site leaves it in its own words: an application's error may hold its data. The
-server hears the kind; the site's log, `logging.getLogger("secagg")`, has the traceback.
+Why an application did not contribute stays at its site. The server chose the model, so which exception it
+led to, where the first NaN is or how many examples there were is its question answered for one site alone
+(D17). It hears that this site sits the round out; the log there, `logging.getLogger("secagg")`, says why.
 """
 
 import hashlib
@@ -73,6 +74,7 @@ _PATIENCE_SECONDS: Final = 30.0
 _COPY: Final = "copy"
 _BEFORE: Final = "copy before"
 _PENDING: Final = "pending"
+SITS_OUT: Final = "this site sits the round out; its own log says why"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,12 +376,11 @@ class Member:
                 machine.contribute(made.update, weight=made.weight, metrics=made.metrics, head=answered),
                 "",
             )
-        except SecAggError as error:  # this library's words hold no value
+        except SecAggError as error:
             _LOG.warning("%s sits round %d out: %s", self._me, asked.round, error)
-            return b"", _said(str(error))
         except Exception as error:  # noqa: BLE001 - whatever an application raises keeps its own site out alone
             _LOG.warning("%s sits round %d out", self._me, asked.round, exc_info=error)
-            return b"", f"its application failed: {type(error).__name__}, see the log of this site"
+        return b"", SITS_OUT
 
     # The model, where clients learn the sum
 

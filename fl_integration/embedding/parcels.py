@@ -160,6 +160,9 @@ class Answer:
     copy: Copy = NO_COPY
     failure: Annotated[str, UpTo(4 * MAXIMUM_REASON)] = ""
 
+    def __post_init__(self) -> None:
+        _check_reason(self.failure)
+
 
 class Errand(Enum):
     """What is asked of a client when one is brought along. The values are on the wire."""
@@ -204,8 +207,12 @@ class Refused:
     reason: Annotated[str, UpTo(4 * MAXIMUM_REASON)]
 
     def __post_init__(self) -> None:
-        if not self.reason.isprintable():  # it goes into logs
-            raise ParameterError("a refusal's reason holds a control character")
+        _check_reason(self.reason)
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.isprintable():  # it goes into logs
+        raise ParameterError("a reason holds a control character")
 
 
 Head: TypeAlias = Hello | Welcome | Step | Handover | Answer | Refused

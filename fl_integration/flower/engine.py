@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from fl_integration.embedding.parcels import Parcel
-from fl_integration.embedding.records import ArrayBytes, Kind, Record, array_digest, records_digest
+from fl_integration.embedding.records import ArrayBytes, Kind, Record, array_digest
 from protocols.interface import Learner
 from secagg.errors import DecodeError, MissingExtraError, ParameterError
 
@@ -58,11 +58,11 @@ __all__ = [
     "RecordDict",
     "Strategy",
     "admit",
+    "beside",
     "pack",
     "records_of",
     "refusal",
     "settings_digest",
-    "shown_digest",
     "unpack",
     "visible",
     "with_arrays",
@@ -71,7 +71,7 @@ __all__ = [
 HEAD: Final = "secagg"
 BODY: Final = "secagg.body"
 SETTINGS: Final = "secagg.settings"
-TYPE: Final = "secagg.type"
+CALL: Final = "secagg.call"
 _BYTES: Final = "secagg.bytes"
 
 MOD_FAILED: Final = 6
@@ -96,6 +96,8 @@ def admit(strategy: Strategy, mean_only: tuple[type, ...], *, learns: Learner) -
     Raises:
         ParameterError: it is none of those that need the mean alone, and is not named in `mean_only`.
     """
+    if not isinstance(mean_only, tuple) or not all(isinstance(kind, type) for kind in mean_only):
+        raise ParameterError("mean_only is a tuple of classes, such as mean_only=(MyStrategy,)")
     if not isinstance(strategy, Strategy):
         raise ParameterError(f"strategy is a {type(strategy).__name__}, no strategy of flwr.serverapp")
     definer = next(kind for kind in type(strategy).__mro__ if "aggregate_train" in vars(kind))
@@ -135,8 +137,20 @@ def records_of(content: RecordDict) -> dict[str, Record]:
 
 
 def visible(content: RecordDict) -> RecordDict:
-    """A message's content without this library's own records."""
-    return RecordDict({name: record for name, record in content.items() if name not in (HEAD, BODY)})
+    """A message's content without this library's own records, in an order of names that no server chooses.
+
+    An application may take the first record, or walk over a record's values. Flower keeps the order in which
+    the server wrote them, and what a round binds holds that of arrays alone (A9).
+    """
+    return RecordDict({name: _sorted(content[name]) for name in sorted(content) if name not in (HEAD, BODY)})
+
+
+def _sorted(record: ArrayRecord | ConfigRecord | MetricRecord) -> ArrayRecord | ConfigRecord | MetricRecord:
+    if isinstance(record, ArrayRecord):
+        return record
+    if isinstance(record, ConfigRecord):
+        return ConfigRecord({name: record[name] for name in sorted(record)})
+    return MetricRecord({name: record[name] for name in sorted(record)})
 
 
 def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -> RecordDict:
@@ -148,24 +162,21 @@ def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -
     return RecordDict({**dict(content.items()), (there or [named])[0]: record})
 
 
-def shown_digest(
-    content: RecordDict, *, kind: str, settings: bytes, withheld: Mapping[str, bytes] | None = None
-) -> bytes:
-    """The digest of all that an application sees of a round: what the round binds, made alike on both sides.
-
-    Args:
-        content: the message's records; this library's own are no part of it.
-        kind: the message's type, by which Flower chooses the application's function.
-        settings: digest of the run's settings (`settings_digest`).
-        withheld: digests of array records that did not travel, by name.
-    """
-    records = records_of(content) | {TYPE: Record(Kind.CONFIG, {"type": kind})}
-    return records_digest(records, replaced={**(withheld or {}), SETTINGS: settings})
-
-
 def settings_digest(run_config: Mapping[str, Any]) -> bytes:
     """The digest (32 bytes) of a run's settings, which an application reads from its context."""
     return array_digest(Record(Kind.SETTINGS, dict(run_config)))
+
+
+def beside(kind: str, group: str, settings: bytes) -> dict[str, bytes]:
+    """The digests of what an application sees beside a message's content.
+
+    Args:
+        kind: the message's type, by which Flower chooses the function that it calls.
+        group: the message's group.
+        settings: `settings_digest` of the run.
+    """
+    call = array_digest(Record(Kind.SETTINGS, {"type": kind, "group": group}))
+    return {SETTINGS: settings, CALL: call}
 
 
 def pack(parcel: Parcel, shown: RecordDict | None = None, *, bodies: Bodies | None = None) -> RecordDict:
@@ -181,7 +192,7 @@ def pack(parcel: Parcel, shown: RecordDict | None = None, *, bodies: Bodies | No
     """
     bodies = {} if bodies is None else bodies
     content = RecordDict({} if shown is None else dict(shown.items()))
-    if taken := [name for name in (HEAD, BODY, SETTINGS, TYPE) if name in content]:
+    if taken := [name for name in (HEAD, BODY, SETTINGS, CALL) if name in content]:
         raise ParameterError(
             f"the strategy sends a record named {taken[0]!r}, which is this library's; rename it"
         )

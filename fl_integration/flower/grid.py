@@ -19,6 +19,8 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from fl_integration.embedding.coordinator import Coordinator, Patience, Undelivered
 from fl_integration.embedding.parcels import Parcel, Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
@@ -35,16 +37,16 @@ from fl_integration.flower.engine import (
     RecordDict,
     Strategy,
     admit,
+    beside,
     pack,
     records_of,
-    shown_digest,
     unpack,
-    with_arrays,
 )
 from fl_integration.flower.sums import (
     DEFAULT_STUDY,
     DEFAULT_WEIGHT,
     Ranges,
+    kinds_of,
     study_of,
     sums_of,
     terms_of,
@@ -66,6 +68,9 @@ _PURPOSES: Final = {MessageType.TRAIN: Purpose.TRAIN, MessageType.EVALUATE: Purp
 _DEFAULT_SECONDS: Final = 3600.0
 """What Flower's own strategies give a round."""
 _NODE_BYTES: Final = 8
+_INTEGERS: Final = frozenset(
+    {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+)
 _ONE_BY_ONE: Final = (
     "a SecureGrid sends to all of a cohort at once, by send_and_receive; for messages in the clear use "
     "Flower's own grid"
@@ -115,9 +120,10 @@ class SecureGrid(Grid):
     ) -> None:
         self._sums = sums_of(protocol, evaluate_metrics)
         admit(strategy, mean_only, learns=protocol.learns)
-        self._grid, self._strategy, self._in_the_clear = grid, strategy, in_the_clear
+        self._grid, self._strategy, self._in_the_clear = grid, strategy, kinds_of(in_the_clear)
         self._weighted_by_key = getattr(strategy, "weighted_by_key", DEFAULT_WEIGHT)
         self._carrier = _FlowerCarrier(grid)
+        self._integers: dict[str, str] = {}
         if (state_dir is None) != (state_key is None):
             raise ParameterError("state_dir and state_key go together: a state is sealed")
         files = None if state_dir is None or state_key is None else SealedFolder(state_dir, key=state_key)
@@ -131,7 +137,6 @@ class SecureGrid(Grid):
             files=files,
         )
         self._patience, self._rounds_left = patience, rounds
-        self._dtypes: dict[str, Any] = {}
         self._smallest: dict[int, int] = {}
         if protocol.max_weight == 1:
             _LOG.warning(
@@ -238,7 +243,7 @@ class SecureGrid(Grid):
         by_node: Mapping[int, Message],
         timeout: float | None,
     ) -> list[Message]:
-        shown = self._typed(asked[0].content)
+        shown = self._with_integers(asked[0].content)
         members = {_node_id(node): client for node, client in self._coordinator.members().items()}
         cohort = [members[node] for node in by_node if node in members]
         failures = {node: "this node is no member" for node in by_node if node not in members}
@@ -246,16 +251,15 @@ class SecureGrid(Grid):
         manifest = manifest_of(old) if old else None
         outcome: Outcome | None = None
         try:
-            self._carrier.begin(kind, shown)
+            group = asked[0].metadata.group_id
+            self._carrier.begin(kind, group, shown)
             withheld: dict[str, bytes] = {}
             if self._blind:
-                cohort, withheld = self._brought_along(cohort, shown, kind)
-            if len(cohort) < self._least():
-                raise RoundAborted(
-                    f"{len(cohort)} members of {len(asked)} nodes that were asked can take part, at least "
-                    f"{self._least()} are needed"
-                )
-            model = shown_digest(shown, kind=kind, settings=self._coordinator.settings(cohort), withheld=None)
+                cohort, withheld = self._brought_along(cohort, shown)
+            if len(cohort) < (least := self._least()):  # some went away since the strategy asked who is there
+                raise RoundAborted(f"{len(cohort)} members can take part, and a sum is of at least {least}")
+            called = beside(kind, group, self._coordinator.settings(cohort))
+            model = records_digest(records_of(shown), replaced=called)
             outcome = self._coordinator.sum(
                 purpose,
                 cohort,
@@ -301,25 +305,28 @@ class SecureGrid(Grid):
             content["arrays"] = _record(arrays, old)
         return content
 
-    def _typed(self, shown: RecordDict) -> RecordDict:
-        """The records, with each array in the dtype that it had first.
+    def _with_integers(self, content: RecordDict) -> RecordDict:
+        """What a round shows, integer arrays as integers.
 
-        Flower's means are products with a float, so an integer entry, such as BatchNorm's counter, comes out
-        of a strategy as float64; sent on so, it would be summed, and make the whole vector twice as wide.
+        They are kept and not summed, but Flower's mean of one reply makes floats even of these.
         """
-        arrays = _arrays(shown)
-        self._dtypes = self._dtypes or {name: array.dtype for name, array in arrays.items()}
-        changed = {
-            name: array.astype(self._dtypes[name])
-            for name, array in arrays.items()
-            if array.dtype != self._dtypes.get(name, array.dtype)
-        }
-        return with_arrays(shown, {**arrays, **changed}, named="arrays") if changed else shown
+        arrays = {key: record for key, record in content.items() if isinstance(record, ArrayRecord)}
+        made: dict[str, ArrayRecord] = {}
+        for key, record in arrays.items():
+            for name, array in record.items():
+                if array.dtype in _INTEGERS:
+                    self._integers.setdefault(name, array.dtype)
+                elif name in self._integers and np.isfinite(array.numpy()).all():
+                    whole = Array(np.asarray(np.rint(array.numpy()), self._integers[name]))
+                    made.setdefault(key, ArrayRecord(dict(record.items())))[name] = whole
+        return (
+            RecordDict({key: made.get(key, record) for key, record in content.items()}) if made else content
+        )
 
     # Where clients learn the sum
 
     def _brought_along(
-        self, cohort: list[ClientId], shown: RecordDict, kind: str
+        self, cohort: list[ClientId], shown: RecordDict
     ) -> tuple[list[ClientId], dict[str, bytes]]:
         """The cohort without those who stay behind; and the arrays' digest, if they need not travel."""
         ((name, record),) = (
@@ -331,7 +338,7 @@ class SecureGrid(Grid):
         if not self._coordinator.withholds(cohort, began):
             return cohort, {}
         others = {each: value for each, value in shown.items() if each != name}
-        self._carrier.begin(kind, RecordDict(others))
+        self._carrier.shows(RecordDict(others))
         return cohort, {name: began}
 
     def _hand_out(self, purpose: Purpose) -> None:
@@ -405,15 +412,19 @@ class _FlowerCarrier:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._kind, self._shown = MessageType.TRAIN, RecordDict()
+        self.end()
 
-    def begin(self, kind: str, shown: RecordDict) -> None:
-        """A round: of which type its messages are, and what it shows."""
-        self._kind, self._shown = kind, shown
+    def begin(self, kind: str, group: str, shown: RecordDict) -> None:
+        """A round: of which type and group its messages are, and what it shows."""
+        self._kind, self._group, self._shown = kind, group, shown
+
+    def shows(self, shown: RecordDict) -> None:
+        """What the round shows from here on."""
+        self._shown = shown
 
     def end(self) -> None:
         """The round is over."""
-        self._kind, self._shown = MessageType.TRAIN, RecordDict()
+        self._kind, self._group, self._shown = MessageType.TRAIN, "", RecordDict()
 
     def nodes(self) -> Collection[bytes]:
         return [node.to_bytes(_NODE_BYTES, "big") for node in self._grid.get_node_ids()]
@@ -425,6 +436,7 @@ class _FlowerCarrier:
                 pack(parcel, self._shown if parcel.shows else None, bodies=bodies),
                 dst_node_id=_node_id(node),
                 message_type=self._kind,
+                group_id=self._group,
                 ttl=max(seconds, 1.0),
             )
             for node, parcel in parcels.items()
@@ -454,7 +466,7 @@ def _answer(message: Message) -> Parcel | Undelivered:
 
 def _one_line(text: str) -> str:
     """The end of a text, where an exception's own line stands, without line breaks."""
-    return " ".join(text.split())[-400:]
+    return "".join(each if each.isprintable() else " " for each in " ".join(text.split()))[-400:]
 
 
 def _node_id(node: bytes) -> int:
@@ -474,6 +486,12 @@ def _version_of(roster: object) -> Callable[[], RosterVersion]:
 
 def _one_type(messages: Sequence[Message]) -> str:
     kinds = sorted({message.metadata.message_type for message in messages})
+    groups = sorted({message.metadata.group_id for message in messages})
+    if len(groups) > 1:
+        raise ParameterError(
+            f"messages of groups {groups[0]!r} and {groups[1]!r} in one round; an app sees its message's "
+            "group, and in a secure sum all see the same"
+        )
     if len(kinds) > 1:
         raise ParameterError(
             f"messages of types {kinds[0]!r} and {kinds[1]!r} in one round; send one type at a time"

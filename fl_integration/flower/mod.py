@@ -18,7 +18,7 @@ import numpy as np
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.member import Contribution, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
-from fl_integration.embedding.records import Kind, array_digest
+from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
     HEAD,
     ArrayRecord,
@@ -28,11 +28,11 @@ from fl_integration.flower.engine import (
     Message,
     MetricRecord,
     Mod,
+    beside,
     pack,
     records_of,
     refusal,
     settings_digest,
-    shown_digest,
     unpack,
     visible,
     with_arrays,
@@ -41,6 +41,7 @@ from fl_integration.flower.sums import (
     DEFAULT_STUDY,
     DEFAULT_WEIGHT,
     Ranges,
+    kinds_of,
     study_of,
     sums_of,
     terms_of,
@@ -93,6 +94,7 @@ def secure_aggregation(
         ParameterError: an argument can never work.
     """
     sums, name = sums_of(protocol, evaluate_metrics), study_of(study)
+    clear = kinds_of(in_the_clear)
     terms = terms_of(sums, weighted_by_key=weighted_by_key)
     if not isinstance(server_optimiser, ServerOptimiser) or server_optimiser.controls:
         raise ParameterError(
@@ -107,7 +109,7 @@ def secure_aggregation(
         raise ParameterError("enrol is called with the app's context and gives an Enrolment")
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if message.metadata.message_type in in_the_clear:
+        if message.metadata.message_type in clear:
             return call_next(message, context)
         if HEAD not in message.content:
             return refusal(_CLEAR, message)
@@ -158,12 +160,9 @@ class _Delivered:
         self._shown = visible(message.content)
 
     def digest(self, withheld: Mapping[str, bytes]) -> bytes:
-        return shown_digest(
-            self._shown,
-            kind=self._message.metadata.message_type,
-            settings=settings_digest(self._context.run_config),
-            withheld=withheld,
-        )
+        metadata = self._message.metadata
+        own = beside(metadata.message_type, metadata.group_id, settings_digest(self._context.run_config))
+        return records_digest(records_of(self._shown), replaced={**withheld, **own})
 
     def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
         records = [record for record in records_of(self._shown).values() if record.kind is Kind.ARRAYS]
@@ -174,6 +173,8 @@ class _Delivered:
     def contribute(self, purpose: Purpose, model: Mapping[str, Any] | None, *, named: str) -> Contribution:
         if model is not None:
             self._shown = with_arrays(self._shown, model, named=named)
+        # Before the app is called: it may train in the arrays that it was given, and answer with them.
+        old = {} if purpose is Purpose.EVALUATE else _arrays(self._shown, "the server")
         self._message.content = self._shown
         answer = self._call_next(self._message, self._context)
         if answer.has_error():
@@ -190,13 +191,14 @@ class _Delivered:
             )
         update: Vector = np.zeros(1, np.float32)  # of an evaluation; its metrics are what is summed
         if purpose is not Purpose.EVALUATE:
-            old, new = _arrays(self._shown, "the server"), _arrays(answer.content, "the app")
+            new = _arrays(answer.content, "the app")
             if new.keys() != old.keys():
                 odd = sorted(new.keys() ^ old.keys())[0]
                 raise ParameterError(
                     f"only one of the server and the app has an array {odd!r}; answer with the same"
                 )
-            update = delta(new, old, manifest=manifest_of(old))
+            fitting = {name: _like(old[name], value) for name, value in new.items()}
+            update = delta(fitting, old, manifest=manifest_of(old))
         return Contribution(update=update, weight=weight, metrics=self._summed(purpose, metrics))
 
     def _metrics(self, answer: Message) -> dict[str, Any]:
@@ -226,6 +228,20 @@ def _arrays(content: Any, whose: str) -> dict[str, Any]:
     if len(records) != 1:
         raise ParameterError(f"{whose} sends {len(records)} ArrayRecords; a strategy works on one")
     return {name: array.numpy() for name, array in records[0].items()}
+
+
+def _like(reference: Any, value: Any) -> Any:
+    """A value in the dtype that was sent: an app may answer in double precision what came in single.
+
+    Integers stay integers, because they are kept and not summed. An integer where a float was sent stays what
+    it is, and is refused: its change is no small number, and would be clipped without a word.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever sums looks for what is not finite
+        if reference.dtype.kind == "f" and value.dtype.kind == "f":
+            return value.astype(reference.dtype, copy=False)
+        if reference.dtype.kind in "iub" and value.dtype.kind in "iubf":
+            return value.astype(reference.dtype, copy=False)
+    return value
 
 
 def _remembered(context: Context) -> dict[Purpose, Memory]:

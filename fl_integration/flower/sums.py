@@ -8,7 +8,7 @@ from fl_integration.embedding.parcels import Purpose
 from protocols.machine.parameters import Parameters
 from secagg.errors import ParameterError
 
-__all__ = ["DEFAULT_STUDY", "DEFAULT_WEIGHT", "Ranges", "study_of", "sums_of", "terms_of"]
+__all__ = ["DEFAULT_STUDY", "DEFAULT_WEIGHT", "Ranges", "kinds_of", "study_of", "sums_of", "terms_of"]
 
 DEFAULT_STUDY: Final = "study"
 DEFAULT_WEIGHT: Final = "num-examples"
@@ -39,9 +39,32 @@ def sums_of(protocol: Parameters, evaluate_metrics: Ranges | None) -> dict[Purpo
 
 
 def terms_of(sums: Mapping[Purpose, Parameters], *, weighted_by_key: str) -> tuple[str, ...]:
-    """What both sides must agree on, as texts that people can compare."""
+    """What both sides must agree on, as texts that people can compare.
+
+    Raises:
+        ParameterError: a metric has the name under which the number of examples goes.
+    """
+    if any(weighted_by_key == name for each in sums.values() for name, *_ in each.surface.metrics):
+        raise ParameterError(
+            f"a metric is named {weighted_by_key!r}, as is the number of examples, which is summed anyway; "
+            "leave it out of the metrics"
+        )
     said = [f"{purpose.name.lower()}: {sums[purpose]!r}" for purpose in Purpose if purpose in sums]
     return (*(text[:4000] for text in said), f"weights under {weighted_by_key!r}")
+
+
+def kinds_of(in_the_clear: tuple[str, ...]) -> frozenset[str]:
+    """The message types that go in the clear.
+
+    Raises:
+        ParameterError: it is no tuple of str; `("evaluate")`, for one, is a str, and of one the letters
+            would be looked at.
+    """
+    if not isinstance(in_the_clear, tuple) or not all(isinstance(each, str) for each in in_the_clear):
+        raise ParameterError(
+            "in_the_clear is a tuple of message types, such as ('evaluate',), with the comma"
+        )
+    return frozenset(in_the_clear)
 
 
 def study_of(study: str) -> bytes:

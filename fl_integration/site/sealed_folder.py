@@ -20,7 +20,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -111,8 +111,11 @@ class SealedFolder:
             ParameterError: somebody else is still inside, or the folder cannot be written to.
         """
         place = self._place(name).with_suffix(".lock")
-        with closing(sqlite3.connect(place, timeout=patience, isolation_level=None)) as lock:
+        with ExitStack() as stack:
             try:
+                lock = stack.enter_context(
+                    closing(sqlite3.connect(place, timeout=patience, isolation_level=None))
+                )
                 lock.execute("BEGIN EXCLUSIVE")
             except sqlite3.Error as error:
                 raise ParameterError(

@@ -1,0 +1,195 @@
+"""A study of a few sites in one process: apps as users write them, behind the mod, over the loopback grid.
+
+Time does not pass here but where the coordinator waits: its clock goes on by as much as it asked to wait for,
+so that a test of a deadline takes no longer than any other.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from fl_integration.embedding.coordinator import Coordinator, Patience
+from fl_integration.embedding.enrolment import Enrolment
+from fl_integration.flower import SecureGrid, grid, secure_aggregation
+from protocols import Identity, MaskedSum, PlainSum, Roster
+from tests.fl_integration.flower.loopback import RUN_CONFIG, LoopbackGrid, Node
+
+FIRST_NODE = 100
+PATIENCE = Patience(exchange=2.0, hello=2.0, connect=4.0, again=1.0)
+PLAIN = PlainSum(max_weight=1000)
+MASKED = MaskedSum(max_weight=1000)
+State = Mapping[str, Any]
+Step = Callable[[dict[str, Any], Message, Context], tuple[State, dict[str, Any]]]
+"""(arrays, message, context) to (new arrays, metrics): what a site's training does."""
+
+
+class Time:
+    """A clock that goes on when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        assert seconds > 0, "a wait of no time never ends"
+        self.now += seconds
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    """The clock of every SecureGrid of this test."""
+    clock = Time()
+    monkeypatch.setattr(
+        grid, "Coordinator", partial(Coordinator, monotonic=clock.monotonic, pause=clock.pause)
+    )
+    return clock
+
+
+def by(step: float, examples: int = 10, **metrics: float) -> Step:
+    """A training that moves each floating value by `step`, and leaves the others."""
+
+    def train(arrays: dict[str, Any], message: Message, context: Context) -> tuple[State, dict[str, Any]]:
+        moved = {
+            name: np.asarray(value + step).astype(value.dtype) if value.dtype.kind == "f" else value
+            for name, value in arrays.items()
+        }
+        return moved, {"num-examples": examples, **metrics}
+
+    return train
+
+
+def app_of(step: Step, *, mods: Sequence[Any] = (), **metrics: float) -> ClientApp:
+    """An app as Flower's users write it; `metrics` is what its evaluation finds."""
+    app = ClientApp(mods=list(mods))
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = {name: array.numpy() for name, array in message.content["arrays"].items()}
+        new, said = step(arrays, message, context)
+        content = RecordDict({"arrays": record_of(new), "metrics": MetricRecord(said)})
+        return Message(content, reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        found = {"num-examples": 10, **metrics}
+        return Message(RecordDict({"metrics": MetricRecord(found)}), reply_to=message)
+
+    return app
+
+
+def record_of(state: State) -> ArrayRecord:
+    record = ArrayRecord()
+    for name, value in state.items():
+        record[name] = Array(value)
+    return record
+
+
+def zeros(length: int = 8) -> ArrayRecord:
+    return record_of({"w": np.zeros(length, np.float32)})
+
+
+@dataclass
+class Study:
+    """Sites a, b, c, … at nodes 100, 101, 102, …
+
+    Attributes:
+        folder: each site's state lies in a folder of its name in here.
+        protocol: of all.
+        names: of the sites.
+        enrols: further arguments of each site's `Enrolment`.
+    """
+
+    folder: Path
+    protocol: Any = PLAIN
+    names: str = "abc"
+    evaluate_metrics: Mapping[str, tuple[float, float]] | None = None
+    enrols: dict[str, Any] = field(default_factory=dict)
+    grid: LoopbackGrid = field(default_factory=LoopbackGrid)
+    ids: dict[str, Identity] = field(default_factory=dict)
+    rosters: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            self.ids[name] = Identity.generate(name)
+        self.roster: Any = Roster.of(*self.ids.values())
+        for place, name in enumerate(self.names):
+            self.join(name, FIRST_NODE + place, by(0.1 * (place + 1), 10 * (place + 1)))
+
+    def enrol(self, name: str, context: Context) -> Enrolment:
+        roster = self.rosters.get(name, self.roster)
+        return Enrolment(identity=self.ids[name], roster=roster, state_dir=self.folder / name, **self.enrols)
+
+    def mod(self, name: str, **others: Any) -> Any:
+        given = {"evaluate_metrics": self.evaluate_metrics, **others}
+        return secure_aggregation(self.protocol, partial(self.enrol, name), **given)
+
+    def join(self, name: str, node: int, step: Step, **metrics: float) -> Node:
+        """A node with this site's identity; whatever stood there is gone."""
+        self.grid.nodes[node] = Node(app_of(step, mods=[self.mod(name)], **metrics), context_of(node))
+        return self.grid.nodes[node]
+
+    def node(self, name: str) -> Node:
+        return self.grid.nodes[FIRST_NODE + self.names.index(name)]
+
+    def secure(self, strategy: Strategy, **others: Any) -> SecureGrid:
+        given = {
+            "roster": self.roster,
+            "strategy": strategy,
+            "patience": PATIENCE,
+            "evaluate_metrics": self.evaluate_metrics,
+            **others,
+        }
+        return SecureGrid(self.grid, self.protocol, **given)
+
+    def run(
+        self,
+        strategy: Strategy | None = None,
+        arrays: ArrayRecord | None = None,
+        rounds: int = 1,
+        **others: Any,
+    ) -> Any:
+        """What the strategy's `start` gives."""
+        strategy = average() if strategy is None else strategy
+        secure = self.secure(strategy, **others)
+        return strategy.start(
+            grid=secure, initial_arrays=zeros() if arrays is None else arrays, num_rounds=rounds
+        )
+
+    def heard(self, node: int) -> list[Message]:
+        """What was answered from a node, in order."""
+        return [answer for each, _, answer in self.grid.sent if each == node and answer is not None]
+
+
+def average(**others: Any) -> FedAvg:
+    return FedAvg(**{"min_available_nodes": 3, "min_train_nodes": 3, "fraction_evaluate": 0.0, **others})
+
+
+def context_of(node: int) -> Context:
+    return Context(1, node, {}, RecordDict(), dict(RUN_CONFIG))
+
+
+def said(answers: Sequence[Message]) -> bytes:
+    """All bytes that left a node in these answers, its own records' and the engine's words."""
+    found = b""
+    for answer in answers:
+        if answer.has_error():
+            found += str(answer.error.reason).encode()
+            continue
+        for record in answer.content.values():
+            for value in record.values():
+                found += (
+                    value.data if isinstance(value, Array) else value if isinstance(value, bytes) else b""
+                )
+                found += b"" if isinstance(value, Array | bytes) else re.sub(r"\s", " ", str(value)).encode()
+    return found
