@@ -245,7 +245,8 @@ def test_the_command_line_stays_in_its_room(library: str) -> None:
 
 @pytest.mark.parametrize("library", ["flwr", "nvflare"])
 def test_a_framework_is_imported_in_at_most_one_file(library: str) -> None:
-    assert len(importers(library)) <= 1
+    # A quickstart is a user's app, which ships with the library and is no part of it.
+    assert len({file for file in importers(library) if "/quickstart/" not in file}) <= 1
 
 
 @pytest.mark.parametrize(
