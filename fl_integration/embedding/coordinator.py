@@ -107,8 +107,8 @@ class Patience:
         first_look, last_look: between two looks for answers, from the first to the longest.
     """
 
-    exchange: float = 60.0
-    hello: float = 60.0
+    exchange: float = 180.0
+    hello: float = 90.0
     connect: float = 600.0
     again: float = 30.0
     first_look: float = 0.1
