@@ -11,6 +11,7 @@ from fl_integration.command.tables import show
 from fl_integration.site.keys import load_identity
 from fl_integration.site.public_identity import PublicIdentity, read_public
 from fl_integration.site.roster_file import read_roster, write_roster
+from fl_integration.site.signed_rosters import Second, sign_roster
 from fl_integration.site.whole_files import check_free
 from protocols.identity import Roster
 from protocols.membership import RosterVersion, fingerprint, quorum
@@ -59,7 +60,8 @@ Examples:
   secagg roster sign roster-1.txt --key zurich.key
   secagg roster sign roster-1.txt --collect from-budapest.txt --collect from-cleveland.txt
 
-Sign one successor of a roster and never a second: two that are both signed by a quorum split you.
+A key signs one successor of a roster: two that are both signed by a quorum would split you. What it signed
+stands in the private file KEY.signed; keep the two together.
 """
 _CHECK: Final = """\
 \b
@@ -144,6 +146,12 @@ def sign(
         list[Path] | None,
         typer.Option("--collect", metavar="ROSTER", help="Take the signatures of another copy. Repeatable."),
     ] = None,
+    given_up: Annotated[
+        bool,
+        typer.Option(
+            "--given-up", help="All members gave up the other successor of this version that the key signed."
+        ),
+    ] = False,
     password_file: PasswordFile = None,
     password_env: PasswordEnv = None,
 ) -> None:
@@ -158,7 +166,10 @@ def sign(
         identity = load_identity(
             key, password=asked(password_file, password_env, prompt="Password", new=False)
         )
-        version = version.signed(identity)
+        memory = key.with_name(f"{key.name}.signed")
+        version = sign_roster(
+            version, identity, memory, second=Second.GIVEN_UP if given_up else Second.REFUSE
+        )
         if identity.client not in version.signers:
             typer.echo(
                 f"This roster does not hold {identity.client!r} under this key. The signature counts if the "

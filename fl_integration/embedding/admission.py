@@ -19,7 +19,7 @@ from typing import Final
 from fl_integration.embedding.parcels import Place
 from protocols.identity import ClientId
 from protocols.interface import ReleaseLog
-from protocols.membership import RosterVersion, roster_fingerprint, session_id
+from protocols.membership import RosterVersion, digest_fingerprint, session_id
 from protocols.messages.schema import U64, Key32, decode, encode
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError, VerificationError
@@ -133,7 +133,7 @@ def check_version(mine: RosterVersion, place: Place) -> None:
     """
     if place.roster == mine.digest and place.version == mine.version:
         return
-    theirs = roster_fingerprint(place.roster)
+    theirs = digest_fingerprint(place.roster)
     what = (
         "this site's is the older one: install the new roster here"
         if place.version > mine.version

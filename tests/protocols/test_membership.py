@@ -19,7 +19,7 @@ from protocols import (
     Round,
     session_id,
 )
-from protocols.membership import fingerprint, quorum
+from protocols.membership import digest_fingerprint, fingerprint, quorum
 from secagg import labels
 from secagg.entropy import SeededEntropy
 from secagg.errors import VerificationError
@@ -264,7 +264,7 @@ def test_fingerprints_are_known_answers() -> None:
     bits = f"{int.from_bytes(digest, 'big'):0256b}"[:100]
     letters = ["ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[int(bits[at : at + 5], 2)] for at in range(0, 100, 5)]
     assert fingerprint(bytes(32)).replace(" ", "") == "".join(letters)
-    assert FIRST.fingerprint == FIRST_FINGERPRINT
+    assert FIRST.fingerprint == digest_fingerprint(FIRST.digest) == FIRST_FINGERPRINT
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
@@ -279,6 +279,8 @@ def test_fingerprints_have_one_form_and_tell_keys_apart(one: bytes, other: bytes
 def test_fingerprints_of_no_key(key: Any) -> None:
     with pytest.raises(ParameterError, match="a public key is 32 bytes"):
         fingerprint(key)
+    with pytest.raises(ParameterError, match="the digest of a version is 32 bytes"):
+        digest_fingerprint(key)
 
 
 def test_a_session_is_bound_to_training_version_and_epoch() -> None:

@@ -192,6 +192,21 @@ def test_the_old_key_signs_for_the_new_one_and_is_told_so(folder: Path, keys: Pa
     assert read_roster(folder / "2.txt").signers_among(FIRST.roster) == (ZURICH.client,)
 
 
+def test_a_key_signs_one_successor_unless_all_gave_it_up(folder: Path, keys: Path) -> None:
+    sign = ("--key", keys / "cleveland.key", "--password-env", "PW")
+    write_roster(FIRST.successor(Roster.of(CLEVELAND, BUDAPEST)), folder / "2.txt")
+    write_roster(FIRST.successor(Roster.of(CLEVELAND, BASEL)), folder / "other.txt")
+    good("roster", "sign", folder / "2.txt", *sign)
+    good("roster", "sign", folder / "2.txt", *sign)
+    second = run("roster", "sign", folder / "other.txt", *sign)
+    assert second.exit_code == 2
+    assert read_roster(folder / "2.txt").fingerprint in second.stderr
+    assert read_roster(folder / "other.txt").signatures == ()
+    good("roster", "sign", folder / "other.txt", *sign, "--given-up")
+    assert read_roster(folder / "other.txt").signers == ("Cleveland",)
+    (keys / "cleveland.key.signed").unlink()
+
+
 def test_what_is_refused_leaves_the_files_as_they_were(folder: Path, keys: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     first, out = folder / "1.txt", folder / "2.txt"
