@@ -221,7 +221,7 @@ class Held:
 
         def held(*args: Any) -> Any:
             self.begun.set()
-            assert self.go.wait(LONG)
+            assert self.go.wait(10)
             try:
                 return found(*args)
             finally:
