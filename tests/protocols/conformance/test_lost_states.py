@@ -6,6 +6,7 @@ and what a client that comes back says is said in a round of its own.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -261,6 +262,19 @@ def test_lying_about_a_key_makes_no_other_key(consortium: Family) -> None:
         losing.play(gone={"a": consortium.collecting})
         assert server._state.consortium.key_id == key
         assert frozenset("bcde") <= server._state.consortium.holders
+
+
+def test_bringing_a_key_again_forgets_nobodys_wish_for_another(consortium: Family) -> None:
+    """Or a liar could lose its key whenever somebody has asked for another one nearly long enough (D8)."""
+    losing = Losing(consortium, "abcd", "a", log=False, requirements=TWO)
+    losing.missed(CALM)
+    server: Any = losing.world.server
+    wished = replace(server._state.consortium, asked={"c": 5})
+    server._state = replace(server._state, consortium=wished)
+    losing.lose()
+    assert losing.missed() == 1
+    assert server._state.consortium.key_id == wished.key_id
+    assert server._state.consortium.asked == {"c": 5}
 
 
 def test_what_a_client_said_before_it_lost_its_state_is_not_said_again(family: Family) -> None:
