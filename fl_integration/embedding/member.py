@@ -136,7 +136,11 @@ class SavedSession:
 
 @dataclass(frozen=True, slots=True)
 class SavedMachine:
-    """The machine for one purpose, as it is saved behind each message."""
+    """The machine for one purpose, as it is saved behind each message.
+
+    The machine seals itself; the counter and the session are no secret, and who changes them only makes this
+    site join afresh.
+    """
 
     counter: U64
     session: Key32
@@ -488,7 +492,7 @@ class Member:
 
     def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
-        known, data = self.remembers.get(purpose), here.files.read(self._file(purpose.name))
+        known, data = self.remembers.get(purpose), here.files.get(self._file(purpose.name))
         if known is not None and known.session != here.session:
             known = None  # of a session that was closed
         saved = None if data is None else decode(SavedMachine, data)
@@ -537,7 +541,7 @@ class Member:
         known = self.remembers.get(purpose)
         counter = 1 + max(0 if each is None else each.counter for each in (known, before))
         data = encode(SavedMachine(counter, here.session, machine.export(key=self._enrolment.sealing_key)))
-        here.files.write(self._file(purpose.name), data)
+        here.files.put(self._file(purpose.name), data)
         self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
 
 

@@ -1,6 +1,6 @@
 """Flower: secure sums under its own strategies, on its own engine.
 
-On the server `SecureGrid` stands where a strategy expects a grid; on the client `secure_aggregation` is a mod.
+On the server `SecureGrid` stands where strategies expect a grid; on the client `secure_aggregation` is a mod.
 Neither holds any protocol: both carry parcels for `fl_integration.embedding`. The README in this folder is
 the manual, and `quickstart/` an app that runs.
 """
