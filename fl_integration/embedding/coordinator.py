@@ -53,6 +53,7 @@ from protocols.interface import Learner, Outcome, Round, Server
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion, session_id
 from protocols.messages.schema import U8, U64, Key32, UpTo, decode, encode
+from protocols.planning.requirements import ceil_fraction
 from protocols.run import run_round
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
@@ -121,6 +122,7 @@ class Saved:
 
     epoch: U64
     roster: Key32
+    moved: Annotated[bytes, UpTo(32)]
     rounds: dict[U8, U64]
     shown: dict[U8, dict[U64, bytes]]
     machines: Annotated[dict[U8, bytes], UpTo(8)] = field(repr=False)
@@ -175,6 +177,7 @@ class Coordinator:
         self._rounds: dict[Purpose, int] = {}
         self._shown: dict[Purpose, dict[int, bytes]] = {}
         self._copies: dict[ClientId, Copy] = {}
+        self._moved = b""  # digest of the arrays of the training that a sum was handed out for
         self._nodes: dict[ClientId, Node] = {}
         self._settings: dict[ClientId, bytes] = {}
         self._silent: set[ClientId] = set()
@@ -202,7 +205,14 @@ class Coordinator:
 
     def renew(self) -> None:
         """Opens a new session over the same roster: new keys, a new entry in each site's ledger."""
+        self._leave(self._version)
         self._open()
+
+    def _leave(self, version: RosterVersion) -> None:
+        """Hands out what waits in the open session, to those who stay under `version`."""
+        for purpose in self._machines:
+            if self._sums[purpose].learns is Learner.CLIENTS:
+                self.deliver(purpose, to=version.roster.members)
 
     def _open(self) -> None:
         self._epoch = max(int(self._clock() * 1000), self._epoch + 1)
@@ -226,6 +236,7 @@ class Coordinator:
                 f"the roster is now version {version.version} ({version.fingerprint}); the open session is "
                 f"over version {self._version.version} ({self._version.fingerprint}), and versions go up"
             )
+        self._leave(version)
         self._version = version
         self._open()
 
@@ -243,10 +254,10 @@ class Coordinator:
         if data is None or self._files is None:
             return False
         saved = decode(Saved, data)
+        self._epoch, self._moved = saved.epoch, saved.moved
+        self._rounds = {Purpose(each): number for each, number in saved.rounds.items()}
         if saved.roster != self._version.digest:
-            self._epoch = saved.epoch
             return False
-        self._epoch, self._rounds = saved.epoch, {Purpose(each): n for each, n in saved.rounds.items()}
         self._shown = {Purpose(each): shown for each, shown in saved.shown.items()}
         for each, blob in saved.machines.items():
             machine = self._sums[Purpose(each)].restore_server(blob, key=self._files.key)
@@ -264,6 +275,7 @@ class Coordinator:
         saved = Saved(
             epoch=self._epoch,
             roster=self._version.digest,
+            moved=self._moved,
             rounds={each.value: number for each, number in self._rounds.items()},
             shown={each.value: shown for each, shown in self._shown.items()},
             machines={
@@ -385,6 +397,7 @@ class Coordinator:
         model: bytes,
         withheld: Mapping[str, bytes],
         seconds: float,
+        began: bytes = b"",
     ) -> Outcome:
         """One round of the purpose's protocol.
 
@@ -395,6 +408,7 @@ class Coordinator:
             model: the digest that the round binds.
             withheld: digests of array records that do not travel with it.
             seconds: for the whole round.
+            began: digest of the arrays that the training began from, where clients learn the sum.
 
         Raises:
             ParameterError: the round can never work; nothing was sent.
@@ -415,7 +429,10 @@ class Coordinator:
             return self._exchange(purpose, outbox, frozenset(cohort), withheld, end=end)
 
         try:
-            return run_round(machine, Round(number, tuple(cohort), length, model), exchange)
+            outcome = run_round(machine, Round(number, tuple(cohort), length, model), exchange)
+            if purpose is Purpose.TRAIN and outcome.result is not None:
+                self._moved = began
+            return outcome
         finally:
             self._store()
 
@@ -508,10 +525,11 @@ class Coordinator:
 
     # Where clients learn the sum
 
-    def deliver(self, purpose: Purpose) -> None:
-        """Hands out the results that wait for the next round, now."""
+    def deliver(self, purpose: Purpose, *, to: Collection[ClientId] | None = None) -> None:
+        """Hands out the results that wait for the next round, now; to these members, or to all."""
         machine = self._machine(purpose)
-        if outbox := machine.deliver():
+        waiting = machine.deliver()
+        if outbox := {client: body for client, body in waiting.items() if to is None or client in to}:
             end = self._monotonic() + self._patience.exchange
             for sender, reply in self._exchange(purpose, outbox, frozenset(outbox), {}, end=end):
                 with suppress(PeerViolation):  # the server has noted the culprit
@@ -524,30 +542,66 @@ class Coordinator:
 
     def bring_along(
         self, cohort: Collection[ClientId], *, began: bytes, withheld: Mapping[str, bytes]
-    ) -> frozenset[ClientId]:
-        """Lets peers hand their copy to those of a cohort who were left behind; who is behind still.
+    ) -> dict[ClientId, str]:
+        """Lets peers hand their copy to those of a cohort who were left behind; who is behind still, and why.
 
-        Nobody is, if nobody has a copy yet: then all begin from the server's arrays. A copy counts only if
-        enough members vouch for it, see `fl_integration.site.handover`; this server cannot read it.
+        While no sum has moved anybody, whoever has no copy begins from the server's arrays. Afterwards nobody
+        does, even if nobody is there who has one: another training would begin under the same name. A copy
+        counts only if enough members vouch for it, see `fl_integration.site.handover`; this server cannot
+        read it.
         """
-        in_step = [
+        self.reasons = {}
+        moved = self._moved == began or any(
+            copy.began == began and (copy.moved or copy.left_behind) for copy in self._copies.values()
+        )
+        copies = {client: self._copies.get(client, NO_COPY) for client in cohort}
+        behind = [
+            client
+            for client, copy in copies.items()
+            if copy.left_behind or (moved and not copy.in_step(began))
+        ]
+        if not behind:
+            return {}
+        givers = [
             client
             for client in self._version.roster.order(self._nodes)
-            if self._copies.get(client, NO_COPY) == Copy(began) and client not in self._silent
+            if self._copies.get(client, NO_COPY).in_step(began) and client not in self._silent
         ]
-        behind = [client for client in cohort if client not in in_step]
-        if not in_step or not behind:
-            return frozenset()
-        requests = self._errands(Errand.ASK, dict.fromkeys(behind, b""))
-        for client, request in requests.items():
-            giver, *others = in_step
+        for client, request in self._errands(Errand.ASK, dict.fromkeys(behind, b"")).items():
+            self._hand_over(client, request, givers, began=began, withheld=withheld)
+        return {
+            client: f"it has no copy of the model as it is now, and no peer brought it along"
+            f"{': ' if client in self.reasons else ''}{self.reasons.get(client, '')}"
+            for client in behind
+            if not self._copies.get(client, NO_COPY).in_step(began)
+        }
+
+    def _hand_over(
+        self,
+        client: ClientId,
+        request: bytes,
+        givers: Sequence[ClientId],
+        *,
+        began: bytes,
+        withheld: Mapping[str, bytes],
+    ) -> None:
+        """Lets one giver after the other answer a request, until the client takes a copy.
+
+        One more than may be corrupt are tried: a liar that comes first would keep the client behind for ever.
+        """
+        vouchers = self._errands(Errand.VOUCH, dict.fromkeys(givers, request))
+        share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
+        left = 1 + ceil_fraction(share, len(self._version.roster))
+        for giver in (each for each in givers if each in vouchers):
             given = self._errands(Errand.GIVE, {giver: request})
-            vouchers = self._errands(Errand.VOUCH, dict.fromkeys(others, request))
             if giver not in given:
                 continue
-            brought = encode(Brought(memoryview(given[giver]), tuple(map(memoryview, vouchers.values()))))
+            others = [memoryview(voucher) for name, voucher in vouchers.items() if name != giver]
+            brought = encode(Brought(memoryview(given[giver]), tuple(others)))
             self._errands(Errand.TAKE, {client: brought}, withheld=withheld)
-        return frozenset(client for client in behind if self._copies.get(client) != Copy(began))
+            left -= 1
+            if self._copies.get(client, NO_COPY).in_step(began) or not left:
+                return
 
     def _errands(
         self,

@@ -33,7 +33,7 @@ from protocols.messages.schema import U64, Body, Key32, UpTo, decode, encode
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError
 
-__all__ = ["HeldModel", "answered_head", "is_parameter"]
+__all__ = ["HeldModel", "answered_head", "arrays_in", "is_parameter"]
 
 _STATISTICS: Final = ("running_mean", "running_var")
 
@@ -86,6 +86,16 @@ class HeldModel:
     own: OwnCopy
     began: bytes
     like: Mapping[str, Any]
+
+    @property
+    def moved(self) -> bool:
+        """Whether a sum is in it, of whatever session."""
+        return self.own.base != self.own.initial
+
+    @property
+    def standing(self) -> tuple[bytes, bool, int | None]:
+        """What differs whenever the model on disk is another one than this."""
+        return self.own.base, self.own.stranded, self.own.last
 
     @classmethod
     def begin(
@@ -162,22 +172,42 @@ class HeldModel:
             DecodeError: these bytes are no model of this optimiser.
         """
         saved = decode(_Saved, data)
+        manifest, like = _like(saved)
         try:
-            entries = tuple(
-                Entry(name=each.name, shape=each.shape, dtype=each.dtype, constant=each.constant)
-                for each in saved.entries
-            )
-            like = {
-                each.name: np.frombuffer(bytearray(kept.kept), each.dtype).reshape(each.shape)
-                if not each.summed
-                else np.empty(each.shape, each.dtype)
-                for each, kept in zip(entries, saved.entries, strict=True)
-            }
-            layout = _layout(Manifest(entries=entries), optimiser, parameters)
-        except (ParameterError, ValueError, TypeError) as error:
+            layout = _layout(manifest, optimiser, parameters)
+        except ParameterError as error:
             raise DecodeError(f"these bytes are no model: {error}") from None
         own = OwnCopy.from_bytes(saved.copy, layout=layout)
-        return cls(own if saved.session == session else OwnCopy(own.model), saved.began, like)
+        return cls(own if saved.session == session else own.carried_on(), saved.began, like)
+
+
+def arrays_in(data: bytes) -> dict[str, Any]:
+    """The arrays of a model that `to_bytes` wrote, by name. No optimiser is needed to read them.
+
+    Raises:
+        DecodeError: these bytes are no model.
+    """
+    saved = decode(_Saved, data)
+    manifest, like = _like(saved)
+    return unflatten(OwnCopy.values_in(saved.copy, manifest=manifest), manifest, like=like)
+
+
+def _like(saved: _Saved) -> tuple[Manifest, dict[str, Any]]:
+    """A model's entries; and arrays of their forms, with what a vector does not carry."""
+    try:
+        entries = tuple(
+            Entry(name=each.name, shape=each.shape, dtype=each.dtype, constant=each.constant)
+            for each in saved.entries
+        )
+        like = {
+            each.name: np.frombuffer(bytearray(kept.kept), each.dtype).reshape(each.shape)
+            if not each.summed
+            else np.empty(each.shape, each.dtype)
+            for each, kept in zip(entries, saved.entries, strict=True)
+        }
+        return Manifest(entries=entries), like
+    except (ParameterError, ValueError, TypeError) as error:
+        raise DecodeError(f"these bytes are no model: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

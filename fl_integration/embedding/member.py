@@ -51,7 +51,7 @@ from fl_integration.loop.optimisers import ServerOptimiser
 from fl_integration.site import handover
 from fl_integration.site.sealed_folder import SealedFolder
 from fl_integration.vectors.arrays import Vector
-from protocols.identity import Roster
+from protocols.identity import ClientId, Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion
@@ -70,9 +70,9 @@ from secagg.secret import Secret
 __all__ = ["Contribution", "Delivery", "Member", "Memory", "refused"]
 
 _LOG: Final = logging.getLogger("secagg")
-_PATIENCE_SECONDS: Final = 30.0
-_COPY: Final = "copy"
-_BEFORE: Final = "copy before"
+PATIENCE_SECONDS: Final = 30.0
+COPY: Final = "copy"
+BEFORE: Final = "copy before"
 _PENDING: Final = "pending"
 SITS_OUT: Final = "this site sits the round out; its own log says why"
 
@@ -215,7 +215,7 @@ class Member:
             if isinstance(head, Hello | Step | Handover):
                 with ExitStack() as stack:
                     files = self._enrolment.files()
-                    stack.enter_context(files.alone(self._me, patience=_PATIENCE_SECONDS))
+                    stack.enter_context(files.alone(self._me, patience=PATIENCE_SECONDS))
                     log = stack.enter_context(self._enrolment.opened_log())
                     return self._answer(head, parcel, delivery, files, log)
             raise DecodeError("a head that no server sends")
@@ -290,8 +290,8 @@ class Member:
                 session=admitted.session,
             )
             files.write(self._me, encode(kept))
-            for purpose in Purpose:  # their session is closed
-                files.remove(self._file(purpose.name))
+            for what in (*(purpose.name for purpose in Purpose), _PENDING):  # their session is closed
+                files.remove(self._file(what))
             _LOG.info(
                 "%s enters session %s, over version %d of the roster (%s)",
                 self._me, admitted.session.hex()[:8], mine.version, mine.fingerprint,
@@ -330,18 +330,19 @@ class Member:
         saved = self._saved(purpose, here)
         machine = self._machine(protocol, purpose, here, saved)
         held = self._held(here)
-        opened = 0 if held is None else held.own.opened
+        stood = None if held is None else held.standing
         reply, failure, contributed = machine.receive(parcel.body), "", False
         if self._learns:
             self._learn(purpose, machine, held, head.shown)
         if isinstance(reply, NeedUpdate):
             if self._learns and (held is None or not self._began(held, head, delivery)):
-                held, opened = self._begin(delivery, instead_of=held, here=here), -1
+                held, stood = self._begin(delivery, instead_of=held, here=here), None
+                self._learn(purpose, machine, held, head.shown)  # the sums since then may be waiting here
             reply, failure = self._contribute(machine, reply, head, delivery, held)
             contributed = not failure
-        if held is not None and held.own.opened != opened:
+        if held is not None and held.standing != stood:
             # Before the machine: it does not open a sum again.
-            here.files.write(self._file(_COPY), held.to_bytes(session=here.session))
+            here.files.write(self._file(COPY), held.to_bytes(session=here.session))
         self._store(purpose, here, machine, before=saved)
         if machine.refusal is not None:
             _LOG.warning("%s refuses: %s", self._me, machine.refusal)
@@ -361,6 +362,11 @@ class Member:
         held: HeldModel | None,
     ) -> tuple[bytes, str]:
         """The reply to a request for an update, and why there is none."""
+        if head.withheld and (
+            held is None or [*head.withheld.values()] != [held.began] or delivery.arrays() is not None
+        ):
+            # Whatever else a digest stands for, the others' applications may be shown, and this one not.
+            return b"", "a record was withheld that is not the model which this site holds: ask for no more"
         found = delivery.digest(head.withheld)
         if found != asked.model:
             # Another client may have been shown this round's digest and its records; this one was not.
@@ -389,7 +395,7 @@ class Member:
     # The model, where clients learn the sum
 
     def _held(self, here: "_Open") -> HeldModel | None:
-        data = here.files.read(self._file(_COPY)) if self._learns else None
+        data = here.files.read(self._file(COPY)) if self._learns else None
         if data is None:
             return None
         return HeldModel.from_bytes(data, session=here.session, optimiser=self._optimiser)
@@ -410,7 +416,9 @@ class Member:
                     "this session's training began from other arrays, and sums moved it since; another "
                     "training is another session"
                 )
-            here.files.write(self._file(_BEFORE), instead_of.to_bytes(session=here.session))
+            if instead_of.moved:  # one that never moved is no loss, and takes no other's place
+                here.files.write(self._file(BEFORE), instead_of.to_bytes(session=here.session))
+                _LOG.warning("%s keeps its model of another training aside", self._me)
         _LOG.info("%s begins a model of its own, from the server's arrays", self._me)
         return HeldModel.begin(shown[0], began=shown[1], optimiser=self._optimiser)
 
@@ -441,7 +449,11 @@ class Member:
             here.files.write(self._file(_PENDING), asked.pending.reveal())
             body = asked.request
         elif errand is Errand.TAKE:
-            held = self._taken(parcel, head, delivery, held, here)
+            try:
+                held = self._taken(parcel, head, delivery, held, here)
+            except SecAggError as error:  # another peer's copy may do
+                _LOG.warning("%s takes no peer's copy: %s", self._me, error)
+                return Parcel(encode_head(Answer(_standing(held), _said(str(error)))))
         elif held is None or held.own.stranded:
             raise VerificationError("it has no copy to vouch for")
         else:
@@ -475,7 +487,7 @@ class Member:
             needed=1 + ceil_fraction(self._share, len(roster)),
         )
         held = held.handed_over(copy)
-        here.files.write(self._file(_COPY), held.to_bytes(session=here.session))
+        here.files.write(self._file(COPY), held.to_bytes(session=here.session))
         here.files.remove(self._file(_PENDING))
         _LOG.info("%s was brought along by a peer", self._me)
         return held
@@ -488,7 +500,7 @@ class Member:
     # The state
 
     def _file(self, what: str) -> str:
-        return f"{self._me}/{what}"
+        return file_of(self._me, what)
 
     def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
@@ -546,7 +558,12 @@ class Member:
 
 
 def _standing(held: HeldModel | None) -> Copy:
-    return NO_COPY if held is None else Copy(held.began, held.own.stranded)
+    return NO_COPY if held is None else Copy(held.began, held.own.stranded, held.moved)
+
+
+def file_of(client: ClientId, what: str) -> str:
+    """The name of one of a client's files in its folder."""
+    return f"{client}/{what}"
 
 
 def refused(reason: str) -> Parcel:

@@ -29,6 +29,7 @@ from secagg.errors import DecodeError, ParameterError
 from secagg.wire import Buffer, Writer
 
 __all__ = [
+    "DEFAULT_STUDY",
     "NO_COPY",
     "Answer",
     "Brought",
@@ -47,6 +48,7 @@ __all__ = [
     "encode_head",
     "purpose_session",
     "sign_welcome",
+    "study_of",
     "welcome_statement",
 ]
 
@@ -55,6 +57,8 @@ VERSION: Final = 1
 MAXIMUM_REASON: Final = 2000
 """Characters of a reason; an encoding has up to four bytes for each."""
 MAXIMUM_NODE: Final = 64
+
+DEFAULT_STUDY: Final = "study"
 
 
 class Purpose(Enum):
@@ -88,10 +92,16 @@ class Copy:
     Attributes:
         began: digest of the arrays that its training began from; zeros without a copy.
         left_behind: the others moved on by sums that it cannot open: a peer must bring it along.
+        moved: a sum is in it, so that the arrays that it began from are no model to begin from any more.
     """
 
     began: Key32 = bytes(32)
     left_behind: bool = False
+    moved: bool = False
+
+    def in_step(self, began: bytes) -> bool:
+        """Whether it is of the training that began from these arrays, and not left behind."""
+        return self.began == began and not self.left_behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +268,19 @@ def decode_head(data: Buffer) -> Head:
     if view[len(MAGIC) + 1] >= len(_KINDS):
         raise DecodeError("a parcel's head of a kind that there is not")
     return decode(_KINDS[view[len(MAGIC) + 1]], view[start:])
+
+
+def study_of(study: str) -> bytes:
+    """The name of a study in bytes.
+
+    Raises:
+        ParameterError: it is no str of 1 to 255 bytes.
+    """
+    if not isinstance(study, str) or not 1 <= len(study.encode()) <= 255:
+        raise ParameterError(
+            f"study is {study!r}; it names the training in 1 to 255 bytes, alike on both sides"
+        )
+    return study.encode()
 
 
 def purpose_session(session: bytes, purpose: Purpose) -> bytes:

@@ -91,7 +91,8 @@ class SecureGrid(Grid):
         mean_only: classes of yours whose `aggregate_train` needs nothing but the mean.
         in_the_clear: message types that go to the apps as they are, and whose answers come back one by one.
         rounds: how many rounds `start` will run. Where the clients learn the sum, the last one is handed out
-            after its round; if it is not known which is the last, each is, for one exchange more.
+            after its round; if it is not known which is the last, or the roster is a function, each is, for
+            one exchange more.
         patience: how long it waits for what.
         state_dir: a folder for the server's state, so that a server that was restarted in mid-training goes
             on in the same session. None: a new grid opens a new session.
@@ -136,7 +137,13 @@ class SecureGrid(Grid):
             patience=patience,
             files=files,
         )
+        if rounds is not None and (type(rounds) is not int or rounds < 1):
+            raise ParameterError(
+                f"rounds is {rounds!r}; it is how many rounds start will run, at least 1, or None"
+            )
         self._patience, self._rounds_left = patience, rounds
+        # A site whose operator has the next roster takes no message of the session before.
+        self._changes = callable(roster)
         self._smallest: dict[int, int] = {}
         if protocol.max_weight == 1:
             _LOG.warning(
@@ -246,6 +253,8 @@ class SecureGrid(Grid):
         shown = self._with_integers(asked[0].content)
         members = {_node_id(node): client for node, client in self._coordinator.members().items()}
         cohort = [members[node] for node in by_node if node in members]
+        behind: dict[ClientId, str] = {}
+        began = b""
         failures = {node: "this node is no member" for node in by_node if node not in members}
         old = _arrays(shown) if purpose is Purpose.TRAIN else {}
         manifest = manifest_of(old) if old else None
@@ -255,7 +264,8 @@ class SecureGrid(Grid):
             self._carrier.begin(kind, group, shown)
             withheld: dict[str, bytes] = {}
             if self._blind:
-                cohort, withheld = self._brought_along(cohort, shown)
+                began, behind, withheld = self._brought_along(cohort, shown)
+                cohort = [client for client in cohort if client not in behind]
             if len(cohort) < (least := self._least()):  # some went away since the strategy asked who is there
                 raise RoundAborted(f"{len(cohort)} members can take part, and a sum is of at least {least}")
             called = beside(kind, group, self._coordinator.settings(cohort))
@@ -267,6 +277,7 @@ class SecureGrid(Grid):
                 model=model,
                 withheld=withheld,
                 seconds=_DEFAULT_SECONDS if timeout is None else timeout,
+                began=began,
             )
         except RoundAborted as error:
             reasons = {client: self._coordinator.reasons.get(client, error.reason) for client in cohort}
@@ -275,9 +286,10 @@ class SecureGrid(Grid):
             lost = {**outcome.dropped, **self._coordinator.reasons}
             reasons = {client: why for client, why in lost.items() if client not in outcome.contributors}
             _LOG.info("%s: the sum of %d of %d", purpose.name.lower(), len(outcome.contributors), len(cohort))
-            self._hand_out(purpose)
         finally:
             self._carrier.end()
+        self._hand_out(purpose)
+        reasons |= behind
         failures |= {node: reasons[client] for node, client in members.items() if client in reasons}
         replies = [
             Message(Error(UNAVAILABLE, reason), reply_to=by_node[node])
@@ -326,30 +338,31 @@ class SecureGrid(Grid):
     # Where clients learn the sum
 
     def _brought_along(
-        self, cohort: list[ClientId], shown: RecordDict
-    ) -> tuple[list[ClientId], dict[str, bytes]]:
-        """The cohort without those who stay behind; and the arrays' digest, if they need not travel."""
-        ((name, record),) = (
-            (name, record) for name, record in records_of(shown).items() if record.kind is Kind.ARRAYS
-        )
+        self, cohort: Collection[ClientId], shown: RecordDict
+    ) -> tuple[bytes, dict[ClientId, str], dict[str, bytes]]:
+        """The arrays' digest; who stays behind, and why; the digest by name, if the arrays do not travel."""
+        arrays = {name: each for name, each in records_of(shown).items() if each.kind is Kind.ARRAYS}
+        if len(arrays) != 1:
+            raise ParameterError(f"the strategy sends {len(arrays)} ArrayRecords; a secure sum works on one")
+        ((name, record),) = arrays.items()
         began = array_digest(record)
         behind = self._coordinator.bring_along(cohort, began=began, withheld={})
-        cohort = [client for client in cohort if client not in behind]
-        if not self._coordinator.withholds(cohort, began):
-            return cohort, {}
-        others = {each: value for each, value in shown.items() if each != name}
-        self._carrier.shows(RecordDict(others))
-        return cohort, {name: began}
+        if not self._coordinator.withholds([client for client in cohort if client not in behind], began):
+            return began, behind, {}
+        self._carrier.shows(RecordDict({each: value for each, value in shown.items() if each != name}))
+        return began, behind, {name: began}
 
     def _hand_out(self, purpose: Purpose) -> None:
-        """Hands out a sum at once that no later round would carry, or that an evaluation builds upon."""
+        """Hands out at once what no later round may carry, or what an evaluation builds upon.
+
+        Whether or not this round had a sum: one of an earlier round may still wait for somebody.
+        """
         if not self._blind:
             return
-        last = self._rounds_left is None
         if purpose is Purpose.TRAIN and self._rounds_left is not None:
             self._rounds_left -= 1
-        last = last or self._rounds_left == 0
-        if last or (purpose is Purpose.TRAIN and Purpose.EVALUATE in self._sums):
+        last = self._rounds_left is None or self._rounds_left < 1
+        if last or self._changes or (purpose is Purpose.TRAIN and Purpose.EVALUATE in self._sums):
             self._coordinator.deliver(purpose)
 
     # What can never work

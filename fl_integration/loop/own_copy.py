@@ -18,7 +18,9 @@ the session, and one from everybody else: seal it. Store the copy before the mac
 for a machine does not open a sum again: lost in between, a copy that is behind is stranded, and one that is
 ahead passes over what it has. An older copy put in its place is stranded by the next sum, no worse.
 
-A copy belongs to one session. The next session begins a new one, from this one's model.
+A copy belongs to one session, for rounds are numbered within one. The next session goes on from it
+(`carried_on`), base and all: a base names sealed sums, which the server has seen, and never the model, whose
+digest in an update's head would let the server try guesses of it.
 
 >>> from fl_integration.loop.optimisers import FedAdam
 >>> from fl_integration.vectors.vectorise import flatten
@@ -41,7 +43,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
-from fl_integration.loop.optimisers import OptimiserState
+from fl_integration.loop.optimisers import FedAvg, OptimiserState
+from fl_integration.vectors.arrays import Vector
+from fl_integration.vectors.manifest import Manifest
 from protocols.interface import Sum
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted
@@ -161,6 +165,12 @@ class OwnCopy:
         self.model, self.base, self.opened, self.last = peer.model, peer.base, peer.opened, peer.last
         self.stranded = False
 
+    def carried_on(self) -> Self:
+        """This copy as another session begins with it: no round of that one is in it yet."""
+        own = type(self)(self.model)
+        own.initial, own.base, own.stranded = self.initial, self.base, self.stranded
+        return own
+
     def to_bytes(self) -> bytes:
         """The whole copy, for this client's own disk."""
         return self._encoded(stranded=self.stranded)
@@ -222,6 +232,22 @@ class OwnCopy:
         own.initial, own.base, own.opened = initial, base, opened
         own.last, own.stranded = following - 1 if following else None, bool(flag)
         return own
+
+    @staticmethod
+    def values_in(data: Buffer, *, manifest: Manifest) -> Vector:
+        """The model's values in a copy of this client's own, whatever moves it: [d] of the manifest's dtype.
+
+        They stand at the end, and need no layout to be found.
+
+        Raises:
+            DecodeError: these bytes are no copy of a model of this form, or of one with control variates.
+        """
+        layout = Layout(manifest=manifest, parameters=(), optimiser=FedAvg())
+        view = memoryview(data)
+        body = _DIGEST_BYTES + 4 + manifest.dtype.itemsize * manifest.length
+        if len(view) < body or bytes(view[: len(_MAGIC)]) != _MAGIC:
+            raise DecodeError("these bytes are no copy of a global model")
+        return Delivered.decode(view[len(view) - body :], layout).values.copy()
 
     def _encoded(self, *, stranded: bool) -> bytes:
         model, state = self.model, self.model.state
