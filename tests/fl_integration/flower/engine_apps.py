@@ -1,15 +1,14 @@
-"""Apps for the real engine: a server and clients that add a constant, and leave word of what happened.
+"""Apps for a deployment in which a SuperNode dies in mid-round: FedAvg under MaskedSum at its defaults.
 
-Loaded by name in Flower's own processes. `deployment.FOLDER_VARIABLE` names the folder in which all of them
-leave their files: the server its report, each client a mark when it trains, and the sites their state.
+Every site adds one step to every value. In the round that the run's configuration names, one site says that
+it trains (a file in the deployment's folder) and then trains until it is killed. After each round the server
+appends to a file what has become of the model, a number of steps.
 """
 
-import json
 import os
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -17,98 +16,94 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fl_integration.flower import Enrolment, Patience, Rehearsed, SecureGrid, secure_aggregation
-from protocols import MaskedSum
-from tests.fl_integration.flower.deployment import FOLDER_VARIABLE
+from fl_integration.flower import Enrolment, SecureGrid, secure_aggregation
+from protocols import Identity, MaskedSum, Roster
+from secagg.entropy import SeededEntropy
+from tests.fl_integration.flower.processes import FOLDER_VARIABLE
 
-SETTINGS = "settings.json"
-STEP = 0.0625
-SLOW_SECONDS = 6.0
-"""How long a site trains in a round that a test looks into."""
-PROTOCOL = MaskedSum(max_weight=100, metrics={"loss": (0.0, 4.0)})
+__all__ = ["STEP", "VICTIM", "client", "rounds_file", "server", "training_file"]
 
-
-def folder() -> Path:
-    """Where this deployment's files are."""
-    return Path(os.environ[FOLDER_VARIABLE])
-
-
-def settings() -> dict[str, float]:
-    """What the test asks for; in a file, because a simulation has no run's configuration."""
-    found: dict[str, float] = json.loads((folder() / SETTINGS).read_text())
-    return found
+STEP: Final = 0.125
+TOLERANCE: Final = 0.002
+"""Of a step: what the grid of sixteen bits in [-1, 1] costs in a few rounds."""
+VALUES: Final = 1000
+VICTIM: Final = 1
+LARGEST: Final = 4
+"""Sites of the largest deployment; a roster holds the first so many of them."""
+SECONDS: Final = 300.0
+PROTOCOL: Final = MaskedSum(max_clients=LARGEST, max_weight=8)
 
 
-def rehearsed() -> Rehearsed:
-    """The sites of a run."""
-    return Rehearsed(folder() / "sites", int(settings()["sites"]))
+def rounds_file(folder: Path) -> Path:
+    """Where the server counts the steps of its model, a line a round."""
+    return folder / "rounds.txt"
+
+
+def training_file(folder: Path) -> Path:
+    """Is there once the victim trains."""
+    return folder / "training"
+
+
+def identity(place: int) -> Identity:
+    """A site's key, for this test alone."""
+    return Identity.generate(f"site-{place}", entropy=SeededEntropy(b"engine_apps %d" % place))
+
+
+def roster(sites: int) -> Roster:
+    """The first so many sites."""
+    return Roster.of(*(identity(place) for place in range(sites)))
 
 
 def enrol(context: Context) -> Enrolment:
-    """This node's site."""
-    return rehearsed().enrol(context)
+    """This site, whose state lies where it survives the node."""
+    config: Any = context.node_config
+    place, sites = config["partition-id"], config["num-partitions"]
+    return Enrolment(identity=identity(place), roster=roster(sites), state_dir=_folder() / f"state-{place}")
 
 
-server = ServerApp()
-client = ClientApp(mods=[secure_aggregation(PROTOCOL, enrol, evaluate_metrics={"accuracy": (0.0, 1.0)})])
+client = ClientApp(mods=[secure_aggregation(PROTOCOL, enrol)])
 
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """Adds `STEP` times the site's place, counted from 1."""
-    place = int(context.node_config["partition-id"])
-    config: Any = message.content["config"]
-    number = int(config["server-round"])
-    with (folder() / f"trains-{place}").open("a") as marks:
-        marks.write(f"{number}\n")
-    if number == settings()["slow-round"]:
-        time.sleep(SLOW_SECONDS)
-    record: Any = message.content["arrays"]
-    arrays = [array + np.float32(STEP * (place + 1)) for array in record.to_numpy_ndarrays()]
-    metrics = MetricRecord({"num-examples": 10, "loss": float(place)})
-    return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
+    """One step, or, for the victim in its round, no end."""
+    content: Any = message.content
+    (model,) = content["arrays"].to_numpy_ndarrays()
+    deadly = content["config"]["server-round"] == context.run_config["deadly-round"]
+    if deadly and context.node_config["partition-id"] == VICTIM:
+        training_file(_folder()).touch()
+        time.sleep(SECONDS)
+    answer = {
+        "arrays": ArrayRecord([model + np.float32(STEP)]),
+        "metrics": MetricRecord({"num-examples": 4}),
+    }
+    return Message(RecordDict(answer), reply_to=message)
 
 
-@client.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Each site is right as often as its place says."""
-    place = int(context.node_config["partition-id"])
-    metrics = MetricRecord({"num-examples": 10 * (place + 1), "accuracy": place / 10})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+server = ServerApp()
 
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """FedAvg over a secure grid; the report has the model behind each round."""
-    asked = settings()
-    strategy = FedAvg(fraction_evaluate=asked["fraction-evaluate"], min_train_nodes=3)
-    secure = SecureGrid(
-        grid,
-        PROTOCOL,
-        roster=rehearsed().roster,
-        strategy=strategy,
-        evaluate_metrics={"accuracy": (0.0, 1.0)},
-        patience=Patience(again=2.0),
-    )
-    models: list[float] = []
+    """Trains, and writes down how far the model has come after each round."""
+    config: Any = context.run_config
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3)
 
-    def note(number: int, arrays: ArrayRecord) -> None:
-        first, _ = arrays.to_numpy_ndarrays()
-        models.append(float(first[0]))
-        (folder() / "rounds").write_text(str(number))
+    def evaluate(number: int, arrays: ArrayRecord) -> None:
+        (model,) = arrays.to_numpy_ndarrays()
+        steps = model / STEP
+        assert np.ptp(steps) < TOLERANCE, "a sum has gone wrong in some values"
+        with rounds_file(_folder()).open("a", encoding="utf-8") as file:
+            file.write(f"{np.mean(steps):.2f}\n")
 
-    while len(set(secure.get_node_ids())) < asked["sites"]:
-        time.sleep(0.5)
-    result = strategy.start(
-        grid=secure,
-        initial_arrays=ArrayRecord([np.zeros(1000, np.float32), np.zeros((2, 3), np.float32)]),
-        num_rounds=int(asked["rounds"]),
-        evaluate_fn=note,
+    strategy.start(
+        grid=SecureGrid(grid, PROTOCOL, roster=roster(config["sites"]), strategy=strategy),
+        initial_arrays=ArrayRecord([np.zeros(VALUES, dtype=np.float32)]),
+        num_rounds=config["rounds"],
+        timeout=SECONDS,
+        evaluate_fn=evaluate,
     )
-    said = {
-        "models": models,
-        "losses": {k: float(v["loss"]) for k, v in result.train_metrics_clientapp.items()},
-        "accuracies": {k: float(v["accuracy"]) for k, v in result.evaluate_metrics_clientapp.items()},
-        "here": [each for each in sys.path if each.rstrip("/").endswith("fl_integration")],
-    }
-    (folder() / "report.json").write_text(json.dumps(said))
+
+
+def _folder() -> Path:
+    return Path(os.environ[FOLDER_VARIABLE])
