@@ -320,6 +320,12 @@ class SecureGrid(Grid):
         for what in ("train", "evaluate") if Purpose.EVALUATE in self._sums else ("train",):
             fraction = getattr(self._strategy, f"fraction_{what}", 1.0)
             cohort = max(int(size * fraction), getattr(self._strategy, f"min_{what}_nodes", 0))
+            if fraction and min(cohort, size) > self._sums[Purpose.TRAIN].max_clients:
+                raise ParameterError(
+                    f"fraction_{what}={fraction} of a roster of {size} is a cohort of {min(cohort, size)}, and "
+                    f"max_clients of the protocol is {self._sums[Purpose.TRAIN].max_clients}; raise it on both "
+                    "sides"
+                )
             if not fraction or cohort >= size:
                 continue
             if cohort < least:
