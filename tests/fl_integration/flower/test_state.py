@@ -1,4 +1,4 @@
-"""What a site keeps: that a restart goes on from it, and what happens when it is gone, older, or another's."""
+"""What a site keeps: a restart goes on from it; and what happens when it is gone, older, or another's."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ FIRST, STEADY = (len(MASKED.exchanges(first=each)) for each in (True, False))
 
 
 class Between:
-    """A training whose rounds are run one by one over one SecureGrid, so that something may happen in between."""
+    """A training whose rounds run one by one over one SecureGrid, so that something may happen in between."""
 
     def __init__(self, study: Study, **others: Any) -> None:
         self.study, self.strategy = study, four() if len(study.names) == 4 else average()
@@ -96,8 +96,7 @@ def test_a_file_that_does_not_go_on_is_a_fresh_join_that_costs_one_round_at_most
     elif lost == "of another key":
         from secagg.secret import Secret
 
-        name = f"a/{'train'}"
-        SealedFolder(folder, key=Secret(bytes(32))).write(name, b"anything")
+        SealedFolder(folder, key=Secret(bytes(32))).write("a/train", b"anything")
     else:
         data = bytearray(machine.read_bytes())
         data[-1] ^= 1
@@ -324,6 +323,6 @@ def test_a_state_under_another_key_is_refused(tmp_path: Path) -> None:
 
     study = Study(tmp_path)
     study.run()
-    with pytest.raises(ParameterError, match="state_key is a secagg.secret.Secret of 32 bytes"):
-        study.enrols["state_key"] = Secret(bytes(16))
+    study.enrols["state_key"] = Secret(bytes(16))
+    with pytest.raises(ParameterError, match=r"state_key is a secagg\.secret\.Secret of 32 bytes"):
         study.enrol("a", study.node("a").context)
