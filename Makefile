@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ENGINES := $(VENV)/.engines
 OUT ?= demo-out
 
 .PHONY: demo test test-all bench lint clean
@@ -14,6 +15,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --upgrade "pip<27"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(STAMP)
+
+# Flower's simulation engine is large and needed by the slow tests alone.
+$(ENGINES): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,simulation]"
+	@touch $(ENGINES)
 
 demo: $(STAMP)
 	$(BIN)/secagg-hospitals --out $(OUT)
@@ -27,10 +33,10 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/pytest --numprocesses auto -m "not slow and not engine"
 
-test-all: test
+test-all: test $(ENGINES)
 	$(BIN)/pytest --numprocesses auto -m "slow or engine"
 
-bench: $(STAMP)
+bench: $(ENGINES)
 	$(BIN)/python -m bench
 
 clean:

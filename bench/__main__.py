@@ -25,7 +25,15 @@ def main() -> int:
     """Runs the suite and reports; the exit code is pytest's."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="What the cryptography costs.")
     parser.add_argument(
-        "page", nargs="?", choices=["flamby"], help="instead: FLamby's table of accuracies, see FLAMBY.md"
+        "page",
+        nargs="?",
+        choices=["flamby", "engines"],
+        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on Flower's own engine",
+    )
+    parser.add_argument(
+        "--deployment",
+        action="store_true",
+        help="engines: SuperLink and SuperNodes in place of the simulation",
     )
     parser.add_argument("--quick", action="store_true", help="leave out what takes many seconds")
     parser.add_argument(
@@ -36,6 +44,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.page == "flamby":
         return show_flamby(options.out)
+    if options.page == "engines":
+        return show_engines(options.out, deployment=options.deployment, quick=options.quick)
     source = options.json or options.out / "benchmark.json"
     code = 0 if options.json else measure(source, quick=options.quick)
     if not source.exists():
@@ -60,6 +70,19 @@ def show_flamby(out: Path) -> int:
     lines = lines_of(reproduce(), reproduce(protocol=MASKED))
     Console(width=None if sys.stdout.isatty() else 180).print(table_of(lines))
     (out / "flamby.md").write_text(markdown_of(lines), encoding="utf-8")
+    return 0
+
+
+def show_engines(out: Path, *, deployment: bool, quick: bool) -> int:
+    """Times rounds on one of Flower's engines, prints the table, and leaves it as `engines.txt`."""
+    from bench.engines import Engine, table_of
+    from bench.engines import measure as measure_engine
+
+    engine = Engine.DEPLOYMENT if deployment else Engine.SIMULATION
+    table = table_of(engine, measure_engine(engine, quick=quick))
+    Console(width=None if sys.stdout.isatty() else 132).print(table)
+    with (out / "engines.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=132).print(table)
     return 0
 
 

@@ -273,6 +273,9 @@ class Server(ABC):
     def start(self, round: Round) -> dict[ClientId, bytes]:
         """Opens a round; what to send to whom. Members outside the cohort may get a result, nothing else.
 
+        A round that was not brought to its end is given up; if shares were being revealed for its sum, that
+        counts as seen.
+
         Raises:
             ParameterError: the round can never work; nothing has changed.
         """

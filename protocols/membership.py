@@ -13,8 +13,9 @@ shows each that all hold the same, but under keys that stand in the very file, s
 
 What it does not promise. Nobody here knows whether a version has been succeeded already: clients keep the
 highest version that they took and refuse lower ones. An honest member who signs two successors of one version
-gives away the argument above. Where n - 1 members are no quorum, as with three of whom one may be corrupt,
-nobody is removed without signing; the others then agree on a new first version, as they agreed on the old.
+gives away the argument above; the training floor's `signed_rosters` remembers for it. Where n - 1 members are
+no quorum, as with three of whom one may be corrupt, nobody is removed without signing; the others then agree
+on a new first version, as they agreed on the old.
 
 >>> from protocols.identity import Identity
 >>> alice, bob, carol = (Identity.generate(name) for name in ("alice", "bob", "carol"))
@@ -39,7 +40,7 @@ from secagg.numbers import plain, plain_fields
 from secagg.standard.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify
 from secagg.wire import Writer
 
-__all__ = ["RosterVersion", "fingerprint", "quorum", "roster_fingerprint", "session_id"]
+__all__ = ["RosterVersion", "digest_fingerprint", "fingerprint", "quorum", "session_id"]
 
 DIGEST_BYTES: Final = 32
 MAXIMUM_PREFIX: Final = 255
@@ -125,7 +126,7 @@ class RosterVersion:
         So many that nobody finds two rosters with one fingerprint. Compare all eight, over a channel on which
         you know the other's voice; that the file came from the same address says nothing.
         """
-        return roster_fingerprint(self.digest)
+        return digest_fingerprint(self.digest)
 
     @property
     def signers(self) -> tuple[ClientId, ...]:
@@ -158,6 +159,24 @@ class RosterVersion:
         signature = identity.key.sign(self.digest, label=labels.ROSTER_SIGNATURE)
         others = dict(self.signatures)
         return replace(self, signatures=tuple({**others, identity.key.public_key: signature}.items()))
+
+    def with_signatures(self, copy: "RosterVersion") -> "RosterVersion":
+        """This version with those signatures of another copy that verify; what verifies here already stays.
+
+        Raises:
+            VerificationError: the copy is another version or another roster.
+            ParameterError: it is no RosterVersion.
+        """
+        if not isinstance(copy, RosterVersion):
+            raise ParameterError(f"copy is a RosterVersion, not {type(copy).__name__}")
+        if copy.digest != self.digest:
+            raise VerificationError(
+                f"the copy is another roster: version {copy.version} ({copy.fingerprint}), not version "
+                f"{self.version} ({self.fingerprint})"
+            )
+        found = {key: signature for key, signature in copy.signatures if self._holds(key, signature)}
+        kept = {key: signature for key, signature in self.signatures if self._holds(key, signature)}
+        return replace(self, signatures=tuple({**dict(self.signatures), **found, **kept}.items()))
 
     def successor(self, roster: Roster) -> "RosterVersion":
         """The next version, with another roster and no signatures yet.
@@ -232,17 +251,6 @@ def session_id(prefix: bytes, version: RosterVersion, epoch: int) -> bytes:
     return hashlib.sha256(encoded.finish()).digest()
 
 
-def roster_fingerprint(digest: bytes) -> str:
-    """`RosterVersion.fingerprint` of a version whose digest (32 bytes) is all that one has.
-
-    Raises:
-        ParameterError: `digest` is not 32 bytes.
-    """
-    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
-        raise ParameterError(f"a version's digest is {DIGEST_BYTES} bytes of type bytes")
-    return _groups(digest, _ROSTER_LETTERS)
-
-
 def fingerprint(public_key: bytes) -> str:
     """Of one Ed25519 key of 32 bytes: 100 bits of its hash, five groups of four letters and digits.
 
@@ -256,6 +264,17 @@ def fingerprint(public_key: bytes) -> str:
         raise ParameterError(f"a public key is {PUBLIC_KEY_BYTES} bytes of type bytes")
     digest = hashlib.sha256(Writer().fixed(labels.KEY_FINGERPRINT).fixed(public_key).finish()).digest()
     return _groups(digest, _KEY_LETTERS)
+
+
+def digest_fingerprint(digest: bytes) -> str:
+    """The `RosterVersion.fingerprint` of a version whose digest alone is at hand.
+
+    Raises:
+        ParameterError: `digest` is not 32 bytes.
+    """
+    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+        raise ParameterError(f"the digest of a version is {DIGEST_BYTES} bytes of type bytes")
+    return _groups(digest, _ROSTER_LETTERS)
 
 
 def _groups(digest: bytes, letters: int) -> str:

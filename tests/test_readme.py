@@ -1,12 +1,14 @@
 """The README's examples run as they stand, and what pages say of plans and advice is what they are."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protocols import Adversary, MaskedSum, Requirements, advise
+from protocols.membership import quorum
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -23,6 +25,44 @@ def test_the_training_page_runs_from_its_first_line_to_its_last(capsys: pytest.C
     assert len(blocks) == 6
     exec(compile("\n".join(blocks), "TRAINING.md", "exec"), {})
     assert "summed" in capsys.readouterr().out
+
+
+KEYS = ROOT / "fl_integration" / "KEYS.md"
+
+
+def test_the_page_on_keys_runs_from_its_first_line_to_its_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    testing = pytest.importorskip("typer.testing")
+    from fl_integration.command.app import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fl_integration.site.pkcs8._N", 1 << 8)  # passwords that cost no time
+    password, ran = "correct horse battery", 0
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", KEYS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for kind, block in blocks:
+        if kind == "python":
+            exec(compile(block, "KEYS.md", "exec"), {"password": password})
+            continue
+        for line in block.splitlines():
+            words, _, file = line.partition(" > ")
+            program, *arguments = shlex.split(words)
+            done = testing.CliRunner().invoke(app, arguments, input=f"{password}\n" * 3)
+            assert (program, done.exit_code) == ("secagg", 0), f"{line}\n{done.output}"
+            if file:
+                Path(file).write_bytes(done.stdout_bytes)
+            ran += 1
+    assert (len(blocks), ran) == (7, 26)
+
+
+def test_the_quorums_on_the_page_are_those_of_the_library() -> None:
+    rows = re.findall(
+        r"^\| (\d+), (\d+) \| (\d+) \| (yes|\*\*no\*\*) \|$", KEYS.read_text(encoding="utf-8"), re.M
+    )
+    assert len(rows) == 5
+    for members, corrupt, needed, enough in rows:
+        assert quorum(int(members), int(corrupt)) == int(needed)
+        assert (int(needed) < int(members)) == (enough == "yes")
 
 
 def test_there_are_two_examples() -> None:

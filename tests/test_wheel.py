@@ -119,3 +119,30 @@ def test_the_demo_says_what_it_needs(python: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == "secagg-hospitals: torch is not installed; run: pip install 'secagg[train]'\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_names_its_extra(python: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [python.parent / "secagg", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"secagg: (typer|rich) is not installed; run: pip install 'secagg\[cli\]'\n", done.stderr
+    )
+
+
+def test_keys_and_rosters_need_no_extra(python: Path, tmp_path: Path) -> None:
+    program = """
+from fl_integration import load_identity, read_roster, save_identity, write_roster
+from secagg import Identity, Roster, RosterVersion, session_id
+save_identity(Identity.generate("graz"), "graz.key", password="correct horse battery")
+identity = load_identity("graz.key", password="correct horse battery")
+write_roster(RosterVersion(Roster.of(identity)).signed(identity), "roster.txt")
+print(read_roster("roster.txt").signers, len(session_id(b"a training", read_roster("roster.txt"), 0)))
+"""
+    assert run(python, "-c", program, cwd=tmp_path) == "('graz',) 32\n"

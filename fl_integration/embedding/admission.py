@@ -1,4 +1,4 @@
-"""Which sessions a site takes part in: each new one is admitted once, written down, and closes the ones before.
+"""Which sessions a site takes part in: each is admitted once, written down, and closes the ones before.
 
 The ledger lies in the site's release log, by study and client, whatever the session: entry k says which
 version of the roster, which epoch and which session id the k-th admitted session has. The log is durable,
@@ -19,7 +19,7 @@ from typing import Final
 from fl_integration.embedding.parcels import Place
 from protocols.identity import ClientId
 from protocols.interface import ReleaseLog
-from protocols.membership import RosterVersion, roster_fingerprint, session_id
+from protocols.membership import RosterVersion, digest_fingerprint, session_id
 from protocols.messages.schema import U64, Key32, decode, encode
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError, VerificationError
@@ -104,8 +104,8 @@ class Ledger:
             return last
         if last is not None and not last.before(place):
             raise VerificationError(
-                f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked for; a "
-                f"later one (version {last.version}, epoch {last.epoch}) is open here and closed all before it"
+                f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked for; "
+                f"a later one (version {last.version}, epoch {last.epoch}) is open here, and closed it"
             )
         if place.epoch / 1000 > self._clock() + AHEAD_SECONDS:
             raise VerificationError(
@@ -133,7 +133,7 @@ def check_version(mine: RosterVersion, place: Place) -> None:
     """
     if place.roster == mine.digest and place.version == mine.version:
         return
-    theirs = roster_fingerprint(place.roster)
+    theirs = digest_fingerprint(place.roster)
     what = (
         "this site's is the older one: install the new roster here"
         if place.version > mine.version

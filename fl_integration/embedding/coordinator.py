@@ -1,4 +1,4 @@
-"""The server's half: who is behind which node, sessions, and one sum after the other over a carrier of parcels.
+"""The server's half: who is behind which node, sessions, and one sum after the other over a carrier.
 
 A `Carrier` is an engine's transport: it hands parcels to nodes and brings their answers. The coordinator
 greets every node that it has not met (`Hello`), takes those that prove to be members of the roster, and runs
@@ -29,7 +29,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, Protocol, TypeAlias
 
 from fl_integration.embedding.parcels import (
+    NO_COPY,
     Answer,
+    Brought,
+    Copy,
+    Errand,
+    Handover,
     Hello,
     Parcel,
     Place,
@@ -44,19 +49,22 @@ from fl_integration.embedding.parcels import (
 )
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols.identity import ClientId
-from protocols.interface import Outcome, Round, Server
+from protocols.interface import Learner, Outcome, Round, Server
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion, session_id
 from protocols.messages.schema import U8, U64, Key32, UpTo, decode, encode
+from protocols.planning.requirements import ceil_fraction
 from protocols.run import run_round
 from secagg import labels
-from secagg.errors import DecodeError, ParameterError, RoundAborted, VerificationError
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
 from secagg.wire import Buffer
 
 __all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered"]
 
 _LOG: Final = logging.getLogger("secagg")
 _FILE: Final = "server"
+KEPT_ROUNDS: Final = 16
+"""Rounds whose binding digest is told with results: more than a mailbox keeps."""
 
 Ticket: TypeAlias = str
 """A carrier's name for one parcel that is under way."""
@@ -80,7 +88,7 @@ class Carrier(Protocol):
         ...  # a Protocol's signature
 
     def push(self, parcels: Mapping[Node, Parcel], *, seconds: float) -> Mapping[Node, Ticket]:
-        """Sends parcels; a node without a ticket could not be reached. After `seconds` nobody wants answers."""
+        """Sends parcels; a node without a ticket could not be reached. After `seconds` nobody waits."""
         ...  # a Protocol's signature
 
     def pull(self, tickets: Collection[Ticket]) -> Mapping[Ticket, Parcel | Undelivered]:
@@ -100,8 +108,8 @@ class Patience:
         first_look, last_look: between two looks for answers, from the first to the longest.
     """
 
-    exchange: float = 60.0
-    hello: float = 60.0
+    exchange: float = 180.0
+    hello: float = 90.0
     connect: float = 600.0
     again: float = 30.0
     first_look: float = 0.1
@@ -114,7 +122,9 @@ class Saved:
 
     epoch: U64
     roster: Key32
+    moved: Annotated[bytes, UpTo(32)]
     rounds: dict[U8, U64]
+    shown: dict[U8, dict[U64, bytes]]
     machines: Annotated[dict[U8, bytes], UpTo(8)] = field(repr=False)
 
 
@@ -165,6 +175,9 @@ class Coordinator:
         self._epoch = 0
         self._machines: dict[Purpose, Server] = {}
         self._rounds: dict[Purpose, int] = {}
+        self._shown: dict[Purpose, dict[int, bytes]] = {}
+        self._copies: dict[ClientId, Copy] = {}
+        self._moved = b""  # digest of the arrays of the training that a sum was handed out for
         self._nodes: dict[ClientId, Node] = {}
         self._settings: dict[ClientId, bytes] = {}
         self._silent: set[ClientId] = set()
@@ -192,11 +205,19 @@ class Coordinator:
 
     def renew(self) -> None:
         """Opens a new session over the same roster: new keys, a new entry in each site's ledger."""
+        self._leave(self._version)
         self._open()
+
+    def _leave(self, version: RosterVersion) -> None:
+        """Hands out what waits in the open session, to those who stay under `version`."""
+        for purpose in self._machines:
+            if self._sums[purpose].learns is Learner.CLIENTS:
+                self.deliver(purpose, to=version.roster.members)
 
     def _open(self) -> None:
         self._epoch = max(int(self._clock() * 1000), self._epoch + 1)
-        self._machines, self._rounds = {}, {}
+        # Rounds go on counting: schedules of the clients' optimisers read their numbers.
+        self._machines, self._shown, self._copies = {}, {}, {}
         self._nodes, self._settings, self._silent = {}, {}, set()
         self._greetings, self._turned_away = {}, {}
         _LOG.info(
@@ -212,9 +233,10 @@ class Coordinator:
             return
         if version.version <= self._version.version:
             raise ParameterError(
-                f"the roster is now version {version.version} ({version.fingerprint}); the open session is over "
-                f"version {self._version.version} ({self._version.fingerprint}), and versions go up"
+                f"the roster is now version {version.version} ({version.fingerprint}); the open session is "
+                f"over version {self._version.version} ({self._version.fingerprint}), and versions go up"
             )
+        self._leave(version)
         self._version = version
         self._open()
 
@@ -232,10 +254,11 @@ class Coordinator:
         if data is None or self._files is None:
             return False
         saved = decode(Saved, data)
+        self._epoch, self._moved = saved.epoch, saved.moved
+        self._rounds = {Purpose(each): number for each, number in saved.rounds.items()}
         if saved.roster != self._version.digest:
-            self._epoch = saved.epoch
             return False
-        self._epoch, self._rounds = saved.epoch, {Purpose(each): n for each, n in saved.rounds.items()}
+        self._shown = {Purpose(each): shown for each, shown in saved.shown.items()}
         for each, blob in saved.machines.items():
             machine = self._sums[Purpose(each)].restore_server(blob, key=self._files.key)
             # Whatever was asked in a round that was open, its answers went elsewhere: nobody answered.
@@ -252,7 +275,9 @@ class Coordinator:
         saved = Saved(
             epoch=self._epoch,
             roster=self._version.digest,
+            moved=self._moved,
             rounds={each.value: number for each, number in self._rounds.items()},
+            shown={each.value: shown for each, shown in self._shown.items()},
             machines={
                 each.value: machine.export(key=self._files.key) for each, machine in self._machines.items()
             },
@@ -332,7 +357,7 @@ class Coordinator:
         self._version.roster.verify(
             head.client,
             head.signature,
-            welcome_statement(hello, head.client, head.settings),
+            welcome_statement(hello, head.client, head.settings, head.copy),
             label=labels.MEMBER_HELLO,
         )
         holder = self._nodes.get(head.client)
@@ -343,6 +368,7 @@ class Coordinator:
                 "site, one node"
             )
         self._nodes[head.client], self._settings[head.client] = node, head.settings
+        self._copies[head.client] = head.copy
         self._silent.discard(head.client)
         self._turned_away.pop(node, None)
 
@@ -371,6 +397,7 @@ class Coordinator:
         model: bytes,
         withheld: Mapping[str, bytes],
         seconds: float,
+        began: bytes = b"",
     ) -> Outcome:
         """One round of the purpose's protocol.
 
@@ -381,6 +408,7 @@ class Coordinator:
             model: the digest that the round binds.
             withheld: digests of array records that do not travel with it.
             seconds: for the whole round.
+            began: digest of the arrays that the training began from, where clients learn the sum.
 
         Raises:
             ParameterError: the round can never work; nothing was sent.
@@ -389,6 +417,10 @@ class Coordinator:
         machine = self._machine(purpose)
         number = self._rounds.get(purpose, 0)
         self._rounds[purpose] = number + 1
+        shown = self._shown.setdefault(purpose, {})
+        shown[number] = model
+        for old in sorted(shown)[:-KEPT_ROUNDS]:
+            del shown[old]
         self.reasons = {}
         end = self._monotonic() + seconds
 
@@ -397,7 +429,10 @@ class Coordinator:
             return self._exchange(purpose, outbox, frozenset(cohort), withheld, end=end)
 
         try:
-            return run_round(machine, Round(number, tuple(cohort), length, model), exchange)
+            outcome = run_round(machine, Round(number, tuple(cohort), length, model), exchange)
+            if purpose is Purpose.TRAIN and outcome.result is not None:
+                self._moved = began
+            return outcome
         finally:
             self._store()
 
@@ -412,15 +447,31 @@ class Coordinator:
     ) -> Iterator[tuple[ClientId, Buffer]]:
         """Hands the outbox out and yields the answers, until all who are awaited answered or time is up."""
         collecting, parcels, clients = self._machine(purpose).collecting, {}, {}
+        learns = self._sums[purpose].learns is Learner.CLIENTS
         for client, body in outbox.items():
             node = self._nodes.get(client)
             if node is None:
                 self.reasons.setdefault(client, "its node is not there")
                 continue
             shows = collecting and client in awaited
-            head = Step(self._place, purpose.value, dict(withheld) if shows else {})
+            head = Step(
+                self._place,
+                purpose.value,
+                dict(withheld) if shows else {},
+                self._shown.get(purpose, {}) if learns else {},
+            )
             parcels[node], clients[node] = Parcel(encode_head(head), body, shows=shows), client
         until = self._until(purpose, collecting=collecting, end=end)
+        yield from self._carried(parcels, clients, awaited, until)
+
+    def _carried(
+        self,
+        parcels: Mapping[Node, Parcel],
+        clients: Mapping[Node, ClientId],
+        awaited: frozenset[ClientId],
+        until: float,
+    ) -> Iterator[tuple[ClientId, Buffer]]:
+        """Parcels out, answers in, until all who are awaited answered or time is up."""
         tickets = self._carrier.push(parcels, seconds=until - self._monotonic())
         for node in parcels.keys() - tickets.keys():
             self._lose(clients[node], "its node could not be reached")
@@ -458,6 +509,8 @@ class Coordinator:
         except DecodeError as error:
             self.reasons[client] = str(error)
             return None
+        if isinstance(head, Answer):
+            self._copies[client] = head.copy
         if isinstance(head, Answer) and not head.failure:
             self._silent.discard(client)
             return answer.body
@@ -469,6 +522,102 @@ class Coordinator:
         else:
             self.reasons[client] = "it answers a step with something else"
         return None
+
+    # Where clients learn the sum
+
+    def deliver(self, purpose: Purpose, *, to: Collection[ClientId] | None = None) -> None:
+        """Hands out the results that wait for the next round, now; to these members, or to all."""
+        machine = self._machine(purpose)
+        waiting = machine.deliver()
+        if outbox := {client: body for client, body in waiting.items() if to is None or client in to}:
+            end = self._monotonic() + self._patience.exchange
+            for sender, reply in self._exchange(purpose, outbox, frozenset(outbox), {}, end=end):
+                with suppress(PeerViolation):  # the server has noted the culprit
+                    machine.receive(sender, reply)
+            self._store()
+
+    def withholds(self, cohort: Collection[ClientId], began: bytes) -> bool:
+        """Whether all of a cohort have a model of their own that began from the arrays of this digest."""
+        return all(self._copies.get(client, NO_COPY).began == began for client in cohort)
+
+    def bring_along(
+        self, cohort: Collection[ClientId], *, began: bytes, withheld: Mapping[str, bytes]
+    ) -> dict[ClientId, str]:
+        """Lets peers hand their copy to those of a cohort who were left behind; who is behind still, and why.
+
+        While no sum has moved anybody, whoever has no copy begins from the server's arrays. Afterwards nobody
+        does, even if nobody is there who has one: another training would begin under the same name. A copy
+        counts only if enough members vouch for it, see `fl_integration.site.handover`; this server cannot
+        read it.
+        """
+        self.reasons = {}
+        moved = self._moved == began or any(
+            copy.began == began and (copy.moved or copy.left_behind) for copy in self._copies.values()
+        )
+        copies = {client: self._copies.get(client, NO_COPY) for client in cohort}
+        behind = [
+            client
+            for client, copy in copies.items()
+            if copy.left_behind or (moved and not copy.in_step(began))
+        ]
+        if not behind:
+            return {}
+        givers = [
+            client
+            for client in self._version.roster.order(self._nodes)
+            if self._copies.get(client, NO_COPY).in_step(began) and client not in self._silent
+        ]
+        for client, request in self._errands(Errand.ASK, dict.fromkeys(behind, b"")).items():
+            self._hand_over(client, request, givers, began=began, withheld=withheld)
+        return {
+            client: f"it has no copy of the model as it is now, and no peer brought it along"
+            f"{': ' if client in self.reasons else ''}{self.reasons.get(client, '')}"
+            for client in behind
+            if not self._copies.get(client, NO_COPY).in_step(began)
+        }
+
+    def _hand_over(
+        self,
+        client: ClientId,
+        request: bytes,
+        givers: Sequence[ClientId],
+        *,
+        began: bytes,
+        withheld: Mapping[str, bytes],
+    ) -> None:
+        """Lets one giver after the other answer a request, until the client takes a copy.
+
+        One more than may be corrupt are tried: a liar that comes first would keep the client behind for ever.
+        """
+        vouchers = self._errands(Errand.VOUCH, dict.fromkeys(givers, request))
+        share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
+        left = 1 + ceil_fraction(share, len(self._version.roster))
+        for giver in (each for each in givers if each in vouchers):
+            given = self._errands(Errand.GIVE, {giver: request})
+            if giver not in given:
+                continue
+            others = [memoryview(voucher) for name, voucher in vouchers.items() if name != giver]
+            brought = encode(Brought(memoryview(given[giver]), tuple(others)))
+            self._errands(Errand.TAKE, {client: brought}, withheld=withheld)
+            left -= 1
+            if self._copies.get(client, NO_COPY).in_step(began) or not left:
+                return
+
+    def _errands(
+        self,
+        errand: Errand,
+        bodies: Mapping[ClientId, Buffer],
+        *,
+        withheld: Mapping[str, bytes] | None = None,
+    ) -> dict[ClientId, bytes]:
+        """What clients answer to an errand, each with its own body."""
+        head = encode_head(Handover(self._place, errand.value, dict(withheld or {})))
+        shows = errand is Errand.TAKE
+        clients = {self._nodes[client]: client for client in bodies if client in self._nodes}
+        parcels = {node: Parcel(head, bodies[client], shows=shows) for node, client in clients.items()}
+        until = self._monotonic() + self._patience.exchange
+        answers = self._carried(parcels, clients, frozenset(clients.values()), until)
+        return {client: bytes(body) for client, body in answers}
 
     def _lose(self, client: ClientId, reason: str) -> None:
         self.reasons[client] = reason

@@ -21,15 +21,21 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 from fl_integration.embedding.admission import Ledger, check_version
 from fl_integration.embedding.enrolment import Enrolment
+from fl_integration.embedding.held_model import HeldModel, answered_head
 from fl_integration.embedding.parcels import (
     MAXIMUM_REASON,
+    NO_COPY,
     Answer,
+    Brought,
+    Copy,
+    Errand,
+    Handover,
     Hello,
     Parcel,
     Place,
@@ -41,20 +47,34 @@ from fl_integration.embedding.parcels import (
     purpose_session,
     sign_welcome,
 )
+from fl_integration.loop.optimisers import ServerOptimiser
+from fl_integration.site import handover
 from fl_integration.site.sealed_folder import SealedFolder
 from fl_integration.vectors.arrays import Vector
-from protocols.identity import Roster
-from protocols.interface import Client, NeedUpdate, Policy, ReleaseLog
+from protocols.identity import ClientId, Roster
+from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion
 from protocols.messages.schema import U64, Key32, Name, UpTo, decode, encode
 from protocols.planning.requirements import ceil_fraction
-from secagg.errors import DecodeError, SecAggError, VerificationError
+from secagg.errors import (
+    DecodeError,
+    ParameterError,
+    PeerViolation,
+    RoundAborted,
+    SecAggError,
+    VerificationError,
+)
+from secagg.secret import Secret
 
 __all__ = ["Contribution", "Delivery", "Member", "Memory", "refused"]
 
 _LOG: Final = logging.getLogger("secagg")
-_PATIENCE_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 30.0
+COPY: Final = "copy"
+BEFORE: Final = "copy before"
+_PENDING: Final = "pending"
+_SPOILT: Final = "the state of this site is another one's or spoilt"
 SITS_OUT: Final = "this site sits the round out; its own log says why"
 
 
@@ -80,8 +100,22 @@ class Delivery(Protocol):
         """The digest of all that the application would see, and of records that did not travel."""
         ...  # a Protocol's signature
 
-    def contribute(self, purpose: Purpose) -> Contribution:
-        """Lets the application work on what was delivered."""
+    def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
+        """The model among the records, by name, and its digest (32 bytes); None if it did not travel.
+
+        Raises:
+            ParameterError: there is more than one.
+        """
+        ...  # a Protocol's signature
+
+    def contribute(self, purpose: Purpose, model: Mapping[str, Any] | None, *, named: str) -> Contribution:
+        """Lets the application work on what was delivered.
+
+        Args:
+            purpose: on what.
+            model: shown in place of the model that was delivered or withheld; None: that is shown.
+            named: the record's name, if it was withheld.
+        """
         ...  # a Protocol's signature
 
 
@@ -103,7 +137,11 @@ class SavedSession:
 
 @dataclass(frozen=True, slots=True)
 class SavedMachine:
-    """The machine for one purpose, as it is saved behind each message."""
+    """The machine for one purpose, as it is saved behind each message.
+
+    The machine seals itself; the counter and the session are no secret, and who changes them only makes this
+    site join afresh.
+    """
 
     counter: U64
     session: Key32
@@ -143,11 +181,13 @@ class Member:
         sums: the protocol for each purpose that this site takes part in.
         terms: what both sides must agree on, as texts.
         settings: digest (32 bytes) of the run's settings as the engine gave them to this site.
+        optimiser: where clients learn the sum: what turns a mean into a step at each of them.
         remembered: what the engine remembers of the states, by purpose.
         clock: seconds since 1970.
 
     Attributes:
         remembers: what the engine should remember from now on.
+        learnt: means of the evaluations that were opened here, by round; where clients learn the sum.
     """
 
     def __init__(
@@ -158,22 +198,25 @@ class Member:
         sums: Mapping[Purpose, MachineProtocol],
         terms: tuple[str, ...],
         settings: bytes,
+        optimiser: ServerOptimiser,
         remembered: Mapping[Purpose, Memory] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._enrolment, self._study, self._sums = enrolment, study, sums
         self._terms, self._settings, self._clock = terms, settings, clock
         self.remembers = dict(remembered or {})
-        self._me = enrolment.identity.client
+        self.learnt: dict[int, dict[str, float]] = {}
+        self._optimiser, self._me = optimiser, enrolment.identity.client
+        self._learns = sums[Purpose.TRAIN].learns is Learner.CLIENTS
 
     def answer(self, parcel: Parcel, delivery: Delivery) -> Parcel:
         """The reply to one parcel of the server. It never raises for what a parcel says: it refuses."""
         try:
             head = decode_head(parcel.head)
-            if isinstance(head, Hello | Step):
+            if isinstance(head, Hello | Step | Handover):
                 with ExitStack() as stack:
                     files = self._enrolment.files()
-                    stack.enter_context(files.alone(self._me, patience=_PATIENCE_SECONDS))
+                    stack.enter_context(files.alone(self._me, patience=PATIENCE_SECONDS))
                     log = stack.enter_context(self._enrolment.opened_log())
                     return self._answer(head, parcel, delivery, files, log)
             raise DecodeError("a head that no server sends")
@@ -182,7 +225,12 @@ class Member:
             return refused(str(error))
 
     def _answer(
-        self, head: Hello | Step, parcel: Parcel, delivery: Delivery, files: SealedFolder, log: ReleaseLog
+        self,
+        head: Hello | Step | Handover,
+        parcel: Parcel,
+        delivery: Delivery,
+        files: SealedFolder,
+        log: ReleaseLog,
     ) -> Parcel:
         if head.place.study != self._study:
             raise VerificationError(
@@ -192,9 +240,15 @@ class Member:
         if isinstance(head, Hello):
             self._check_terms(head.terms)
         session = self._admit(head.place, files, log)
+        here = _Open(session, files, log)
         if isinstance(head, Hello):
-            return Parcel(encode_head(sign_welcome(head, self._enrolment.identity, self._settings)))
-        return self._step(head, parcel, delivery, _Open(session, files, log))
+            welcome = sign_welcome(
+                head, self._enrolment.identity, settings=self._settings, copy=_standing(self._held(here))
+            )
+            return Parcel(encode_head(welcome))
+        if isinstance(head, Handover):
+            return self._handover(head, parcel, delivery, here)
+        return self._step(head, parcel, delivery, here)
 
     def _check_terms(self, theirs: tuple[str, ...]) -> None:
         if theirs != self._terms:
@@ -212,7 +266,7 @@ class Member:
         """The id of the session at `place`, if this site takes part in it."""
         mine = self._enrolment.version
         ledger = Ledger(log, study=self._study, client=self._me, clock=self._clock)
-        held = self._held(files, ledger)
+        held = self._entered(files, ledger)
         if held is not None:
             self._check_line(held.roster_version)
             at, open_here = (place.version, place.epoch), (held.version, held.epoch)
@@ -224,8 +278,8 @@ class Member:
                 )
                 raise VerificationError(
                     f"a session over version {place.version} of the roster, epoch {place.epoch}, was asked "
-                    f"for; this site's state is of version {held.version}, epoch {held.epoch}, and its release "
-                    f"log {why}"
+                    f"for; this site's state is of version {held.version}, epoch {held.epoch}, and its "
+                    f"release log {why}"
                 )
         admitted = ledger.admit(place, mine, most=self._enrolment.max_sessions)
         if held is None or held.session != admitted.session:
@@ -237,15 +291,15 @@ class Member:
                 session=admitted.session,
             )
             files.write(self._me, encode(kept))
-            for purpose in Purpose:  # their session is closed
-                files.remove(self._file(purpose))
+            for what in (*(purpose.name for purpose in Purpose), _PENDING):  # their session is closed
+                files.remove(self._file(what))
             _LOG.info(
                 "%s enters session %s, over version %d of the roster (%s)",
                 self._me, admitted.session.hex()[:8], mine.version, mine.fingerprint,
             )  # fmt: skip
         return admitted.session
 
-    def _held(self, files: SealedFolder, ledger: Ledger) -> SavedSession | None:
+    def _entered(self, files: SealedFolder, ledger: Ledger) -> SavedSession | None:
         """The session that this site's own file names; None if there is none to go by."""
         try:
             data = files.read(self._me)
@@ -253,7 +307,7 @@ class Member:
         except (DecodeError, VerificationError):
             if ledger.last is None:  # with neither of the two anything that was closed would open again
                 raise
-            _LOG.warning("%s: the state of this site is another one's or spoilt; it joins afresh", self._me)
+            _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
             return None
 
     def _check_line(self, held: RosterVersion) -> None:
@@ -268,8 +322,7 @@ class Member:
             )
         line = [each for each in self._enrolment.earlier if held.version < each.version < mine.version]
         for each in (*line, mine):
-            share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
-            each.check_succeeds(held, corrupt=ceil_fraction(share, len(held.roster)))
+            each.check_succeeds(held, corrupt=ceil_fraction(self._share, len(held.roster)))
             held = each
 
     # A message of the protocol
@@ -288,44 +341,187 @@ class Member:
             raise VerificationError("a sum for a purpose that this site takes no part in") from None
         saved = self._saved(purpose, here)
         machine = self._machine(protocol, purpose, here, saved)
-        reply, failure = machine.receive(parcel.body), ""
+        held = self._held(here)
+        stood = None if held is None else held.standing
+        reply, failure, contributed = machine.receive(parcel.body), "", False
+        if self._learns:
+            self._learn(purpose, machine, held, head.shown)
         if isinstance(reply, NeedUpdate):
-            reply, failure = self._contribute(machine, reply, head, delivery)
+            if self._learns and (held is None or not self._began(held, head, delivery)):
+                held, stood = self._begin(delivery, instead_of=held, here=here), None
+                self._learn(purpose, machine, held, head.shown)  # the sums since then may be waiting here
+            reply, failure = self._contribute(machine, reply, head, delivery, held)
+            contributed = not failure
+        if held is not None and held.standing != stood:
+            # Before the machine: it does not open a sum again.
+            here.files.write(self._file(COPY), held.to_bytes(session=here.session))
         self._store(purpose, here, machine, before=saved)
         if machine.refusal is not None:
             _LOG.warning("%s refuses: %s", self._me, machine.refusal)
-        return Parcel(encode_head(Answer(purpose.value, failure=failure)), reply)
+        elif machine.clipped and purpose is Purpose.TRAIN and contributed:
+            _LOG.warning(
+                "%s: %d values of its update were outside the protocol's clip, and were clipped: pass a "
+                "larger clip=", self._me, machine.clipped,
+            )  # fmt: skip
+        return Parcel(encode_head(Answer(_standing(held), failure)), reply)
 
     def _contribute(
-        self, machine: Client, asked: NeedUpdate, head: Step, delivery: Delivery
+        self,
+        machine: Client,
+        asked: NeedUpdate,
+        head: Step,
+        delivery: Delivery,
+        held: HeldModel | None,
     ) -> tuple[bytes, str]:
         """The reply to a request for an update, and why there is none."""
+        if head.withheld and (
+            held is None or [*head.withheld.values()] != [held.began] or delivery.arrays() is not None
+        ):
+            # Whatever else a digest stands for, the others' applications may be shown, and this one not.
+            return b"", "a record was withheld that is not the model which this site holds: ask for no more"
         found = delivery.digest(head.withheld)
         if found != asked.model:
             # Another client may have been shown this round's digest and its records; this one was not.
             return b"", "what was delivered here is not what the round binds: it was shown to nobody"
+        if self._learns and held is None:
+            return b"", "it holds no model yet, and the arrays to begin from did not travel"
+        if held is not None and held.own.stranded:
+            return b"", "the others moved on by sums that it cannot open; it waits for a peer's copy"
         try:
-            made = delivery.contribute(Purpose(head.purpose))
-            return machine.contribute(made.update, weight=made.weight, metrics=made.metrics), ""
+            made = delivery.contribute(
+                Purpose(head.purpose),
+                None if held is None else held.arrays(),
+                named=next(iter(head.withheld), ""),
+            )
+            answered = None if held is None else answered_head(held.own.base, asked.model)
+            return (
+                machine.contribute(made.update, weight=made.weight, metrics=made.metrics, head=answered),
+                "",
+            )
         except SecAggError as error:
             _LOG.warning("%s sits round %d out: %s", self._me, asked.round, error)
-        except Exception as error:  # whatever an application raises keeps its own site from this round alone
+        except Exception as error:  # noqa: BLE001 - whatever an application raises keeps its own site out alone
             _LOG.warning("%s sits round %d out", self._me, asked.round, exc_info=error)
         return b"", SITS_OUT
 
+    # The model, where clients learn the sum
+
+    def _held(self, here: "_Open") -> HeldModel | None:
+        data = here.files.read(self._file(COPY)) if self._learns else None
+        if data is None:
+            return None
+        return HeldModel.from_bytes(data, session=here.session, optimiser=self._optimiser)
+
+    def _began(self, held: HeldModel, head: Step | Handover, delivery: Delivery) -> bool:
+        """Whether a model began from the arrays that this training begins from."""
+        shown = delivery.arrays()
+        return held.began in (head.withheld.values() if shown is None else (shown[1],))
+
+    def _begin(self, delivery: Delivery, *, instead_of: HeldModel | None, here: "_Open") -> HeldModel | None:
+        """A model that begins from the server's arrays; None if they did not travel."""
+        shown = delivery.arrays()
+        if shown is None:
+            return None
+        if instead_of is not None:
+            if instead_of.own.opened:
+                raise VerificationError(
+                    "this session's training began from other arrays, and sums moved it since; another "
+                    "training is another session"
+                )
+            if instead_of.moved:  # one that never moved is no loss, and takes no other's place
+                here.files.write(self._file(BEFORE), instead_of.to_bytes(session=here.session))
+                _LOG.warning("%s keeps its model of another training aside", self._me)
+        _LOG.info("%s begins a model of its own, from the server's arrays", self._me)
+        return HeldModel.begin(shown[0], began=shown[1], optimiser=self._optimiser)
+
+    def _learn(
+        self, purpose: Purpose, machine: Client, held: HeldModel | None, shown: Mapping[int, bytes]
+    ) -> None:
+        """Opens what arrived: sums of updates move the model, sums of evaluations are told to this site."""
+        if purpose is Purpose.TRAIN:
+            if held is not None and held.catch_up(machine, shown):
+                _LOG.info("%s opened a sum and moved its model", self._me)
+            return
+        for result in machine.results:
+            with suppress(PeerViolation, RoundAborted, ParameterError):  # it told nothing
+                total = machine.open(result)
+                self.learnt[total.round or 0] = total.metrics
+                said = ", ".join(f"{name} {value:.4g}" for name, value in total.metrics.items())
+                _LOG.info("%s opened an evaluation over %d examples: %s", self._me, total.total_weight, said)
+
+    def _handover(self, head: Handover, parcel: Parcel, delivery: Delivery, here: "_Open") -> Parcel:
+        """One errand of bringing a client along that was left behind, this one or another."""
+        roster, held, body = self._enrolment.version.roster, self._held(here), b""
+        try:
+            errand = Errand(head.errand)
+        except ValueError:
+            raise DecodeError("an errand that there is not") from None
+        if errand is Errand.ASK:
+            asked = handover.ask(identity=self._enrolment.identity, roster=roster, session=here.session)
+            here.files.write(self._file(_PENDING), asked.pending.reveal())
+            body = asked.request
+        elif errand is Errand.TAKE:
+            try:
+                held = self._taken(parcel, head, delivery, held, here)
+            except SecAggError as error:  # another peer's copy may do
+                _LOG.warning("%s takes no peer's copy: %s", self._me, error)
+                return Parcel(encode_head(Answer(_standing(held), _said(str(error)))))
+        elif held is None or held.own.stranded:
+            raise VerificationError("it has no copy to vouch for")
+        else:
+            tell = handover.answer if errand is Errand.GIVE else handover.vouch
+            body = tell(
+                parcel.body,
+                identity=self._enrolment.identity,
+                base=held.own.base,
+                copy=held.own.for_peer(),
+                roster=roster,
+                session=here.session,
+            )
+        return Parcel(encode_head(Answer(_standing(held))), body)
+
+    def _taken(
+        self, parcel: Parcel, head: Handover, delivery: Delivery, held: HeldModel | None, here: "_Open"
+    ) -> HeldModel:
+        pending = here.files.read(self._file(_PENDING))
+        if held is None or not self._began(held, head, delivery):
+            held = self._begin(delivery, instead_of=held, here=here)
+        if pending is None or held is None:
+            raise VerificationError("it asked for nothing, or has no arrays to begin from")
+        roster = self._enrolment.version.roster
+        brought = decode(Brought, parcel.body)
+        copy = handover.accept(
+            Secret(pending),
+            roster=roster,
+            session=here.session,
+            answer=brought.given,
+            vouchers=brought.vouchers,
+            needed=1 + ceil_fraction(self._share, len(roster)),
+        )
+        held = held.handed_over(copy)
+        here.files.write(self._file(COPY), held.to_bytes(session=here.session))
+        here.files.remove(self._file(_PENDING))
+        _LOG.info("%s was brought along by a peer", self._me)
+        return held
+
+    @property
+    def _share(self) -> float:
+        """The share of the roster that may be corrupt."""
+        return max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
+
     # The state
 
-    def _file(self, purpose: Purpose) -> str:
-        return f"{self._me}/{purpose.name.lower()}"
+    def _file(self, what: str) -> str:
+        return file_of(self._me, what)
 
     def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
         known = self.remembers.get(purpose)
         try:
-            data = here.files.read(self._file(purpose))
+            data = here.files.get(self._file(purpose.name))
             saved = None if data is None else decode(SavedMachine, data)
-        except (DecodeError, VerificationError):
-            _LOG.warning("%s: the state of this site is another one's or spoilt; it joins afresh", self._me)
+        except DecodeError:
+            _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
             return None
         if known is not None and known.session != here.session:
             known = None  # of a session that was closed
@@ -350,9 +546,12 @@ class Member:
         saved: SavedMachine | None,
     ) -> Client:
         if saved is not None:
-            return protocol.restore_client(
-                saved.machine, key=self._enrolment.sealing_key, release_log=here.log
-            )
+            try:
+                return protocol.restore_client(
+                    saved.machine, key=self._enrolment.sealing_key, release_log=here.log
+                )
+            except VerificationError:
+                _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
         policy = self._enrolment.policy
         return protocol.client(
             identity=self._enrolment.identity,
@@ -374,8 +573,17 @@ class Member:
         known = self.remembers.get(purpose)
         counter = 1 + max(0 if each is None else each.counter for each in (known, before))
         data = encode(SavedMachine(counter, here.session, machine.export(key=self._enrolment.sealing_key)))
-        here.files.write(self._file(purpose), data)
+        here.files.put(self._file(purpose.name), data)
         self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
+
+
+def _standing(held: HeldModel | None) -> Copy:
+    return NO_COPY if held is None else Copy(held.began, held.own.stranded, held.moved)
+
+
+def file_of(client: ClientId, what: str) -> str:
+    """The name of one of a client's files in its folder."""
+    return f"{client}/{what}"
 
 
 def refused(reason: str) -> Parcel:

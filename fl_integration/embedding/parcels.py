@@ -8,6 +8,7 @@ The engine carries all three; the body is never copied here. There are three req
   both sides must agree on, a challenge. The answer, `Welcome`, is signed by a member of the roster and bound
   to the session, the node and the challenge, so that neither a stranger nor a replay gets in.
 * `Step` carries a message of a protocol's machine; `Answer` carries the reply.
+* `Handover` brings a client along that was left behind, where clients learn the sum; `Answer` again.
 
 
 Whatever else goes wrong at a site is `Refused`: a text for people, without any value.
@@ -22,26 +23,32 @@ from enum import Enum
 from typing import Annotated, Final, TypeAlias
 
 from protocols.identity import Identity
-from protocols.messages.schema import U8, U64, Key32, Name, Signature, Size, UpTo, decode, encode
+from protocols.messages.schema import U8, U64, Body, Key32, Name, Signature, Size, UpTo, decode, encode
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError
 from secagg.wire import Buffer, Writer
 
 __all__ = [
+    "DEFAULT_STUDY",
+    "NO_COPY",
     "Answer",
+    "Brought",
+    "Copy",
+    "Errand",
+    "Handover",
     "Head",
     "Hello",
     "Parcel",
     "Place",
     "Purpose",
     "Refused",
-    "Standing",
     "Step",
     "Welcome",
     "decode_head",
     "encode_head",
     "purpose_session",
     "sign_welcome",
+    "study_of",
     "welcome_statement",
 ]
 
@@ -51,22 +58,14 @@ MAXIMUM_REASON: Final = 2000
 """Characters of a reason; an encoding has up to four bytes for each."""
 MAXIMUM_NODE: Final = 64
 
+DEFAULT_STUDY: Final = "study"
+
 
 class Purpose(Enum):
     """What a sum is for: each has machines, keys and a session of its own. The values are on the wire."""
 
     TRAIN = 1
     EVALUATE = 2
-
-
-class Standing(Enum):
-    """How a client's own copy of the model stands, where clients learn the sum. The values are on the wire."""
-
-    IN_STEP = 0
-    WITHOUT_A_MODEL = 1
-    """It began no training yet: the initial arrays will do if nothing was summed."""
-    LEFT_BEHIND = 2
-    """It missed sums that it cannot open any more: a peer must bring it along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,25 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """How a client's own copy of the model stands, where clients learn the sum.
+
+    Attributes:
+        began: digest of the arrays that its training began from; zeros without a copy.
+        left_behind: the others moved on by sums that it cannot open: a peer must bring it along.
+        moved: a sum is in it, so that the arrays that it began from are no model to begin from any more.
+    """
+
+    began: Key32 = bytes(32)
+    left_behind: bool = False
+    moved: bool = False
+
+    def in_step(self, began: bytes) -> bool:
+        """Whether it is of the training that began from these arrays, and not left behind."""
+        return self.began == began and not self.left_behind
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """Opens a session at a node.
 
@@ -103,6 +121,9 @@ class Hello:
     terms: Annotated[tuple[str, ...], UpTo(16)]
 
 
+NO_COPY: Final = Copy()
+
+
 @dataclass(frozen=True, slots=True)
 class Welcome:
     """A member's answer.
@@ -110,11 +131,13 @@ class Welcome:
     Attributes:
         client: who it is.
         settings: digest of the run's settings as this node has them.
+        copy: its own copy of the model, where clients learn the sum.
         signature: over all that was said, see `welcome_statement`.
     """
 
     client: Name
     settings: Key32
+    copy: Copy
     signature: Signature
 
 
@@ -126,13 +149,13 @@ class Step:
         place: which session; one that a client has not seen yet, but may admit, begins here.
         purpose: which of its machines is meant.
         withheld: names and digests of array records that the round binds and that did not travel.
-        answered: for results in the message, by round: what the updates in them answered.
+        shown: for results in the message, by round: the digest that the round bound.
     """
 
     place: Place
     purpose: U8
     withheld: Annotated[dict[str, Key32], UpTo(64)] = field(default_factory=dict)
-    answered: Annotated[dict[U64, bytes], UpTo(1024)] = field(default_factory=dict)
+    shown: Annotated[dict[U64, bytes], UpTo(1024)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +163,51 @@ class Answer:
     """The machine's reply comes with this head.
 
     Attributes:
-        purpose: of which machine.
-        standing: of the client's own copy of the model, a `Standing`.
-        failure: why there is no reply: the site could not train, in words that hold no value. Empty if there
-        is.
+        copy: the client's own copy of the model.
+        failure: why there is no reply, in words that hold no value. Empty if there is one.
     """
 
-    purpose: U8
-    standing: U8 = 0
+    copy: Copy = NO_COPY
     failure: Annotated[str, UpTo(4 * MAXIMUM_REASON)] = ""
 
     def __post_init__(self) -> None:
         _check_reason(self.failure)
+
+
+class Errand(Enum):
+    """What is asked of a client when one is brought along. The values are on the wire."""
+
+    ASK = 1
+    """The one that was left behind asks for a peer's copy."""
+    GIVE = 2
+    """A peer gives its copy, sealed, to the one whose request is the body."""
+    VOUCH = 3
+    """Another peer vouches for its own."""
+    TAKE = 4
+    """The one that asked gets what the others said: a `Brought` is the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Brings a client along that was left behind: see `fl_integration.site.handover`.
+
+    Attributes:
+        place: which session.
+        errand: which part of it is asked, an `Errand`.
+        withheld: as in `Step`.
+    """
+
+    place: Place
+    errand: U8
+    withheld: Annotated[dict[str, Key32], UpTo(64)] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What the peers said, as the server relays it."""
+
+    given: Body
+    vouchers: Annotated[tuple[Body, ...], UpTo(4096)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +225,9 @@ def _check_reason(reason: str) -> None:
         raise ParameterError("a reason holds a control character")
 
 
-Head: TypeAlias = Hello | Welcome | Step | Answer | Refused
+Head: TypeAlias = Hello | Welcome | Step | Handover | Answer | Refused
 
-_KINDS: Final[tuple[type[Head], ...]] = (Hello, Welcome, Step, Answer, Refused)
+_KINDS: Final[tuple[type[Head], ...]] = (Hello, Welcome, Step, Handover, Answer, Refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +270,19 @@ def decode_head(data: Buffer) -> Head:
     return decode(_KINDS[view[len(MAGIC) + 1]], view[start:])
 
 
+def study_of(study: str) -> bytes:
+    """The name of a study in bytes.
+
+    Raises:
+        ParameterError: it is no str of 1 to 255 bytes.
+    """
+    if not isinstance(study, str) or not 1 <= len(study.encode()) <= 255:
+        raise ParameterError(
+            f"study is {study!r}; it names the training in 1 to 255 bytes, alike on both sides"
+        )
+    return study.encode()
+
+
 def purpose_session(session: bytes, purpose: Purpose) -> bytes:
     """The id (32 bytes) of the machines' session for one purpose: no two purposes share a key."""
     return hashlib.sha256(
@@ -221,12 +290,12 @@ def purpose_session(session: bytes, purpose: Purpose) -> bytes:
     ).digest()
 
 
-def welcome_statement(hello: Hello, client: str, settings: bytes) -> bytes:
-    """What a member signs: everything in the challenge, its own name and the settings that it has."""
-    return Writer().blob(encode(hello)).text(client).fixed(settings).finish()
+def welcome_statement(hello: Hello, client: str, settings: bytes, copy: Copy) -> bytes:
+    """What a member signs: everything in the challenge, its own name, and what it says of itself."""
+    return Writer().blob(encode(hello)).text(client).fixed(settings).fixed(encode(copy)).finish()
 
 
-def sign_welcome(hello: Hello, identity: Identity, settings: bytes) -> Welcome:
+def sign_welcome(hello: Hello, identity: Identity, *, settings: bytes, copy: Copy) -> Welcome:
     """The answer of `identity` to `hello`."""
-    statement = welcome_statement(hello, identity.client, settings)
-    return Welcome(identity.client, settings, identity.key.sign(statement, label=labels.MEMBER_HELLO))
+    statement = welcome_statement(hello, identity.client, settings, copy)
+    return Welcome(identity.client, settings, copy, identity.key.sign(statement, label=labels.MEMBER_HELLO))

@@ -2,35 +2,23 @@
 
 On the server `SecureGrid` stands where a strategy expects a grid; on the client `secure_aggregation` is a
 mod. Neither holds any protocol: both carry parcels for `fl_integration.embedding`. The README in this folder
-is the manual, and `quickstart/` an app that runs.
+is the manual, `quickstart/` an app that runs, and CLIENTS.md says what it means that the clients learn.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from fl_integration.embedding.coordinator import Patience
+from fl_integration.embedding.enrolment import Enrolment
+from fl_integration.embedding.site_model import SiteModel, site_model
+from fl_integration.flower.enrolling import Rehearsed, by_node_config
+from fl_integration.flower.grid import SecureGrid
+from fl_integration.flower.mod import secure_aggregation
 
-if TYPE_CHECKING:
-    from fl_integration.embedding.coordinator import Patience
-    from fl_integration.embedding.enrolment import Enrolment
-    from fl_integration.flower.grid import SecureGrid
-    from fl_integration.flower.mod import secure_aggregation
-
-__all__ = ["Enrolment", "Patience", "SecureGrid", "secure_aggregation"]
-
-_ROOMS = {
-    "embedding.coordinator": ("Patience",),
-    "embedding.enrolment": ("Enrolment",),
-    "flower.grid": ("SecureGrid",),
-    "flower.mod": ("secure_aggregation",),
-}
-
-if not TYPE_CHECKING:  # a type checker knows the names, and says which ones are not there
-
-    def __getattr__(name: str) -> object:
-        for room, names in _ROOMS.items():
-            if name in names:
-                return getattr(import_module(f"fl_integration.{room}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = [
+    "Enrolment",
+    "Patience",
+    "Rehearsed",
+    "SecureGrid",
+    "SiteModel",
+    "by_node_config",
+    "secure_aggregation",
+    "site_model",
+]

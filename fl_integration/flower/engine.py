@@ -10,6 +10,8 @@ once.
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from fl_integration.embedding.parcels import Parcel
 from fl_integration.embedding.records import ArrayBytes, Kind, Record, array_digest
 from protocols.interface import Learner
@@ -63,6 +65,7 @@ __all__ = [
     "settings_digest",
     "unpack",
     "visible",
+    "with_arrays",
 ]
 
 HEAD: Final = "secagg"
@@ -150,6 +153,15 @@ def _sorted(record: ArrayRecord | ConfigRecord | MetricRecord) -> ArrayRecord | 
     return MetricRecord({name: record[name] for name in sorted(record)})
 
 
+def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -> RecordDict:
+    """The same records with these arrays as the model: in place of the one that is there, or under a name."""
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = Array(np.ascontiguousarray(array))
+    there = [name for name, each in content.items() if isinstance(each, ArrayRecord)]
+    return RecordDict({**dict(content.items()), (there or [named])[0]: record})
+
+
 def settings_digest(run_config: Mapping[str, Any]) -> bytes:
     """The digest (32 bytes) of a run's settings, which an application reads from its context."""
     return array_digest(Record(Kind.SETTINGS, dict(run_config)))
@@ -180,7 +192,7 @@ def pack(parcel: Parcel, shown: RecordDict | None = None, *, bodies: Bodies | No
     """
     bodies = {} if bodies is None else bodies
     content = RecordDict({} if shown is None else dict(shown.items()))
-    if taken := [name for name in (HEAD, BODY) if name in content]:
+    if taken := [name for name in (HEAD, BODY, SETTINGS, CALL) if name in content]:
         raise ParameterError(
             f"the strategy sends a record named {taken[0]!r}, which is this library's; rename it"
         )

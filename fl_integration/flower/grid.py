@@ -23,7 +23,7 @@ import numpy as np
 
 from fl_integration.embedding.coordinator import Coordinator, Patience, Undelivered
 from fl_integration.embedding.parcels import Parcel, Purpose
-from fl_integration.embedding.records import records_digest
+from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
     UNAVAILABLE,
     Array,
@@ -52,9 +52,10 @@ from fl_integration.flower.sums import (
     terms_of,
 )
 from fl_integration.site.sealed_folder import SealedFolder
+from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.vectorise import apply_delta, manifest_of
 from protocols.identity import ClientId, Roster
-from protocols.interface import Outcome
+from protocols.interface import Learner, Outcome
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
 from secagg.errors import DecodeError, ParameterError, RoundAborted
@@ -89,6 +90,9 @@ class SecureGrid(Grid):
         evaluate_metrics: metric of the app's evaluation -> (low, high), as at the clients.
         mean_only: classes of yours whose `aggregate_train` needs nothing but the mean.
         in_the_clear: message types that go to the apps as they are, and whose answers come back one by one.
+        rounds: how many rounds `start` will run. Where the clients learn the sum, the last one is handed out
+            after its round; if it is not known which is the last, or the roster is a function, each is, for
+            one exchange more.
         patience: how long it waits for what.
         state_dir: a folder for the server's state, so that a server that was restarted in mid-training goes
             on in the same session. None: a new grid opens a new session.
@@ -110,6 +114,7 @@ class SecureGrid(Grid):
         evaluate_metrics: Ranges | None = None,
         mean_only: tuple[type, ...] = (),
         in_the_clear: tuple[str, ...] = (),
+        rounds: int | None = None,
         patience: Patience = Patience(),
         state_dir: str | os.PathLike[str] | None = None,
         state_key: Secret | None = None,
@@ -133,7 +138,20 @@ class SecureGrid(Grid):
             patience=patience,
             files=files,
         )
-        self._patience = patience
+        if rounds is not None and (type(rounds) is not int or rounds < 1):
+            raise ParameterError(
+                f"rounds is {rounds!r}; it is how many rounds start will run, at least 1, or None"
+            )
+        self._patience, self._rounds_left = patience, rounds
+        # A site whose operator has the next roster takes no message of the session before.
+        self._changes = callable(roster)
+        self._smallest: dict[int, int] = {}
+        if protocol.max_weight == 1:
+            _LOG.warning(
+                "max_weight is 1, so each site weighs the same and a site that says more than one example "
+                "under %r is refused; pass max_weight=, the most examples of a site", self._weighted_by_key,
+            )  # fmt: skip
+        self._blind = protocol.learns is Learner.CLIENTS
         self._check_sampling()
         self._check_evaluation()
 
@@ -236,28 +254,31 @@ class SecureGrid(Grid):
         shown = self._with_integers(asked[0].content)
         members = {_node_id(node): client for node, client in self._coordinator.members().items()}
         cohort = [members[node] for node in by_node if node in members]
+        behind: dict[ClientId, str] = {}
+        began = b""
         failures = {node: "this node is no member" for node in by_node if node not in members}
         old = _arrays(shown) if purpose is Purpose.TRAIN else {}
         manifest = manifest_of(old) if old else None
         outcome: Outcome | None = None
-        if len(cohort) < (least := self._least()):  # some went away since the strategy asked who is there
-            reason = f"{len(cohort)} members are there, and a sum is of at least {least}"
-            _LOG.warning("%s: no sum: %s", purpose.name.lower(), reason)
-            return [
-                Message(Error(UNAVAILABLE, failures.get(node, reason)), reply_to=each)
-                for node, each in by_node.items()
-            ]
         try:
-            called = beside(kind, asked[0].metadata.group_id, self._coordinator.settings(cohort))
+            group = asked[0].metadata.group_id
+            self._carrier.begin(kind, group, shown)
+            withheld: dict[str, bytes] = {}
+            if self._blind:
+                began, behind, withheld = self._brought_along(cohort, shown)
+                cohort = [client for client in cohort if client not in behind]
+            if len(cohort) < (least := self._least()):  # some went away since the strategy asked who is there
+                raise RoundAborted(f"{len(cohort)} members can take part, and a sum is of at least {least}")
+            called = beside(kind, group, self._coordinator.settings(cohort))
             model = records_digest(records_of(shown), replaced=called)
-            self._carrier.begin(kind, asked[0].metadata.group_id, shown)
             outcome = self._coordinator.sum(
                 purpose,
                 cohort,
                 length=1 if manifest is None else manifest.length,
                 model=model,
-                withheld={},
+                withheld=withheld,
                 seconds=_DEFAULT_SECONDS if timeout is None else timeout,
+                began=began,
             )
         except RoundAborted as error:
             reasons = {client: self._coordinator.reasons.get(client, error.reason) for client in cohort}
@@ -268,20 +289,34 @@ class SecureGrid(Grid):
             _LOG.info("%s: the sum of %d of %d", purpose.name.lower(), len(outcome.contributors), len(cohort))
         finally:
             self._carrier.end()
+        self._hand_out(purpose)
+        reasons |= behind
         failures |= {node: reasons[client] for node, client in members.items() if client in reasons}
         replies = [
             Message(Error(UNAVAILABLE, reason), reply_to=by_node[node])
             for node, reason in failures.items()
             if node in by_node
         ]
-        if outcome is not None and outcome.total is not None:
-            total = outcome.total
-            metrics = MetricRecord({self._weighted_by_key: total.total_weight, **total.metrics})
-            content = RecordDict({"metrics": metrics})
-            if manifest is not None:
-                content["arrays"] = _record(apply_delta(old, total.mean, manifest=manifest), old)
+        content = None if outcome is None else self._mean(outcome, old, manifest)
+        if content is not None:
             replies.insert(0, Message(content, reply_to=asked[0]))
         return replies
+
+    def _mean(self, outcome: Outcome, old: Mapping[str, Any], manifest: Manifest | None) -> RecordDict | None:
+        """What a single client would have answered; of what clients learn, that the model is theirs now."""
+        total = outcome.total
+        if total is None:
+            if manifest is None:
+                return None
+            # The arrays stay; nothing here is known of the mean, nor of the examples behind it.
+            examples, metrics, arrays = len(outcome.contributors), {}, dict(old)
+        else:
+            examples, metrics = total.total_weight, total.metrics
+            arrays = {} if manifest is None else apply_delta(old, total.mean, manifest=manifest)
+        content = RecordDict({"metrics": MetricRecord({self._weighted_by_key: examples, **metrics})})
+        if arrays:
+            content["arrays"] = _record(arrays, old)
+        return content
 
     def _with_integers(self, content: RecordDict) -> RecordDict:
         """What a round shows, integer arrays as integers.
@@ -301,16 +336,49 @@ class SecureGrid(Grid):
             RecordDict({key: made.get(key, record) for key, record in content.items()}) if made else content
         )
 
+    # Where clients learn the sum
+
+    def _brought_along(
+        self, cohort: Collection[ClientId], shown: RecordDict
+    ) -> tuple[bytes, dict[ClientId, str], dict[str, bytes]]:
+        """The arrays' digest; who stays behind, and why; the digest by name, if the arrays do not travel."""
+        arrays = {name: each for name, each in records_of(shown).items() if each.kind is Kind.ARRAYS}
+        if len(arrays) != 1:
+            raise ParameterError(f"the strategy sends {len(arrays)} ArrayRecords; a secure sum works on one")
+        ((name, record),) = arrays.items()
+        began = array_digest(record)
+        behind = self._coordinator.bring_along(cohort, began=began, withheld={})
+        if not self._coordinator.withholds([client for client in cohort if client not in behind], began):
+            return began, behind, {}
+        self._carrier.shows(RecordDict({each: value for each, value in shown.items() if each != name}))
+        return began, behind, {name: began}
+
+    def _hand_out(self, purpose: Purpose) -> None:
+        """Hands out at once what no later round may carry, or what an evaluation builds upon.
+
+        Whether or not this round had a sum: one of an earlier round may still wait for somebody.
+        """
+        if not self._blind:
+            return
+        if purpose is Purpose.TRAIN and self._rounds_left is not None:
+            self._rounds_left -= 1
+        last = self._rounds_left is None or self._rounds_left < 1
+        if last or self._changes or (purpose is Purpose.TRAIN and Purpose.EVALUATE in self._sums):
+            self._coordinator.deliver(purpose)
+
     # What can never work
 
     def _least(self) -> int:
         """Members of the smallest cohort that the protocol allows, of this roster."""
         size, protocol = len(self._coordinator.version.roster), self._sums[Purpose.TRAIN]
+        if size in self._smallest:
+            return self._smallest[size]
         for n in range(protocol.requirements.min_contributors, size + 1):
             try:
                 protocol.plan(n, roster=size)
             except ParameterError:
                 continue
+            self._smallest[size] = n
             return n
         protocol.plan(size)  # says what to change
         return size
@@ -369,6 +437,10 @@ class _FlowerCarrier:
     def begin(self, kind: str, group: str, shown: RecordDict) -> None:
         """A round: of which type and group its messages are, and what it shows."""
         self._kind, self._group, self._shown = kind, group, shown
+
+    def shows(self, shown: RecordDict) -> None:
+        """What the round shows from here on."""
+        self._shown = shown
 
     def end(self) -> None:
         """The round is over."""

@@ -18,7 +18,7 @@ import numpy as np
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.member import Contribution, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
-from fl_integration.embedding.records import records_digest
+from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
     HEAD,
     ArrayRecord,
@@ -35,6 +35,7 @@ from fl_integration.flower.engine import (
     settings_digest,
     unpack,
     visible,
+    with_arrays,
 )
 from fl_integration.flower.sums import (
     DEFAULT_STUDY,
@@ -45,8 +46,10 @@ from fl_integration.flower.sums import (
     sums_of,
     terms_of,
 )
+from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
 from fl_integration.vectors.arrays import Vector
 from fl_integration.vectors.vectorise import delta, manifest_of
+from protocols.interface import Learner
 from protocols.machine.parameters import Parameters
 from protocols.messages.schema import decode, encode
 from secagg.errors import DecodeError, ParameterError, SecAggError
@@ -55,7 +58,11 @@ __all__ = ["secure_aggregation"]
 
 _LOG: Final = logging.getLogger("secagg")
 _STATE: Final = "secagg"
-_CLEAR: Final = "this app answers through secure aggregation alone; run the strategy over fl_integration.flower.SecureGrid"
+_EVALUATION: Final = "secagg.evaluation"
+"""Where an app finds the latest evaluation that this site opened, if its clients learn the sum."""
+_CLEAR: Final = (
+    "this app answers through secure aggregation alone; run the strategy over a SecureGrid of secagg"
+)
 
 
 def secure_aggregation(
@@ -66,6 +73,7 @@ def secure_aggregation(
     evaluate_metrics: Ranges | None = None,
     weighted_by_key: str = DEFAULT_WEIGHT,
     in_the_clear: tuple[str, ...] = (),
+    server_optimiser: ServerOptimiser = FedAvg(),
 ) -> Mod:
     """A mod for `ClientApp(mods=[...])`.
 
@@ -79,6 +87,8 @@ def secure_aggregation(
         weighted_by_key: where the app's metrics have the example count, a positive integer.
         in_the_clear: message types, such as "evaluate" or "query.version", that go to the app as they are,
             and whose answers the server reads.
+        server_optimiser: where the clients learn the sum: what turns each mean into a step, at every client
+            alike. Where the server does, that is its strategy's affair.
 
     Raises:
         ParameterError: an argument can never work.
@@ -86,6 +96,15 @@ def secure_aggregation(
     sums, name = sums_of(protocol, evaluate_metrics), study_of(study)
     clear = kinds_of(in_the_clear)
     terms = terms_of(sums, weighted_by_key=weighted_by_key)
+    if not isinstance(server_optimiser, ServerOptimiser) or server_optimiser.controls:
+        raise ParameterError(
+            "server_optimiser is one of FedAvg, FedAvgM, FedAdagrad, FedAdam and FedYogi of secagg"
+        )
+    if protocol.learns is Learner.SERVER and server_optimiser != FedAvg():
+        raise ParameterError(
+            "this protocol tells the sum to the server, whose strategy moves the model; server_optimiser is "
+            "for protocols whose clients learn the sum"
+        )
     if not callable(enrol):
         raise ParameterError("enrol is called with the app's context and gives an Enrolment")
 
@@ -102,11 +121,12 @@ def secure_aggregation(
                 sums=sums,
                 terms=terms,
                 settings=settings_digest(context.run_config),
+                optimiser=server_optimiser,
                 remembered=_remembered(context),
             )
         except SecAggError as error:
             return Message(pack(refused(str(error))), reply_to=message)
-        except Exception as error:  # the app's own code: its words may hold its secrets, and stay here
+        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
             _LOG.exception("enrol failed")
             return Message(
                 pack(refused(f"enrol failed at this site: {type(error).__name__}")), reply_to=message
@@ -116,6 +136,8 @@ def secure_aggregation(
         context.state[_STATE] = ConfigRecord(
             {purpose.name: encode(memory) for purpose, memory in member.remembers.items()}
         )
+        if member.learnt:
+            context.state[_EVALUATION] = MetricRecord(dict(member.learnt[max(member.learnt)].items()))
         return Message(pack(reply), reply_to=message)
 
     return mod
@@ -142,7 +164,15 @@ class _Delivered:
         own = beside(metadata.message_type, metadata.group_id, settings_digest(self._context.run_config))
         return records_digest(records_of(self._shown), replaced={**withheld, **own})
 
-    def contribute(self, purpose: Purpose) -> Contribution:
+    def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
+        records = [record for record in records_of(self._shown).values() if record.kind is Kind.ARRAYS]
+        if not records:
+            return None
+        return _arrays(self._shown, "the server"), array_digest(records[0])
+
+    def contribute(self, purpose: Purpose, model: Mapping[str, Any] | None, *, named: str) -> Contribution:
+        if model is not None:
+            self._shown = with_arrays(self._shown, model, named=named)
         # Before the app is called: it may train in the arrays that it was given, and answer with them.
         old = {} if purpose is Purpose.EVALUATE else _arrays(self._shown, "the server")
         self._message.content = self._shown
@@ -184,8 +214,8 @@ class _Delivered:
             value = metrics.get(name)
             if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
                 raise ParameterError(
-                    f"the protocol sums the metric {name!r}, and the app answers with {sorted(metrics)}; it must "
-                    "be one number"
+                    f"the protocol sums the metric {name!r}, and the app answers with {sorted(metrics)}; it "
+                    "must be one number"
                 )
             found[name] = min(max(float(value), low), high)
             if found[name] != value:

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from fl_integration.embedding.parcels import Purpose
+from fl_integration.embedding.parcels import DEFAULT_STUDY, Purpose, study_of
 from protocols.machine.parameters import Parameters
 from secagg.errors import ParameterError
 
 __all__ = ["DEFAULT_STUDY", "DEFAULT_WEIGHT", "Ranges", "kinds_of", "study_of", "sums_of", "terms_of"]
 
-DEFAULT_STUDY: Final = "study"
 DEFAULT_WEIGHT: Final = "num-examples"
 """The key under which Flower's strategies look for an example count."""
 
@@ -46,7 +45,7 @@ def terms_of(sums: Mapping[Purpose, Parameters], *, weighted_by_key: str) -> tup
     """
     if any(weighted_by_key == name for each in sums.values() for name, *_ in each.surface.metrics):
         raise ParameterError(
-            f"a metric is named {weighted_by_key!r}, as is the number of examples, which is summed in any case; "
+            f"a metric is named {weighted_by_key!r}, as is the number of examples, which is summed anyway; "
             "leave it out of the metrics"
         )
     said = [f"{purpose.name.lower()}: {sums[purpose]!r}" for purpose in Purpose if purpose in sums]
@@ -65,16 +64,3 @@ def kinds_of(in_the_clear: tuple[str, ...]) -> frozenset[str]:
             "in_the_clear is a tuple of message types, such as ('evaluate',), with the comma"
         )
     return frozenset(in_the_clear)
-
-
-def study_of(study: str) -> bytes:
-    """The name of a study in bytes.
-
-    Raises:
-        ParameterError: it is no str of 1 to 255 bytes.
-    """
-    if not isinstance(study, str) or not 1 <= len(study.encode()) <= 255:
-        raise ParameterError(
-            f"study is {study!r}; it names the training in 1 to 255 bytes, alike on both sides"
-        )
-    return study.encode()

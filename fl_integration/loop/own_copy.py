@@ -6,19 +6,21 @@ a chain of digests over the initial model and every sealed sum that was applied.
 as its head, and updates that name other bases are not summed with it.
 
 **What comes twice.** A sum that is in the copy already may arrive again: taken over from a peer before it was
-delivered, or opened by a machine that was restored from before it opened it. Such a sum answers an earlier
-base, as does a sum that the others applied to another copy, which means that they went on without this
-client. The round tells them apart: the numbers of a session's rounds only rise, so a sum of the last applied
-round, or of one before, is either in the copy or lost to it for good, and nobody can still go on from there
-alone. It is passed over. Any later one that answers another base makes the copy `stranded`, so a parting of
-the clients shows itself at the next sum. One number holds this for any number of rounds.
+delivered, or opened once more by a machine that was restored from before. Such a sum answers an earlier base,
+and so does one that the others applied to another copy, when they went on without this client. The round
+tells them apart, for the numbers of a session's rounds only rise. A sum of the last applied round, or of one
+before, is in the copy or came too late for it, and is passed over. A later one that answers another base
+makes the copy `stranded`. So clients that parted, by whatever was passed over, find it at the next sum: it
+answers one base, and strands all that have another. One number remembers this for any number of rounds.
 
 **On disk.** `to_bytes` is the whole copy, strict, canonical and bit-exact. It is no secret from any member of
 the session, and one from everybody else: seal it. Store the copy before the machine that opened the sums,
 for a machine does not open a sum again: lost in between, a copy that is behind is stranded, and one that is
 ahead passes over what it has. An older copy put in its place is stranded by the next sum, no worse.
 
-A copy belongs to one session. The next session begins a new one, from this one's model.
+A copy belongs to one session, for rounds are numbered within one. The next session goes on from it
+(`carried_on`), base and all: a base names sealed sums, which the server has seen, and never the model, whose
+digest in an update's head would let the server try guesses of it.
 
 >>> from fl_integration.loop.optimisers import FedAdam
 >>> from fl_integration.vectors.vectorise import flatten
@@ -41,7 +43,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
-from fl_integration.loop.optimisers import OptimiserState
+from fl_integration.loop.optimisers import FedAvg, OptimiserState
+from fl_integration.vectors.arrays import Vector
+from fl_integration.vectors.manifest import Manifest
 from protocols.interface import Sum
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted
@@ -161,23 +165,38 @@ class OwnCopy:
         self.model, self.base, self.opened, self.last = peer.model, peer.base, peer.opened, peer.last
         self.stranded = False
 
+    def carried_on(self) -> Self:
+        """This copy as another session begins with it: no round of that one is in it yet."""
+        own = type(self)(self.model)
+        own.initial, own.base, own.stranded = self.initial, self.base, self.stranded
+        return own
+
     def to_bytes(self) -> bytes:
         """The whole copy, for this client's own disk."""
         return self._encoded(stranded=self.stranded)
 
     def for_peer(self) -> bytes:
-        """The copy as every client in step with it would write it: for handing it over."""
-        return self._encoded(stranded=False)
+        """The copy for handing it over (`fl_integration.site.handover`): equal at all clients in step.
+
+        Raises:
+            ParameterError: this copy is stranded, and nobody should go on from it.
+        """
+        if self.stranded:
+            raise ParameterError("the others went on without this copy; take theirs over before giving it")
+        return self.to_bytes()
 
     def digest(self) -> bytes:
-        """SHA-256 (32 bytes) of all of it: the same for all clients in step. It tells guesses of the model
-        from one another, so it is as secret as the model is.
+        """SHA-256 (32 bytes) of all of it, equal at all clients in step; whether it is stranded is left out.
+
+        Guesses of the model can be tried by it, so it is as secret as the model is.
         """
-        return hashlib.sha256(labels.OWN_COPY + self.for_peer()).digest()
+        hashed = hashlib.sha256(labels.OWN_COPY)
+        hashed.update(self._encoded(stranded=False))
+        return hashed.digest()
 
     @classmethod
     def from_bytes(cls, data: Buffer, *, layout: Layout) -> Self:
-        """The copy that `to_bytes` or `for_peer` wrote. The arrays are its own.
+        """The copy that `to_bytes` or `for_peer` wrote. Its arrays are its own.
 
         Args:
             data: any buffer; its length must be exactly what the layout asks for.
@@ -213,6 +232,22 @@ class OwnCopy:
         own.initial, own.base, own.opened = initial, base, opened
         own.last, own.stranded = following - 1 if following else None, bool(flag)
         return own
+
+    @staticmethod
+    def values_in(data: Buffer, *, manifest: Manifest) -> Vector:
+        """The model's values in a copy of this client's own, whatever moves it: [d] of the manifest's dtype.
+
+        They stand at the end, and need no layout to be found.
+
+        Raises:
+            DecodeError: these bytes are no copy of a model of this form, or of one with control variates.
+        """
+        layout = Layout(manifest=manifest, parameters=(), optimiser=FedAvg())
+        view = memoryview(data)
+        body = _DIGEST_BYTES + 4 + manifest.dtype.itemsize * manifest.length
+        if len(view) < body or bytes(view[: len(_MAGIC)]) != _MAGIC:
+            raise DecodeError("these bytes are no copy of a global model")
+        return Delivered.decode(view[len(view) - body :], layout).values.copy()
 
     def _encoded(self, *, stranded: bool) -> bytes:
         model, state = self.model, self.model.state

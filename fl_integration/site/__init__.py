@@ -1,1 +1,1 @@
-"""What happens at one site: its local training, and the log of what it has released."""
+"""What happens at one site, and what it keeps on disk: training, keys, the log of what it has released."""

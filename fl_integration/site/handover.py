@@ -40,7 +40,6 @@ import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
 
 from fl_integration.site.relayed import Asker, Kind, Said, Teller, asked, read_request
 from protocols.identity import ClientId, Identity, Roster
@@ -52,8 +51,6 @@ from secagg.secret import Secret
 from secagg.wire import Buffer
 
 __all__ = ["Asked", "accept", "answer", "ask", "asker_of", "vouch"]
-
-_DIGEST_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,7 @@ def answer(
         entropy: for fresh keys and nonces.
 
     Raises:
-        DecodeError, VerificationError: as `asker_of`, or the request is this client's own; nothing was sealed.
+        DecodeError, VerificationError: as `asker_of`, or it is the own request; nothing was sealed.
         PeerViolation: the client that asks signed a key that is none.
         ParameterError: an argument of the caller's can never work.
     """
@@ -159,7 +156,7 @@ def accept(
         roster, session: of the session that runs now.
         answer, vouchers: as they were relayed; at most one voucher for each member.
         needed: how many members must hold these bytes, the giver among them: one more than may be corrupt,
-            `Plan.corrupt + 1`. In [1, members - 1].
+            `protocol.plan(len(roster)).corrupt + 1`. In [1, members - 1].
 
     Raises:
         PeerViolation: the giver is shown to have lied: it sealed what does not open, or `needed` others hold
@@ -210,10 +207,9 @@ def _check_giver(given: Said, told: list[Said], *, needed: int) -> None:
 def _voucher(asker: Asker, voucher: Buffer) -> Said | None:
     """What a voucher says; None for one that anybody may have made, or that its member made badly."""
     try:
-        said = asker.opened(Kind.VOUCHER, voucher)
+        return asker.opened(Kind.VOUCHER, voucher)
     except (DecodeError, VerificationError, PeerViolation):
         return None
-    return said if len(said.content) == _DIGEST_BYTES else None
 
 
 def _check_copy(copy: object) -> None:
@@ -223,4 +219,6 @@ def _check_copy(copy: object) -> None:
 
 def _digest(copy: bytes) -> bytes:
     """What members vouch for."""
-    return hashlib.sha256(labels.HANDOVER_COPY + copy).digest()
+    hashed = hashlib.sha256(labels.HANDOVER_COPY)
+    hashed.update(copy)  # not joined: a copy may be large
+    return hashed.digest()

@@ -15,10 +15,12 @@ reader accepts what the writer would have written and nothing else.
 True
 """
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Final, Self
 
+from fl_integration.site.whole_files import file_path, read_whole
 from protocols.identity import ClientId, Identity, check_client_id
 from protocols.membership import fingerprint
 from secagg import labels
@@ -26,12 +28,14 @@ from secagg.errors import ParameterError, VerificationError
 from secagg.standard.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify
 from secagg.wire import Writer
 
-__all__ = ["MAXIMUM_LINE", "PublicIdentity", "quoted", "unquoted"]
+__all__ = ["NAME", "PublicIdentity", "quoted", "read_public", "unquoted"]
 
-MAXIMUM_LINE: Final = 512
-"""Bytes. A name of 64 bytes may double in quotation marks; keys, signature and fingerprint are 230."""
+MAXIMUM_FILE: Final = 1 << 22
+"""Bytes of a file of such lines: about ten thousand."""
 
 NAME: Final = r'"((?:[^"\\]|\\["\\])*)"'
+"""A regular expression for what `quoted` makes; its group is for `unquoted`."""
+
 _LINE: Final = re.compile(
     rf"identity {NAME} ([0-9a-f]{{{2 * PUBLIC_KEY_BYTES}}}) ([0-9a-f]{{{2 * SIGNATURE_BYTES}}})"
     r"  # ([A-Z2-7 ]+)"
@@ -132,6 +136,25 @@ class PublicIdentity:
                 f"the fingerprint in the line of {made.client!r} is not its key's; the line was changed"
             )
         return made
+
+
+def read_public(path: str | os.PathLike[str]) -> tuple[PublicIdentity, ...]:
+    """The identities of a file of such lines, in its order.
+
+    Raises:
+        ParameterError: there is no such file, it has no line, or one is something else; with its number.
+        VerificationError: a key did not sign its name.
+    """
+    place = file_path(path, "public identities")
+    data, found = read_whole(place, maximum=MAXIMUM_FILE), []
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
+        try:
+            found.append(PublicIdentity.parse(line.decode()))
+        except (ParameterError, VerificationError, UnicodeDecodeError) as error:
+            kind = type(error) if isinstance(error, VerificationError) else ParameterError
+            said = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            raise kind(f"line {number} of {str(place)!r}: {said}") from error
+    return tuple(found)
 
 
 def _statement(client: ClientId, public_key: bytes) -> bytes:

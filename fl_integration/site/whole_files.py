@@ -17,7 +17,6 @@ followed. Who may write into the folder can put another file there, whatever thi
 b'whole'
 """
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from typing import BinaryIO, Final
 
 from secagg.errors import ParameterError
 
-__all__ = ["Existing", "file_path", "read_whole", "written_whole"]
+__all__ = ["Existing", "check_free", "file_path", "read_whole", "written_whole"]
 
 _POSIX: Final = os.name == "posix"
 _READING: Final = (
@@ -59,8 +58,6 @@ def written_whole(path: Path, *, mode: int, existing: Existing = Existing.REPLAC
         FileExistsError: a file stands there, with REFUSE.
         OSError: anything else that the disk or the folder refuses. What stood there still stands.
     """
-    if existing is Existing.REFUSE and os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -126,6 +123,17 @@ def read_whole(path: Path, *, maximum: int, check: Callable[[os.stat_result], No
     if len(data) > maximum:
         raise ParameterError(f"{shown} has more than {maximum} bytes, which is more than belongs there")
     return data
+
+
+def check_free(path: str | os.PathLike[str], what: str) -> None:
+    """Returns when nothing stands there yet: before work is done whose result would have no place.
+
+    Raises:
+        ParameterError: a file, folder or link stands there, or `path` names none.
+    """
+    place = file_path(path, what)
+    if os.path.lexists(place):
+        raise ParameterError(f"{str(place)!r} is there already and is not overwritten; name another file")
 
 
 def file_path(path: str | os.PathLike[str], what: str) -> Path:

@@ -5,9 +5,9 @@ the roster's first member that is present; if it vanishes, the next takes over. 
 were refused come last (`Custody`).
 
 Nobody tells a server that a client lost its state. One that was asked to contribute and was not heard of may
-have: the next round that asks it begins with its channel key, as for a newcomer, and brings it the key again.
-That costs two small exchanges where it was only slow, and saves a round where it was not. A client that says
-that it lost its key, over and over, costs these exchanges and no round.
+have: the next round that asks it begins with its channel key, as for a newcomer. If that is the old one, it
+was only slow, and the others lost one small exchange; if it is another one, the key is sealed to it in a
+second exchange, and no second round is lost. A client that lies about it costs these two in each round.
 
 Which of its results could be opened the server does not see, so it does not know which model an update
 answers: contributions name their head, and the largest group of equal heads is the sum.
@@ -51,7 +51,8 @@ PATIENCE: Final = 8
 class Consortium:
     """What outlives a round: the public part, who holds the key, and what is still to be delivered.
 
-    `asked`: in how many rounds a client has asked for another key.
+    `asked`: in how many rounds a client has asked for another key. `channels`: under which channel key each
+    was last sealed the key, or made it; whoever still has that one has lost nothing.
     """
 
     key_id: Key32
@@ -60,6 +61,7 @@ class Consortium:
     holders: frozenset[Name]
     deliveries: dict[Name, Delivery]
     asked: dict[Name, U32] = field(default_factory=dict)
+    channels: dict[Name, Key32] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +292,12 @@ class ConsortiumServerSteps(ServerSteps):
     def _open_distribution(
         self, context: ServerContext, state: Advertising, present: frozenset[ClientId]
     ) -> Opened:
-        newcomers = {client: state.newcomers[client] for client in sorted(present)}
         consortium = state.consortium
+        newcomers = {
+            client: state.newcomers[client]
+            for client in sorted(present)
+            if consortium is None or not _kept(consortium, client, state.newcomers[client])
+        }
         if consortium is not None and not newcomers:
             return self._collect(context, consortium, state.custody, state.head, state.unheard)
         if consortium is None and len(newcomers) < (least := _least(context)):
@@ -370,12 +376,15 @@ class ConsortiumServerSteps(ServerSteps):
             client: Delivery(state.custodian, answer.public, answer.channel_key, sealed, answer.signature)
             for client, sealed in answer.sealed.items()
         }
+        advertised = {client: each.channel_key for client, each in state.newcomers.items()}
         consortium = Consortium(
             answer.key_id,
             answer.public,
             state.custodian,
             (known.holders if known is not None else frozenset()) | {state.custodian},
             {**(known.deliveries if known is not None else {}), **delivered},
+            known.asked if known is not None else {},
+            {**(known.channels if known is not None else {}), **advertised},
         )
         return self._collect(context, consortium, state.custody, state.head, state.unheard)
 
@@ -517,6 +526,12 @@ class ConsortiumServerSteps(ServerSteps):
             dict(state.named),
             state.renewing,
         )
+
+
+def _kept(consortium: Consortium, client: ClientId, reply: AdvertiseKeys) -> bool:
+    """Whether a client that was asked again still has what it had, so that nothing need be sealed to it."""
+    known = client in consortium.holders or client in consortium.deliveries
+    return known and consortium.channels.get(client) == reply.channel_key
 
 
 def corrupt_in(context: ServerContext) -> int:

@@ -5,6 +5,7 @@ clients do is tried at once by the tests of the loop itself, of its faults and o
 the loop can do is tried at once where the server does.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import pytest
 
 REPEATS: Final = {"lattice", "paillier"}
 WHERE_CLIENTS_LEARN: Final = {
+    "test_asynchronous",
     "test_federated",
     "test_faults",
     "test_evaluating",
@@ -19,6 +21,15 @@ WHERE_CLIENTS_LEARN: Final = {
     "test_two_at_once",
 }
 HERE: Final = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def quick_passwords() -> Iterator[None]:
+    """Keys under a password that cost no time: scrypt with little of its work; `test_pkcs8` has all of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fl_integration.site.pkcs8._N", 1 << 8)  # as many bytes as the real one
+        patch.setattr("fl_integration.site.pkcs8._P", 1)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

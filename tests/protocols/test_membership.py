@@ -19,7 +19,7 @@ from protocols import (
     Round,
     session_id,
 )
-from protocols.membership import fingerprint, quorum
+from protocols.membership import digest_fingerprint, fingerprint, quorum
 from secagg import labels
 from secagg.entropy import SeededEntropy
 from secagg.errors import VerificationError
@@ -199,6 +199,19 @@ def test_the_line_has_no_gap_no_repetition_and_no_fork() -> None:
         third.check_succeeds(fork, corrupt=0)
 
 
+def test_signatures_of_copies_are_put_together_and_none_that_verifies_is_lost() -> None:
+    merged = signed(FIRST, ALICE).with_signatures(signed(FIRST, BOB, EVE)).with_signatures(FIRST)
+    assert merged == signed(FIRST, ALICE, BOB, EVE)
+    wrong = RosterVersion(FIRST.roster, signatures=((ALICE.key.public_key, bytes(64)),))
+    assert signed(FIRST, ALICE).with_signatures(wrong) == signed(FIRST, ALICE)
+    assert wrong.with_signatures(signed(FIRST, ALICE)) == signed(FIRST, ALICE)
+    assert FIRST.with_signatures(wrong) == FIRST
+    with pytest.raises(VerificationError, match=f"another roster: version 2 .{WITHOUT_DAVE.fingerprint}"):
+        FIRST.with_signatures(signed(WITHOUT_DAVE, ALICE))
+    with pytest.raises(ParameterError, match="copy is a RosterVersion, not Roster"):
+        FIRST.with_signatures(FIRST.roster)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -251,7 +264,7 @@ def test_fingerprints_are_known_answers() -> None:
     bits = f"{int.from_bytes(digest, 'big'):0256b}"[:100]
     letters = ["ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[int(bits[at : at + 5], 2)] for at in range(0, 100, 5)]
     assert fingerprint(bytes(32)).replace(" ", "") == "".join(letters)
-    assert FIRST.fingerprint == FIRST_FINGERPRINT
+    assert FIRST.fingerprint == digest_fingerprint(FIRST.digest) == FIRST_FINGERPRINT
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
@@ -266,6 +279,8 @@ def test_fingerprints_have_one_form_and_tell_keys_apart(one: bytes, other: bytes
 def test_fingerprints_of_no_key(key: Any) -> None:
     with pytest.raises(ParameterError, match="a public key is 32 bytes"):
         fingerprint(key)
+    with pytest.raises(ParameterError, match="the digest of a version is 32 bytes"):
+        digest_fingerprint(key)
 
 
 def test_a_session_is_bound_to_training_version_and_epoch() -> None:

@@ -1,4 +1,4 @@
-"""Flower's grid in one process: real ClientApps and messages, no sockets; nodes fail when they are told to.
+"""Flower's grid in one process: real ClientApps, real messages, no sockets; nodes fail when told to.
 
 Each message goes through Flower's own bytes (deflated and inflated), so that what an app sees is what it
 would see over a link. A node keeps its context from message to message, as a SuperNode does.
@@ -103,7 +103,7 @@ class LoopbackGrid(Grid):
         delivered = self.tamper(node_id, through_bytes(message))
         try:
             answer = node.app(delivered, node.context)
-        except Exception as error:  # noqa: BLE001 - as Flower does with an app that raises, whatever it raises
+        except Exception as error:  # noqa: BLE001 - what Flower does with an app that raises
             answer = Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
         self.sent.append((node_id, message, answer))
         if not node.mute(nth):

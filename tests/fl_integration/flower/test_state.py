@@ -72,7 +72,7 @@ def test_what_the_engine_remembers_is_small_and_no_secret(tmp_path: Path) -> Non
     assert all(isinstance(value, bytes) and len(value) <= 128 for value in record.values())
 
 
-@pytest.mark.parametrize("lost", ["machine", "all", "older", "of another site", "of another key", "spoilt"])
+@pytest.mark.parametrize("lost", ["machine", "all", "older", "of another site", "of another key", "spoilt", "spoilt, and not remembered"])
 def test_a_file_that_does_not_go_on_is_a_fresh_join_that_costs_one_round_at_most(
     lost: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,8 +96,10 @@ def test_a_file_that_does_not_go_on_is_a_fresh_join_that_costs_one_round_at_most
     elif lost == "of another key":
         from secagg.secret import Secret
 
-        SealedFolder(folder, key=Secret(bytes(32))).write("a/train", b"anything")
+        SealedFolder(folder, key=Secret(bytes(32))).write("a", b"anything")
     else:
+        if "remembered" in lost:
+            forget(study, A)
         data = bytearray(machine.read_bytes())
         data[-1] ^= 1
         machine.write_bytes(data)
@@ -259,7 +261,7 @@ def test_a_log_that_cannot_be_written_lets_nothing_out(tmp_path: Path) -> None:
 def test_two_processes_at_once_on_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(member, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(member, "PATIENCE_SECONDS", 0.05)
     study = Study(tmp_path)
     training = Between(study)
     training.round()

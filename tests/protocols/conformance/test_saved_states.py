@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from protocols import (
+    Learner,
     MaskedSum,
     ParameterError,
     Requirements,
     RoundAborted,
     Rounding,
+    SumProtocol,
 )
 from secagg.errors import VerificationError
 from secagg.secret import Secret
@@ -72,11 +74,17 @@ def two_rounds(world: World, event: Callable[[], None]) -> None:
     cohort = names[:-1] if masked else names[1:]
     updates = updates_of(cohort, 4)
     second = world.play(updates, metrics={name: metrics[name] for name in cohort}, event=event)
-    assert world.exchanges == exchanges[1]
+    # Where the clients hold a key, whether the one that fell silent still has it is asked first.
+    assert world.exchanges == exchanges[1] + asking_again(protocol)
     learnt = world.learn(second)
     assert_right(learnt, protocol, updates, cohort)
     mean = sum(metrics[name]["loss"] for name in cohort) / len(cohort)
     assert learnt.metrics["loss"] == pytest.approx(mean, abs=1e-3)
+
+
+def asking_again(protocol: SumProtocol) -> int:
+    """The exchanges that it takes to see that a client which was silent lost nothing."""
+    return 1 if protocol.learns is Learner.CLIENTS else 0
 
 
 def test_every_party_restarts_after_every_event(family: Family) -> None:
