@@ -72,7 +72,10 @@ def test_what_the_engine_remembers_is_small_and_no_secret(tmp_path: Path) -> Non
     assert all(isinstance(value, bytes) and len(value) <= 128 for value in record.values())
 
 
-@pytest.mark.parametrize("lost", ["machine", "all", "older", "of another site", "of another key", "spoilt", "spoilt, and not remembered"])
+@pytest.mark.parametrize(
+    "lost",
+    ["machine", "all", "older", "of another site", "of another key", "spoilt", "spoilt, and not remembered"],
+)
 def test_a_file_that_does_not_go_on_is_a_fresh_join_that_costs_one_round_at_most(
     lost: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
