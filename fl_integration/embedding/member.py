@@ -74,6 +74,7 @@ PATIENCE_SECONDS: Final = 30.0
 COPY: Final = "copy"
 BEFORE: Final = "copy before"
 _PENDING: Final = "pending"
+_SPOILT: Final = "the state of this site is another one's or spoilt"
 SITS_OUT: Final = "this site sits the round out; its own log says why"
 
 
@@ -263,9 +264,9 @@ class Member:
 
     def _admit(self, place: Place, files: SealedFolder, log: ReleaseLog) -> bytes:
         """The id of the session at `place`, if this site takes part in it."""
-        mine, data = self._enrolment.version, files.read(self._me)
-        held = None if data is None else decode(SavedSession, data)
+        mine = self._enrolment.version
         ledger = Ledger(log, study=self._study, client=self._me, clock=self._clock)
+        held = self._entered(files, ledger)
         if held is not None:
             self._check_line(held.roster_version)
             at, open_here = (place.version, place.epoch), (held.version, held.epoch)
@@ -297,6 +298,17 @@ class Member:
                 self._me, admitted.session.hex()[:8], mine.version, mine.fingerprint,
             )  # fmt: skip
         return admitted.session
+
+    def _entered(self, files: SealedFolder, ledger: Ledger) -> SavedSession | None:
+        """The session that this site's own file names; None if there is none to go by."""
+        try:
+            data = files.read(self._me)
+            return None if data is None else decode(SavedSession, data)
+        except (DecodeError, VerificationError):
+            if ledger.last is None:  # with neither of the two anything that was closed would open again
+                raise
+            _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
+            return None
 
     def _check_line(self, held: RosterVersion) -> None:
         """The enrolment's roster is the one that this site held, or follows it, signed by a quorum."""
@@ -504,10 +516,15 @@ class Member:
 
     def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
-        known, data = self.remembers.get(purpose), here.files.get(self._file(purpose.name))
+        known = self.remembers.get(purpose)
+        try:
+            data = here.files.get(self._file(purpose.name))
+            saved = None if data is None else decode(SavedMachine, data)
+        except DecodeError:
+            _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
+            return None
         if known is not None and known.session != here.session:
             known = None  # of a session that was closed
-        saved = None if data is None else decode(SavedMachine, data)
         if saved is None or saved.session != here.session:
             if known is not None:
                 _LOG.warning("%s: the state of this site is gone; it joins afresh", self._me)
@@ -529,9 +546,12 @@ class Member:
         saved: SavedMachine | None,
     ) -> Client:
         if saved is not None:
-            return protocol.restore_client(
-                saved.machine, key=self._enrolment.sealing_key, release_log=here.log
-            )
+            try:
+                return protocol.restore_client(
+                    saved.machine, key=self._enrolment.sealing_key, release_log=here.log
+                )
+            except VerificationError:
+                _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
         policy = self._enrolment.policy
         return protocol.client(
             identity=self._enrolment.identity,

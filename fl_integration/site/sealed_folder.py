@@ -24,7 +24,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from fl_integration.site.private_files import WithoutModes, read_private, write_private
+from fl_integration.site.private_files import WithoutModes, create_private, read_private, write_private
 from secagg import labels
 from secagg.errors import ParameterError
 from secagg.secret import Secret
@@ -126,6 +126,7 @@ class SealedFolder:
         """
         place = self._place(name).with_suffix(".lock")
         with ExitStack() as stack:
+            create_private(place)
             try:
                 lock = stack.enter_context(
                     closing(sqlite3.connect(place, timeout=patience, isolation_level=None))

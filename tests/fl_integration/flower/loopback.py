@@ -46,11 +46,13 @@ class LoopbackGrid(Grid):
         nodes: by node id.
         sent: every message that reached a node, in order: (node id, what it said, what was answered).
         tamper: may change a message on its way to a node: `tamper(node id, message)`.
+        forge: may change an answer on its way back: `forge(node id, answer)`.
     """
 
     nodes: dict[int, Node] = field(default_factory=dict)
     sent: list[tuple[int, Message, Message | None]] = field(default_factory=list)
     tamper: Callable[[int, Message], Message] = lambda node, message: message
+    forge: Callable[[int, Message], Message] = lambda node, answer: answer
     _answers: dict[str, Message] = field(default_factory=dict)
     _numbers: Any = field(default_factory=lambda: count(1))
 
@@ -105,6 +107,7 @@ class LoopbackGrid(Grid):
             answer = Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
         self.sent.append((node_id, message, answer))
         if not node.mute(nth):
+            answer = self.forge(node_id, answer)
             answer.metadata.__dict__["_reply_to_message_id"] = message.metadata.message_id
             self._answers[message.metadata.message_id] = answer
 

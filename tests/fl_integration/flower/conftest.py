@@ -1,0 +1,49 @@
+"""Needs flwr. What a test changes in the process that Flower shares is put back."""
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+
+from fl_integration.embedding.coordinator import Coordinator
+
+collect_ignore_glob = [] if find_spec("flwr") else ["*.py"]
+
+
+@pytest.fixture(autouse=True)
+def identity_of_this_process() -> Iterator[None]:
+    """Messages carry the identity of the process that makes them, which Flower keeps in a class."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    names = ("_run_id", "_node_id", "_task_id")  # the public ones refuse before they are set
+    before = {name: getattr(TaskIdentity, name) for name in names}
+    yield
+    for name, value in before.items():
+        setattr(TaskIdentity, name, value)
+
+
+class Time:
+    """A clock that goes on when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        assert seconds > 0, "a wait of no time never ends"
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    """The clock of every SecureGrid of a test: it goes on by what the coordinator waits, by nothing else."""
+    from fl_integration.flower import grid
+
+    clock = Time()
+    monkeypatch.setattr(
+        grid, "Coordinator", partial(Coordinator, monotonic=clock.monotonic, pause=clock.pause)
+    )
+    return clock
