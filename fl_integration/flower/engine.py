@@ -157,7 +157,7 @@ def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -
     """The same records with these arrays as the model: in place of the one that is there, or under a name."""
     record = ArrayRecord()
     for name, array in arrays.items():
-        record[name] = Array(np.ascontiguousarray(array))
+        record[name] = Array(np.asarray(array, order="C"))
     there = [name for name, each in content.items() if isinstance(each, ArrayRecord)]
     return RecordDict({**dict(content.items()), (there or [named])[0]: record})
 
