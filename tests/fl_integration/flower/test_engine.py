@@ -4,6 +4,7 @@ Nothing here is simulated by us: the processes are Flower's own, and the apps th
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ pytest.importorskip("flwr", reason="flwr is not installed")
 
 from tests.fl_integration.flower.deployment import Apps, Deployment, deployment
 from tests.fl_integration.flower.engine_apps import VICTIM, rounds_file, training_file
-from tests.fl_integration.flower.processes import FOLDER_VARIABLE, until
+from tests.fl_integration.flower.processes import FOLDER_VARIABLE, script, until
 from tests.fresh import ROOT, run
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
@@ -44,10 +45,10 @@ def test_the_simulation_sums(nodes: int, tmp_path: Path) -> None:
     assert run(SIMULATION.format(folder=str(tmp_path), nodes=nodes)).endswith("rounds: 2")
 
 
-def begin(engine: Deployment, *, sites: int, rounds: int) -> int:
+def begin(engine: Deployment, *, sites: int, rounds: int, kind: str = "") -> int:
     module = "tests.fl_integration.flower.engine_apps"
     config = {"sites": sites, "rounds": rounds, "deadly-round": 2}
-    return engine.begin(Apps(server=f"{module}:server", client=f"{module}:client", config=config))
+    return engine.begin(Apps(server=f"{module}:{kind}server", client=f"{module}:{kind}client", config=config))
 
 
 def steps(engine: Deployment) -> list[float]:
@@ -81,11 +82,37 @@ def test_three_need_all_three_and_whoever_was_killed_is_in_the_next_round(tmp_pa
 
 def test_among_four_the_round_survives_the_death_of_one(tmp_path: Path) -> None:
     with deployment(tmp_path / "engine", nodes=4) as engine:
-        number = begin(engine, sites=4, rounds=2)
+        number = begin(engine, sites=4, rounds=2, kind="lenient_")
         kill_in_mid_round(engine)
         report = engine.finish(number, seconds=2 * ROUND_SECONDS)
         assert report.status == "finished:completed", report.log
         assert steps(engine) == [0, 1, 2], report.log
+
+
+QUICKSTART = ROOT / "fl_integration" / "flower" / "quickstart"
+OFFLINE = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def test_the_quickstart_runs_as_it_stands(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    pytest.importorskip("torch", reason="torch is not installed")
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {
+        **os.environ, **OFFLINE, "FLWR_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), "PATH": beside,
+    }  # fmt: skip
+    done = subprocess.run(
+        [script("flwr"), "run", str(QUICKSTART), "--stream", "--federation-config", "num-supernodes=3"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    accuracies = [float(each) for each in re.findall(r"round \d+: accuracy (\d\.\d+)", said)]
+    assert len(accuracies) == 5, said
+    assert accuracies[-1] > accuracies[0] > 0.4
 
 
 OPEN = """
