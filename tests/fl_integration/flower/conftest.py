@@ -13,14 +13,10 @@ collect_ignore_glob = [] if find_spec("flwr") else ["*.py"]
 
 @pytest.fixture(autouse=True)
 def identity_of_this_process() -> Iterator[None]:
-    """Messages carry the identity of the process that makes them, which Flower keeps in a class."""
-    from flwr.supercore.task_identity import TaskIdentity
+    from tests.fl_integration.flower.loopback import identity_put_back
 
-    names = ("_run_id", "_node_id", "_task_id")  # the public ones refuse before they are set
-    before = {name: getattr(TaskIdentity, name) for name in names}
-    yield
-    for name, value in before.items():
-        setattr(TaskIdentity, name, value)
+    with identity_put_back():
+        yield
 
 
 class Time:
