@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import Contribution, Member, Memory, refused
+from fl_integration.embedding.member import UNABLE, Contribution, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
@@ -114,9 +114,14 @@ def secure_aggregation(
         if HEAD not in message.content:
             return refusal(_CLEAR, message)
         try:
+            enrolment = enrol(context)
+        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
+            _LOG.warning("enrol failed, so this site does not take part", exc_info=error)
+            return Message(pack(refused(UNABLE)), reply_to=message)
+        try:
             parcel = unpack(message.content)
             member = Member(
-                enrol(context),
+                enrolment,
                 study=name,
                 sums=sums,
                 terms=terms,
@@ -126,11 +131,6 @@ def secure_aggregation(
             )
         except SecAggError as error:
             return Message(pack(refused(str(error))), reply_to=message)
-        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
-            _LOG.exception("enrol failed")
-            return Message(
-                pack(refused(f"enrol failed at this site: {type(error).__name__}")), reply_to=message
-            )
         delivery = _Delivered(message, context, call_next, sums=sums, weighted_by_key=weighted_by_key)
         reply = member.answer(parcel, delivery)
         context.state[_STATE] = ConfigRecord(

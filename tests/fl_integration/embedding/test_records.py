@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_integration.embedding.records import (
@@ -88,11 +88,13 @@ KNOWN = "3b3582c119604db937a143c4c1c86c9702035fdc28808e26656147b8379b9ccf"
 KNOWN_ARRAYS = "33ccebdba1d340b3b8e969c61b936867be85850dae77082b7c1eba73a1cf3633"
 
 
+@settings(max_examples=50)
 @given(shown, shown)
 def test_it_is_equal_exactly_for_equal_records(one: Any, other: Any) -> None:
     assert (records_digest(one) == records_digest(other)) == (spelt(one) == spelt(other))
 
 
+@settings(max_examples=50)
 @given(shown, st.randoms())
 def test_the_order_of_records_and_of_settings_does_not_count(one: Any, random: Any) -> None:
     def shuffled(mapping: Any) -> dict[Any, Any]:

@@ -1,8 +1,11 @@
 """Needs flwr. What a test changes in the process that Flower shares is put back."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,6 +20,14 @@ def identity_of_this_process() -> Iterator[None]:
 
     with identity_put_back():
         yield
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory where there is one: every message of a site is forced to the disk, several times."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 class Time:

@@ -15,7 +15,7 @@ from fl_integration.flower.engine import pack, unpack
 from protocols import Identity, MaskedSum, Roster
 from protocols.membership import RosterVersion
 from secagg.errors import ParameterError
-from tests.fl_integration.flower.stage import FIRST_NODE, MASKED, Study, by
+from tests.fl_integration.flower.stage import FIRST_NODE, MASKED, PLAIN, Study, by
 from tests.fl_integration.flower.test_faults import mean_of, moved, near, steps
 
 A, B, C, D = range(FIRST_NODE, FIRST_NODE + 4)
@@ -40,7 +40,7 @@ class Changing(FedAvg):
 class Consortium:
     """Four sites, and the versions of their roster."""
 
-    def __init__(self, folder: Path, *, first: str, protocol: Any = MASKED) -> None:
+    def __init__(self, folder: Path, *, first: str, protocol: Any = PLAIN) -> None:
         self.study = Study(folder, names="abcd", protocol=protocol)
         self.versions = [RosterVersion(self.of(first))]
         self.held: dict[str, RosterVersion] = dict.fromkeys("abcd", self.versions[0])

@@ -93,7 +93,10 @@ def test_a_strategy_that_chooses_among_clients_is_refused_before_anything_is_sen
     assert study.grid.sent == []
 
 
-@pytest.mark.parametrize("name", sorted(ADMITTED))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("FedAdagrad", "FedYogi"))) for name in ADMITTED],
+)
 def test_an_admitted_strategy_makes_the_arrays_that_it_makes_in_the_clear(name: str, tmp_path: Any) -> None:
     start = {
         "weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
@@ -304,7 +307,7 @@ def test_an_app_sees_names_in_an_order_that_no_server_chooses(tmp_path: Any) -> 
     records = {"z": MetricRecord({"y": 1, "x": 2}), "config": ConfigRecord({"mu": 0.5, "lr": 1.0})}
     content = RecordDict({**records, "arrays": record_of({"b": np.zeros(2), "a": np.zeros(2)})})
     asked = [Message(content, dst_node_id=FIRST_NODE + place, message_type="train") for place in range(3)]
-    assert list(study.secure(average()).send_and_receive(asked))[0].has_content()
+    assert next(iter(study.secure(average()).send_and_receive(asked))).has_content()
     # Arrays alone keep theirs: apps read a model in order, and it is bound.
     assert seen == [[["arrays", "config", "z"], ["b", "a"], ["lr", "mu"], ["x", "y"]]]
 
