@@ -157,7 +157,7 @@ def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -
     """The same records with these arrays as the model: in place of the one that is there, or under a name."""
     record = ArrayRecord()
     for name, array in arrays.items():
-        record[name] = Array(np.ascontiguousarray(array))
+        record[name] = Array(np.asarray(array, order="C"))
     there = [name for name, each in content.items() if isinstance(each, ArrayRecord)]
     # In the order of `visible`: that a model was withheld is nothing that an application should see.
     return RecordDict(dict(sorted({**dict(content.items()), (there or [named])[0]: record}.items())))

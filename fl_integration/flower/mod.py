@@ -60,6 +60,7 @@ _LOG: Final = logging.getLogger("secagg")
 _STATE: Final = "secagg"
 _EVALUATION: Final = "secagg.evaluation"
 """Where an app finds the latest evaluation that this site opened, if its clients learn the sum."""
+_NOT_ENROLLED: Final = "this site cannot enrol; its own log says why"
 _CLEAR: Final = (
     "this app answers through secure aggregation alone; run the strategy over a SecureGrid of secagg"
 )
@@ -120,6 +121,14 @@ def secure_aggregation(
             return Message(pack(refused(UNABLE)), reply_to=message)
         try:
             parcel = unpack(message.content)
+        except DecodeError as error:
+            return refusal(str(error), message)
+        try:
+            enrolment = enrol(context)
+        except Exception:  # noqa: BLE001 - the app's own code, whatever it raises: its words and paths stay here
+            _LOG.exception("this site cannot enrol")
+            return Message(pack(refused(_NOT_ENROLLED)), reply_to=message)
+        try:
             member = Member(
                 enrolment,
                 study=name,
