@@ -75,6 +75,7 @@ COPY: Final = "copy"
 BEFORE: Final = "copy before"
 _PENDING: Final = "pending"
 _SPOILT: Final = "the state of this site is another one's or spoilt"
+UNABLE: Final = "this site cannot take part; its own log says why"
 SITS_OUT: Final = "this site sits the round out; its own log says why"
 
 
@@ -220,6 +221,9 @@ class Member:
                     log = stack.enter_context(self._enrolment.opened_log())
                     return self._answer(head, parcel, delivery, files, log)
             raise DecodeError("a head that no server sends")
+        except ParameterError as error:  # of this site's own disk and folders, whose names are its own affair
+            _LOG.warning("%s does not take part: %s", self._me, error)
+            return refused(UNABLE)
         except SecAggError as error:
             _LOG.warning("%s does not take part: %s", self._me, error)
             return refused(str(error))

@@ -1,8 +1,11 @@
 """Needs flwr. What a test changes in the process that Flower shares is put back."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,14 +16,18 @@ collect_ignore_glob = [] if find_spec("flwr") else ["*.py"]
 
 @pytest.fixture(autouse=True)
 def identity_of_this_process() -> Iterator[None]:
-    """Messages carry the identity of the process that makes them, which Flower keeps in a class."""
-    from flwr.supercore.task_identity import TaskIdentity
+    from tests.fl_integration.flower.loopback import identity_put_back
 
-    names = ("_run_id", "_node_id", "_task_id")  # the public ones refuse before they are set
-    before = {name: getattr(TaskIdentity, name) for name in names}
-    yield
-    for name, value in before.items():
-        setattr(TaskIdentity, name, value)
+    with identity_put_back():
+        yield
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory where there is one: every message of a site is forced to the disk, several times."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 class Time:

@@ -4,7 +4,8 @@ Each message goes through Flower's own bytes (deflated and inflated), so that wh
 would see over a link. A node keeps its context from message to message, as a SuperNode does.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -24,6 +25,16 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 
 RUN_CONFIG = {"local-epochs": 1}
+
+
+@contextmanager
+def identity_put_back() -> Iterator[None]:
+    """Messages carry the identity of the process that makes them, which Flower keeps in a class."""
+    names = ("_run_id", "_node_id", "_task_id")  # the public ones refuse before they are set
+    before = {name: getattr(TaskIdentity, name) for name in names}
+    yield
+    for name, value in before.items():
+        setattr(TaskIdentity, name, value)
 
 
 @dataclass
