@@ -8,7 +8,7 @@ themselves, to one client alone: its application goes by a default of its own.
 Against a MaskedSum the server reads the sum; where the clients learn it, a client that is the server's friend
 does. The messages are Flower's, changed on their way to the victim as its server might.
 
-* The copy that believes the round's digest, and the one that lets any record be withheld, give the victim away.
+* The copy that believes the round's digest, and the one that lets any record be withheld, give it away.
 * On ours the victim sits the round out. The others' sum goes on without it, or the round has none.
 
 Not covered: a configuration, or a model, that is the same for all and malicious for all.
