@@ -202,7 +202,7 @@ def _like(saved: _Saved) -> tuple[Manifest, dict[str, Any]]:
         like = {
             each.name: np.frombuffer(bytearray(kept.kept), each.dtype).reshape(each.shape)
             if not each.summed
-            else np.empty(each.shape, each.dtype)
+            else np.broadcast_to(np.zeros((), each.dtype), each.shape)  # of a form, and no memory
             for each, kept in zip(entries, saved.entries, strict=True)
         }
         return Manifest(entries=entries), like
