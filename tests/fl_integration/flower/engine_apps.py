@@ -46,7 +46,7 @@ TOLERANCE: Final = 0.002
 """Of a step: what the grid of sixteen bits in [-1, 1] costs in a few rounds."""
 VALUES: Final = 1000
 VICTIM: Final = 1
-LARGEST: Final = 5
+LARGEST: Final = 4
 """Sites of the largest deployment; a roster holds the first so many of them."""
 SECONDS: Final = 300.0
 DEFAULT: Final = MaskedSum(max_clients=LARGEST, max_weight=8)
