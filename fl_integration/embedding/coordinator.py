@@ -562,11 +562,15 @@ class Coordinator:
         ]
         if not behind:
             return {}
-        givers = [
+        there = set(self._carrier.nodes())
+        in_step = [
             client
             for client in self._version.roster.order(self._nodes)
-            if self._copies.get(client, NO_COPY).in_step(began) and client not in self._silent
+            if self._copies.get(client, NO_COPY).in_step(began) and self._nodes[client] in there
         ]
+        answering = [client for client in in_step if client not in self._silent]
+        # Whoever did not answer last may be waited for in vain, but may have been away for that once.
+        givers = answering if len(answering) > self._corrupt else in_step
         for client, request in self._errands(Errand.ASK, dict.fromkeys(behind, b"")).items():
             self._hand_over(client, request, givers, began=began, withheld=withheld)
         return {
@@ -590,8 +594,7 @@ class Coordinator:
         One more than may be corrupt are tried: a liar that comes first would keep the client behind for ever.
         """
         vouchers = self._errands(Errand.VOUCH, dict.fromkeys(givers, request))
-        share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
-        left = 1 + ceil_fraction(share, len(self._version.roster))
+        left = 1 + self._corrupt
         for giver in (each for each in givers if each in vouchers):
             given = self._errands(Errand.GIVE, {giver: request})
             if giver not in given:
@@ -602,6 +605,12 @@ class Coordinator:
             left -= 1
             if self._copies.get(client, NO_COPY).in_step(began) or not left:
                 return
+
+    @property
+    def _corrupt(self) -> int:
+        """How many members may be corrupt."""
+        share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
+        return ceil_fraction(share, len(self._version.roster))
 
     def _errands(
         self,

@@ -195,19 +195,23 @@ def arrays_in(data: bytes) -> dict[str, Any]:
 def _like(saved: _Saved) -> tuple[Manifest, dict[str, Any]]:
     """A model's entries; and arrays of their forms, with what a vector does not carry."""
     try:
-        entries = tuple(
-            Entry(name=each.name, shape=each.shape, dtype=each.dtype, constant=each.constant)
-            for each in saved.entries
+        manifest = Manifest(
+            entries=tuple(
+                Entry(name=each.name, shape=each.shape, dtype=each.dtype, constant=each.constant)
+                for each in saved.entries
+            )
         )
+        if manifest.length > len(saved.copy):  # before room is made for them
+            raise DecodeError("fewer values than its entries have")
         like = {
             each.name: np.frombuffer(bytearray(kept.kept), each.dtype).reshape(each.shape)
             if not each.summed
             else np.empty(each.shape, each.dtype)
-            for each, kept in zip(entries, saved.entries, strict=True)
+            for each, kept in zip(manifest.entries, saved.entries, strict=True)
         }
-        return Manifest(entries=entries), like
     except (ParameterError, ValueError, TypeError) as error:
         raise DecodeError(f"these bytes are no model: {error}") from None
+    return manifest, like
 
 
 @dataclass(frozen=True, slots=True)

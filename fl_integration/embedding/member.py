@@ -351,10 +351,11 @@ class Member:
         if self._learns:
             self._learn(purpose, machine, held, head.shown)
         if isinstance(reply, NeedUpdate):
-            if self._learns and (held is None or not self._began(held, head, delivery)):
+            bound = delivery.digest(head.withheld) == reply.model
+            if self._learns and bound and (held is None or not self._began(held, head, delivery)):
                 held, stood = self._begin(delivery, instead_of=held, here=here), None
                 self._learn(purpose, machine, held, head.shown)  # the sums since then may be waiting here
-            reply, failure = self._contribute(machine, reply, head, delivery, held)
+            reply, failure = self._contribute(machine, reply, head, delivery, held, bound=bound)
             contributed = not failure
         if held is not None and held.standing != stood:
             # Before the machine: it does not open a sum again.
@@ -376,19 +377,17 @@ class Member:
         head: Step,
         delivery: Delivery,
         held: HeldModel | None,
+        *,
+        bound: bool,
     ) -> tuple[bytes, str]:
         """The reply to a request for an update, and why there is none."""
-        if head.withheld and (
-            held is None or [*head.withheld.values()] != [held.began] or delivery.arrays() is not None
-        ):
-            # Whatever else a digest stands for, the others' applications may be shown, and this one not.
-            return b"", "a record was withheld that is not the model which this site holds: ask for no more"
-        found = delivery.digest(head.withheld)
-        if found != asked.model:
+        if not bound:
             # Another client may have been shown this round's digest and its records; this one was not.
             return b"", "what was delivered here is not what the round binds: it was shown to nobody"
         if self._learns and held is None:
-            return b"", "it holds no model yet, and the arrays to begin from did not travel"
+            return b"", "it holds no model, and the arrays to begin from did not travel"
+        if head.withheld and not self._holds(head.withheld, delivery, held):
+            return b"", "a record was withheld that is not the model which this site holds"
         if held is not None and held.own.stranded:
             return b"", "the others moved on by sums that it cannot open; it waits for a peer's copy"
         try:
@@ -409,6 +408,14 @@ class Member:
         return b"", SITS_OUT
 
     # The model, where clients learn the sum
+
+    def _holds(self, withheld: Mapping[str, bytes], delivery: Delivery, held: HeldModel | None) -> bool:
+        """Whether what did not travel is the model that this site holds, and no more.
+
+        A digest may stand for anything else, too: a configuration that the others' applications are shown,
+        and this one is not (A9).
+        """
+        return held is not None and [*withheld.values()] == [held.began] and delivery.arrays() is None
 
     def _held(self, here: "_Open") -> HeldModel | None:
         data = here.files.read(self._file(COPY)) if self._learns else None

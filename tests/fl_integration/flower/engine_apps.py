@@ -3,6 +3,9 @@
 At the defaults, against servers that tell different stories, all of three and all of four sites are needed.
 `LENIENT` has the server prove to a quorum who contributed, for one exchange more: of four sites one may go.
 
+At these a sum has at least three honest contributors beside whoever colludes: three sites need all three,
+four all four, and of five one may drop out.
+
 Every site adds one step to every value. In the round that the run's configuration names, one site says that
 it trains (a file in the deployment's folder) and then trains until it is killed. After each round the server
 appends to a file what has become of the model, a number of steps.

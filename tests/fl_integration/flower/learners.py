@@ -1,13 +1,11 @@
 """A study whose clients learn the sum, driven round by round, so that a test may break something in between.
 
-CkksSum stands for its kin, for its rounds cost the least; what must hold for PaillierSum, too, is run over both
-where the tests say so.
+CkksSum stands for its kin, for its rounds cost the least; the slow tests run the others.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +74,7 @@ def sums(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Sum]]:
 
 
 def start() -> dict[str, Any]:
-    """A model with everything in it that a state may have: order, widths, counters, a negative zero, nothing."""
+    """A model with everything in it that a state may have: an order, scalars, a negative zero, no values."""
     return {
         "layer.weight": np.array([[0.5, -0.0], [0.25, -1.5]], np.float32),
         "bn.running_mean": np.array([0.1, -0.2], np.float32),
@@ -236,7 +234,7 @@ def needles(values: Any) -> list[bytes]:
 
 
 def replayed(optimiser: ServerOptimiser, initial: State, found: list[Sum]) -> dict[str, Any]:
-    """What the optimiser makes of these means, written down again: a master copy, and statistics by the mean."""
+    """What the optimiser makes of these means, written down again; statistics take the mean."""
     manifest = manifest_of(dict(initial))
     parts = manifest.slices()
     moved = np.concatenate([np.arange(parts[name].start, parts[name].stop) for name in PARAMETERS])
@@ -251,9 +249,6 @@ def replayed(optimiser: ServerOptimiser, initial: State, found: list[Sum]) -> di
         if part.stop > part.start:
             made[name] = flat[part].reshape(initial[name].shape)
     return made
-
-
-Change = Callable[[Path], None]
 
 
 def blind(**others: Any) -> FedAvg:

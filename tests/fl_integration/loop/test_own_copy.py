@@ -314,6 +314,47 @@ def test_a_stranded_copy_is_given_to_nobody() -> None:
         own.for_peer()
 
 
+@pytest.mark.parametrize("stranded", [False, True])
+def test_the_next_session_goes_on_from_it_and_names_no_digest_of_its_values(stranded: bool) -> None:
+    own = moved(started(FedAdam()), 7)
+    own.stranded = stranded
+    later = own.carried_on()
+    assert later.model.equals(own.model)
+    assert (later.base, later.initial, later.stranded) == (own.base, own.initial, stranded)
+    assert later.base not in (later.model.digest(), later.digest())
+    assert (later.opened, later.last) == (0, None)
+    assert everything(OwnCopy.from_bytes(later.to_bytes(), layout=own.model.layout)) == everything(later)
+
+
+@pytest.mark.parametrize("stranded", [False, True])
+def test_in_the_next_session_a_sum_of_a_low_number_moves_it_or_leaves_it_behind(stranded: bool) -> None:
+    own = moved(started(), 7).carried_on()
+    head = bytes(32) if stranded else own.base
+    assert own.apply(summed(own, 0, head=head), sealed=sealed(0)) is not stranded
+    assert own.stranded is stranded
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("dtype", WIDTHS)
+def test_values_are_read_whatever_moves_them(optimiser: ServerOptimiser, dtype: Any) -> None:
+    own = moved(started(optimiser, dtype=dtype), 0)
+    data, manifest = own.to_bytes(), own.model.layout.manifest
+    if optimiser.controls:  # which stand behind the values
+        with pytest.raises(DecodeError):
+            OwnCopy.values_in(data, manifest=manifest)
+        return
+    found = OwnCopy.values_in(data, manifest=manifest)
+    assert found.dtype == dtype
+    assert found.tobytes() == own.model.values.tobytes()
+    found[:] = 0  # they are the caller's
+    for bad in (b"", data[:20], data[1:], data[:-1], data + b"\0"):
+        with pytest.raises(DecodeError):
+            OwnCopy.values_in(bad, manifest=manifest)
+    other = flatten([np.zeros(7, dtype)])[1]
+    with pytest.raises(DecodeError, match="another architecture"):
+        OwnCopy.values_in(data, manifest=other)
+
+
 def test_the_bytes_are_pinned() -> None:
     """A change to them makes every copy on a disk unreadable, and needs another version."""
     form = layout(FedAvgM())
