@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from fl_integration.embedding.member import SITS_OUT
 from fl_integration.embedding.parcels import (
@@ -24,9 +24,11 @@ from fl_integration.embedding.parcels import (
 from fl_integration.flower.engine import HEAD, pack, unpack
 from protocols import PlainSum
 from secagg.errors import ParameterError
+from tests.fl_integration.flower.conftest import Time
 from tests.fl_integration.flower.loopback import Node
 from tests.fl_integration.flower.stage import (
     FIRST_NODE,
+    PATIENCE,
     Study,
     app_of,
     average,
@@ -246,3 +248,42 @@ def test_records_that_are_not_what_they_should_be_are_refused(tmp_path: Any) -> 
         assert answer.error.code == 6
         assert "of another type" in answer.error.reason or "no parcel of secagg" in answer.error.reason
     assert sorted(good) == [HEAD, "secagg.body"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        Array(dtype="float32", shape=(-1,), stype="numpy.ndarray", data=b""),
+        Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=b"not an array"),
+        Array(dtype="no dtype", shape=(1,), stype="no form", data=b""),
+    ],
+    ids=["shape", "bytes", "dtype"],
+)
+@pytest.mark.parametrize("name", ["w", "\ud800"], ids=["name", "no text"])
+def test_arrays_of_a_hostile_server_are_refused_by_the_mod_and_not_by_an_accident(
+    name: str, array: Array, tmp_path: Path
+) -> None:
+    study = Study(tmp_path, names="abcd")
+
+    def hostile(node: int, message: Message) -> Message:
+        if node == D and "arrays" in message.content:
+            message.content["arrays"] = ArrayRecord({name: array})
+        return message
+
+    study.grid.tamper = hostile
+    assert moved(study.run(four())) == near(mean_of("a", "b", "c"))
+    # An exception that left the mod would tell the server its text.
+    assert not [answer for answer in study.heard(D) if answer.has_error()]
+
+
+def test_a_node_that_was_turned_away_is_asked_again_after_a_while(tmp_path: Path, time: Time) -> None:
+    study = Study(tmp_path, names="abcd")
+    own = study.node("d").app
+    study.node("d").app = app_of(by(1.0))
+    secure = study.secure(average())
+    for _ in range(3):
+        assert sorted(secure.get_node_ids()) == [A, B, C]
+    assert study.node("d").received == 1, "it was asked again at once"
+    study.node("d").app = own
+    time.pause(PATIENCE.again)
+    assert sorted(secure.get_node_ids()) == [A, B, C, D]
