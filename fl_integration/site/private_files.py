@@ -94,7 +94,8 @@ def create_private(path: Path) -> None:
     if os.path.lexists(path):
         return
     # Never by opening the place itself: to close any handle of a file drops all of SQLite's locks on it.
-    with suppress(OSError), written_whole(path, mode=PRIVATE, existing=Existing.REFUSE):
+    # A path that names no file is a ValueError.
+    with suppress(OSError, ValueError), written_whole(path, mode=PRIVATE, existing=Existing.REFUSE):
         pass
 
 
