@@ -571,7 +571,8 @@ class Coordinator:
         answering = [client for client in in_step if client not in self._silent]
         # Whoever did not answer last may be waited for in vain, but may have been away for that once.
         givers = answering if len(answering) > self._corrupt else in_step
-        for client, request in self._errands(Errand.ASK, dict.fromkeys(behind, b"")).items():
+        asking = behind if givers else []
+        for client, request in self._errands(Errand.ASK, dict.fromkeys(asking, b"")).items():
             self._hand_over(client, request, givers, began=began, withheld=withheld)
         return {
             client: f"it has no copy of the model as it is now, and no peer brought it along"

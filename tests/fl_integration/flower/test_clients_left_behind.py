@@ -217,10 +217,15 @@ def test_nobody_begins_a_second_training_while_those_who_have_the_model_are_away
     there(study, "abc")
     course.rounds(2)
     there(study, "def")
-    for _ in range(2):
-        assert not course.train()
-        assert course.failures == dict.fromkeys("def", NO_PEER)
+    assert not course.train()
+    assert course.failures == dict.fromkeys("def", NO_PEER)
     there(study, "abcdef")
+    for name in "abc":  # they are there, and answer nothing
+        study.node(name).deaf = lambda nth: True
+    assert not course.train("d", "e", "f")
+    assert course.failures == dict.fromkeys("def", NO_PEER)
+    for name in "abc":
+        study.node(name).deaf = lambda nth: False
     course.rounds(1)
     study.agree("abcdef")
     same(study.seen["f"][0], study.seen["a"][2])
@@ -392,7 +397,7 @@ class Line:
     def __init__(self, folder: Path, **others: Any) -> None:
         self.study = Learners(folder, **others)
         self.version = self.study.roster = RosterVersion(self.study.roster)
-        self.course = Course(self.study, given={"roster": lambda: self.version})
+        self.course = Course(self.study, given={"roster": lambda: self.version, "rounds": 99})
 
     def change(self, members: str) -> None:
         self.version = self.study.roster = successor(self.study, self.version, members)
@@ -498,6 +503,30 @@ def test_what_waits_is_handed_out_before_the_session_changes_and_not_to_who_leav
     line.course.rounds(2)
     assert not errands(line.study)
     line.study.agree("abcd")
+
+
+def test_no_sum_is_lost_with_a_session_whose_sites_have_the_next_roster_already(
+    tmp_path: Path, sums: list[Sum]
+) -> None:
+    """They take no message of the old session any more, so each sum was handed out in its own round."""
+    line = Line(tmp_path)
+    line.course.rounds(2)
+    found = list({total.round: total for total in sums}.values())
+    assert len(found) == 2
+    line.change("abcde")
+    line.course.rounds(1)
+    same(line.study.seen["a"][-1], replayed(FedAvg(), start(), found))
+
+
+@pytest.mark.slow
+def test_cohorts_may_change_from_round_to_round(tmp_path: Path) -> None:
+    """Keys are made anew for who is in none yet; whoever was not asked opens the sum all the same."""
+    study = Learners(tmp_path, names="abcde")
+    course = Course(study)
+    for cohort in ("abcd", "bcde", "abcd", "abce", "abcde"):
+        assert course.train(*cohort)
+        assert not course.failures
+    study.agree("abcde")
 
 
 @pytest.mark.slow
