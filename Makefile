@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/pytest --numprocesses auto -m "not slow and not engine"
 
 test-all: test $(ENGINES)
-	$(BIN)/pytest --numprocesses auto -m "slow or engine"
+	$(BIN)/pytest --numprocesses auto --dist loadgroup -m "slow or engine"
 
 bench: $(ENGINES)
 	$(BIN)/python -m bench

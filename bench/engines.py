@@ -1,29 +1,29 @@
 """What a round costs on Flower's own engine: `python -m bench engines`.
 
-Two engines. The simulation is Flower's own on Ray: nodes are virtual, apps run in two processes that stay, and
-the model has 10^6 float32 values. The deployment (`--deployment`) is a SuperLink and three SuperNodes on the
-loopback interface over TLS, each let in by its key; Flower starts a process for each message to each node, and a
-SuperNode that finds no message sleeps three seconds, which is most of what stands in that column.
+Two engines. The simulation is Flower's own on Ray: nodes are virtual, and apps run in two processes that
+stay. The deployment (`--deployment`) is a SuperLink and three SuperNodes on the loopback interface over TLS,
+each let in by its key. There Flower starts a process for each message to each node, and a SuperNode that
+finds no message sleeps for three seconds: that is most of what stands in its table.
 
-Training is next to nothing (`engine_apps`). The contenders take turns, `LAPS` times, each with few rounds and
-with many; a round's seconds are the difference of the two least times over the difference of rounds, so that
-what a run pays once is not in it. Wall clock: a busy machine makes all of them slower, and their ratios to
-FedAvg, which is what to read, less so.
+Training is next to nothing (`engine_apps`), and the contenders take turns, so that a busy neighbour meets
+all of them. A round's seconds are the median over the rounds of all runs, without each run's first two: they
+start processes and make a session's keys. Wall clock: read the ratios to FedAvg in the clear.
 
-Needs flwr, for the simulation with its extra `simulation` (Ray); what is missing costs its rows. Both are told
-to stay offline.
+Needs flwr, and for the simulation its extra `simulation` (Ray); what is missing costs its rows. Both are
+told to stay offline: they send nothing about their use and look for no newer version.
 """
 
-import json
 import logging
 import os
+import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,9 +34,8 @@ from secagg.errors import MissingExtraError
 __all__ = ["Engine", "Row", "measure", "table_of"]
 
 VALUES: Final = 10**6
-SIMULATED: Final = (3, 10)
-DEPLOYED: Final = (3,)
-LAPS: Final = 3
+STEADY: Final = 2
+"""Rounds of each run that are left out."""
 RUN_SECONDS: Final = 900
 OFFLINE: Final = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -45,10 +44,8 @@ OFFLINE: Final = {
     # Ray will stop touching this variable, and warns of it at each start.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
-
 BASE: Final = "FedAvg"
-CAPTION: Final = "10^6 values, next to no training, wall clock, marginal round; read the ratios."
+CAPTION: Final = f"{VALUES:,} values, next to no training, wall clock, medians; read the ratios."
 
 
 class Engine(Enum):
@@ -62,6 +59,9 @@ TITLES: Final = {
     Engine.SIMULATION: "Flower's simulation on Ray, two processes for the clients",
     Engine.DEPLOYMENT: "SuperLink and SuperNodes on loopback over TLS",
 }
+NODES: Final = {Engine.SIMULATION: (3, 10), Engine.DEPLOYMENT: (3,)}
+LAPS: Final = {Engine.SIMULATION: 3, Engine.DEPLOYMENT: 1}
+ROUNDS: Final = {Engine.SIMULATION: 8, Engine.DEPLOYMENT: 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +71,18 @@ class Row:
     Attributes:
         contender: its name.
         nodes: how many take part.
-        seconds: of a round, wall clock; None where there is `reason`.
+        seconds: of a round; None where there is `reason`.
         reason: why it was not measured; empty where it was.
     """
 
     contender: str
     nodes: int
-    seconds: float | None
+    seconds: float | None = None
     reason: str = ""
 
 
-Run = Callable[[str, int], float]
-"""(contender, rounds) -> seconds of the server's part."""
+Run = Callable[[Any], list[float]]
+"""A `Work` -> seconds of each of its rounds."""
 
 
 def measure(engine: Engine, *, quick: bool = False) -> list[Row]:
@@ -90,29 +90,46 @@ def measure(engine: Engine, *, quick: bool = False) -> list[Row]:
 
     Args:
         engine: what they run on.
-        quick: one lap, and fewer rounds.
-
-    Raises:
-        RuntimeError: an engine did not start, or a run failed; the text has its words.
+        quick: one lap.
     """
-    sizes = SIMULATED if engine is Engine.SIMULATION else DEPLOYED
     if missing := _missing(engine):
-        return [Row(contender="all", nodes=nodes, seconds=None, reason=missing) for nodes in sizes]
+        return [Row(contender="all", nodes=nodes, reason=missing) for nodes in NODES[engine]]
     os.environ.update(OFFLINE)
-    few, many, laps = (2, 6, 1) if quick else (2, 12, LAPS)
-    contenders: Mapping[str, Any] = import_module("bench.engine_apps").CONTENDERS
+    try:
+        apps = import_module("bench.engine_apps")
+    except MissingExtraError as error:
+        return [Row(contender="all", nodes=nodes, reason=str(error)) for nodes in NODES[engine]]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="secagg-engines-") as folder:
-        for nodes in sizes:
-            reasons = {name: _absent(contender, nodes) for name, contender in contenders.items()}
-            present = [name for name, reason in reasons.items() if not reason]
-            with _open(engine, Path(folder) / str(nodes), nodes) as run:
-                least = _turns(run, present, few=few, many=many, laps=laps)
-            rows += [
-                Row(contender=name, nodes=nodes, seconds=least.get(name), reason=reason)
-                for name, reason in reasons.items()
-            ]
+        for nodes in NODES[engine]:
+            home = Path(folder) / f"{nodes}-nodes"
+            home.mkdir()
+            with _open(engine, home, nodes) as run:
+                laps = 1 if quick else LAPS[engine]
+                rows += _turns(run, apps, home, nodes, laps=laps, rounds=ROUNDS[engine])
     return rows
+
+
+def _turns(run: Run, apps: Any, home: Path, nodes: int, *, laps: int, rounds: int) -> list[Row]:
+    """A row for each contender; they take turns. Who cannot run says so and leaves the others alone."""
+    steady: dict[str, list[float]] = {name: [] for name in apps.CONTENDERS}
+    reasons: dict[str, str] = {}
+    numbers = count(1)
+    for _ in range(laps):
+        for name in [each for each in apps.CONTENDERS if each not in reasons]:
+            folder = home / f"run-{next(numbers)}"
+            folder.mkdir()
+            work = apps.Work(contender=name, nodes=nodes, rounds=rounds, values=VALUES, folder=str(folder))
+            try:
+                steady[name] += run(work)[STEADY:]
+            except (MissingExtraError, RuntimeError, TimeoutError) as error:
+                reasons[name] = str(error).splitlines()[0]
+    return [
+        Row(contender=name, nodes=nodes, reason=reasons[name])
+        if name in reasons
+        else Row(contender=name, nodes=nodes, seconds=statistics.median(seconds))
+        for name, seconds in steady.items()
+    ]
 
 
 def table_of(engine: Engine, rows: list[Row]) -> Table:
@@ -124,10 +141,10 @@ def table_of(engine: Engine, rows: list[Row]) -> Table:
     plain = {row.nodes: row.seconds for row in rows if row.contender == BASE}
     for row in rows:
         if row.seconds is None:
-            table.add_row(row.contender, str(row.nodes), row.reason)
+            table.add_row(f"{row.contender}: {row.reason}", str(row.nodes))
             continue
         base = plain[row.nodes]
-        ratio = f"{row.seconds / base:.1f}" if base and row.seconds > 0 else "too close to tell"
+        ratio = f"{row.seconds / base:.2f}" if base else ""
         table.add_row(row.contender, str(row.nodes), f"{row.seconds:.2f}", ratio)
     return table
 
@@ -141,43 +158,14 @@ def _missing(engine: Engine) -> str:
     return ""
 
 
-def _absent(contender: Callable[[int], Any], nodes: int) -> str:
-    """Why a contender cannot run here; empty where it can."""
-    try:
-        contender(nodes)
-    except (ImportError, MissingExtraError) as error:
-        return str(error)
-    return ""
-
-
-def _turns(run: Run, names: list[str], *, few: int, many: int, laps: int) -> dict[str, float]:
-    """Seconds of a further round of each, which take turns."""
-    least = {(name, rounds): float("inf") for name in names for rounds in (few, many)}
-    for _ in range(laps):
-        for key in least:
-            least[key] = min(least[key], run(*key))
-    return {name: (least[name, many] - least[name, few]) / (many - few) for name in names}
-
-
-def _read(report: Path, log: str = "") -> float:
-    """What `timed` wrote."""
-    if not report.exists():
-        raise RuntimeError(f"the server's part did not come to an end\n{log}")
-    said = json.loads(report.read_text(encoding="utf-8"))
-    if "error" in said:
-        raise RuntimeError(f"{said['error']}\n{log}")
-    return float(said["seconds"])
-
-
-def _open(engine: Engine, folder: Path, nodes: int) -> AbstractContextManager[Run]:
-    return (_simulation if engine is Engine.SIMULATION else _deployment)(folder, nodes)
+def _open(engine: Engine, home: Path, nodes: int) -> AbstractContextManager[Run]:
+    return _simulation(home, nodes) if engine is Engine.SIMULATION else _deployment(home, nodes)
 
 
 @contextmanager
-def _simulation(folder: Path, nodes: int) -> Iterator[Run]:
-    """Ray in this process's tree, one core for each of two processes that run clients."""
-    folder.mkdir()
-    os.environ["FLWR_HOME"] = str(folder)
+def _simulation(home: Path, nodes: int) -> Iterator[Run]:
+    """Ray in this process's tree, a core for each of the two processes that run clients."""
+    os.environ["FLWR_HOME"] = str(home)
     apps = import_module("bench.engine_apps")
     simulation = import_module("flwr.simulation")
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # It narrates every step; errors come in the report.
@@ -186,34 +174,30 @@ def _simulation(folder: Path, nodes: int) -> Iterator[Run]:
         "init_args": {"num_cpus": 2, "log_to_driver": False, "logging_level": logging.CRITICAL},
     }
 
-    def run(contender: str, rounds: int) -> float:
-        report = folder / "report.json"
-        report.unlink(missing_ok=True)
-        server, client = apps.CONTENDERS[contender](nodes)
-        config = {"rounds": rounds, "nodes": nodes, "values": VALUES, "report": str(report)}
-        simulation.run_simulation(apps.timed(server, config), client, nodes, backend_config=backend)
-        return _read(report)
+    def run(work: Any) -> list[float]:
+        server, client = work.pair()
+        simulation.run_simulation(server, client, nodes, backend_config=backend)
+        seconds: list[float] = apps.read_report(work.report)
+        return seconds
 
     yield run
 
 
 @contextmanager
-def _deployment(folder: Path, nodes: int) -> Iterator[Run]:
+def _deployment(home: Path, nodes: int) -> Iterator[Run]:
     """SuperLink and SuperNodes, each a process of its own."""
     from tests.fl_integration.flower.deployment import Apps, deployment
 
-    with deployment(folder, nodes=nodes) as engine:
+    apps = import_module("bench.engine_apps")
+    with deployment(home / "engine", nodes=nodes) as engine:
 
-        def run(contender: str, rounds: int) -> float:
-            report = folder / "report.json"
-            report.unlink(missing_ok=True)
-            config = {"rounds": rounds, "nodes": nodes, "values": VALUES, "report": str(report)}
-            apps = Apps(
-                server="bench.engine_apps:server",
-                client="bench.engine_apps:client",
-                config=config | {"contender": contender},
+        def run(work: Any) -> list[float]:
+            work.pair()  # what is missing is missing here as well
+            named = Apps(
+                server="bench.engine_apps:server", client="bench.engine_apps:client", config=asdict(work)
             )
-            ended = engine.run(apps, seconds=RUN_SECONDS)
-            return _read(report, ended.log)
+            engine.run(named, seconds=RUN_SECONDS)
+            seconds: list[float] = apps.read_report(work.report)
+            return seconds
 
         yield run

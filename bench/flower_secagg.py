@@ -11,7 +11,7 @@ The parameters are the workflow's defaults: clip 8, 2**22 quantisation steps, mo
 1000. Shares go to all clients, and two thirds of them rebuild a key. Every client weighs 1000, because there
 Flower is most precise: it scales values by weight / 1000 before it rounds them.
 
-This is the one file that imports flwr. It turns Flower's telemetry off; importing it opens no socket.
+It turns Flower's telemetry off; importing it opens no socket.
 
 >>> values = {"a": 0.5, "b": -0.25, "c": 2.0}
 >>> updates = {name: np.full(4, value, dtype=np.float32) for name, value in values.items()}

@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias
 import click
 import typer
 
-from fl_integration.site.keys import MAXIMUM_PASSWORD, check_password
+from fl_integration.site.keys import MAXIMUM_PASSWORD
 from fl_integration.site.private_files import read_private
 from secagg.errors import ParameterError
 
@@ -45,7 +45,7 @@ def asked(file: Path | None, variable: str | None, *, prompt: str, new: bool) ->
     Args:
         file, variable: where it is to be read; with neither, it is asked for.
         prompt: how it is asked for.
-        new: whether a file is to be put under it: then it is checked, and asked for twice.
+        new: whether a file is to be put under it: then it is asked for twice.
 
     Raises:
         ParameterError: both are given, or there is no password there.
@@ -62,7 +62,7 @@ def asked(file: Path | None, variable: str | None, *, prompt: str, new: bool) ->
             )
     else:
         password = _typed(prompt, new=new)
-    return check_password(password) if new else password
+    return password
 
 
 def _typed(prompt: str, *, new: bool) -> str:

@@ -74,6 +74,8 @@ PATIENCE_SECONDS: Final = 30.0
 COPY: Final = "copy"
 BEFORE: Final = "copy before"
 _PENDING: Final = "pending"
+_SPOILT: Final = "the state of this site is another one's or spoilt"
+UNABLE: Final = "this site cannot take part; its own log says why"
 SITS_OUT: Final = "this site sits the round out; its own log says why"
 
 
@@ -136,7 +138,11 @@ class SavedSession:
 
 @dataclass(frozen=True, slots=True)
 class SavedMachine:
-    """The machine for one purpose, as it is saved behind each message."""
+    """The machine for one purpose, as it is saved behind each message.
+
+    The machine seals itself; the counter and the session are no secret, and who changes them only makes this
+    site join afresh.
+    """
 
     counter: U64
     session: Key32
@@ -215,6 +221,9 @@ class Member:
                     log = stack.enter_context(self._enrolment.opened_log())
                     return self._answer(head, parcel, delivery, files, log)
             raise DecodeError("a head that no server sends")
+        except ParameterError as error:  # of this site's own disk and folders, whose names are its own affair
+            _LOG.warning("%s does not take part: %s", self._me, error)
+            return refused(UNABLE)
         except SecAggError as error:
             _LOG.warning("%s does not take part: %s", self._me, error)
             return refused(str(error))
@@ -259,9 +268,9 @@ class Member:
 
     def _admit(self, place: Place, files: SealedFolder, log: ReleaseLog) -> bytes:
         """The id of the session at `place`, if this site takes part in it."""
-        mine, data = self._enrolment.version, files.read(self._me)
-        held = None if data is None else decode(SavedSession, data)
+        mine = self._enrolment.version
         ledger = Ledger(log, study=self._study, client=self._me, clock=self._clock)
+        held = self._entered(files, ledger)
         if held is not None:
             self._check_line(held.roster_version)
             at, open_here = (place.version, place.epoch), (held.version, held.epoch)
@@ -293,6 +302,17 @@ class Member:
                 self._me, admitted.session.hex()[:8], mine.version, mine.fingerprint,
             )  # fmt: skip
         return admitted.session
+
+    def _entered(self, files: SealedFolder, ledger: Ledger) -> SavedSession | None:
+        """The session that this site's own file names; None if there is none to go by."""
+        try:
+            data = files.read(self._me)
+            return None if data is None else decode(SavedSession, data)
+        except (DecodeError, VerificationError):
+            if ledger.last is None:  # with neither of the two anything that was closed would open again
+                raise
+            _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
+            return None
 
     def _check_line(self, held: RosterVersion) -> None:
         """The enrolment's roster is the one that this site held, or follows it, signed by a quorum."""
@@ -507,10 +527,15 @@ class Member:
 
     def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
-        known, data = self.remembers.get(purpose), here.files.read(self._file(purpose.name))
+        known = self.remembers.get(purpose)
+        try:
+            data = here.files.get(self._file(purpose.name))
+            saved = None if data is None else decode(SavedMachine, data)
+        except DecodeError:
+            _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
+            return None
         if known is not None and known.session != here.session:
             known = None  # of a session that was closed
-        saved = None if data is None else decode(SavedMachine, data)
         if saved is None or saved.session != here.session:
             if known is not None:
                 _LOG.warning("%s: the state of this site is gone; it joins afresh", self._me)
@@ -532,9 +557,12 @@ class Member:
         saved: SavedMachine | None,
     ) -> Client:
         if saved is not None:
-            return protocol.restore_client(
-                saved.machine, key=self._enrolment.sealing_key, release_log=here.log
-            )
+            try:
+                return protocol.restore_client(
+                    saved.machine, key=self._enrolment.sealing_key, release_log=here.log
+                )
+            except VerificationError:
+                _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
         policy = self._enrolment.policy
         return protocol.client(
             identity=self._enrolment.identity,
@@ -556,7 +584,7 @@ class Member:
         known = self.remembers.get(purpose)
         counter = 1 + max(0 if each is None else each.counter for each in (known, before))
         data = encode(SavedMachine(counter, here.session, machine.export(key=self._enrolment.sealing_key)))
-        here.files.write(self._file(purpose.name), data)
+        here.files.put(self._file(purpose.name), data)
         self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
 
 

@@ -22,7 +22,8 @@ False
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, TypeAlias
@@ -98,6 +99,11 @@ def records_digest(records: Records, *, replaced: Mapping[str, bytes] | None = N
         raise ParameterError(
             f"the record {both[0]!r} is given, and given by its digest; one of the two is right"
         )
+    with _encoding():
+        return _records_digest(records, replaced)
+
+
+def _records_digest(records: Records, replaced: Mapping[str, bytes]) -> bytes:
     digests = {name: _record_digest(name, record) for name, record in records.items()} | dict(replaced)
     writer = Writer().fixed(labels.SHOWN_RECORDS).fixed(HASH).uint(len(digests), 4)
     for name in sorted(digests):
@@ -111,7 +117,22 @@ def array_digest(record: Record) -> bytes:
     Raises:
         ParameterError: as `records_digest`.
     """
-    return _record_digest("arrays", record)
+    with _encoding():
+        return _record_digest("arrays", record)
+
+
+@contextmanager
+def _encoding() -> Iterator[None]:
+    """Whatever a server wrote where a number, a text or bytes belong is refused as what it is."""
+    try:
+        yield
+    except ParameterError:  # which is a ValueError, too
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ParameterError(
+            "a record holds a number that is out of every range, a text that is none, or no bytes where an "
+            "array's belong"
+        ) from error
 
 
 def _record_digest(name: str, record: Record) -> bytes:

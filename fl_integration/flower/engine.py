@@ -159,7 +159,8 @@ def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -
     for name, array in arrays.items():
         record[name] = Array(np.asarray(array, order="C"))
     there = [name for name, each in content.items() if isinstance(each, ArrayRecord)]
-    return RecordDict({**dict(content.items()), (there or [named])[0]: record})
+    # In the order of `visible`: that a model was withheld is nothing that an application should see.
+    return RecordDict(dict(sorted({**dict(content.items()), (there or [named])[0]: record}.items())))
 
 
 def settings_digest(run_config: Mapping[str, Any]) -> bytes:

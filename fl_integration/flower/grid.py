@@ -125,6 +125,7 @@ class SecureGrid(Grid):
         self._weighted_by_key = getattr(strategy, "weighted_by_key", DEFAULT_WEIGHT)
         self._carrier = _FlowerCarrier(grid)
         self._integers: dict[str, str] = {}
+        self._waited = 0.0
         if (state_dir is None) != (state_key is None):
             raise ParameterError("state_dir and state_key go together: a state is sealed")
         files = None if state_dir is None or state_key is None else SealedFolder(state_dir, key=state_key)
@@ -201,12 +202,12 @@ class SecureGrid(Grid):
 
     def _members(self) -> Mapping[bytes, ClientId]:
         members = self._coordinator.members()
-        waited = 0.0
-        while len(members) < self._least() and waited < self._patience.connect:
-            if not waited:
+        # A strategy asks more than once for one round; together it waits once.
+        while len(members) < self._least() and self._waited < self._patience.connect:
+            if not self._waited:
                 _LOG.info("%d of at least %d members are there; waiting", len(members), self._least())
             self._coordinator.pause()
-            waited += self._patience.last_look
+            self._waited += self._patience.last_look
             members = self._coordinator.members()
         return members
 
@@ -227,7 +228,7 @@ class SecureGrid(Grid):
         Raises:
             ParameterError: the messages are no round: they differ, or are of a type that is not summed.
         """
-        asked = list(messages)
+        asked, self._waited = list(messages), 0.0
         if not asked:
             return []
         kind, node_ids = _one_type(asked), [message.metadata.dst_node_id for message in asked]
@@ -387,6 +388,11 @@ class SecureGrid(Grid):
         for what in ("train", "evaluate") if Purpose.EVALUATE in self._sums else ("train",):
             fraction = getattr(self._strategy, f"fraction_{what}", 1.0)
             cohort = max(int(size * fraction), getattr(self._strategy, f"min_{what}_nodes", 0))
+            if fraction and min(cohort, size) > self._sums[Purpose.TRAIN].max_clients:
+                raise ParameterError(
+                    f"fraction_{what}={fraction} of a roster of {size} is a cohort of {min(cohort, size)}; the "
+                    f"protocol's max_clients is {self._sums[Purpose.TRAIN].max_clients}: raise it on both sides"
+                )
             if not fraction or cohort >= size:
                 continue
             if cohort < least:

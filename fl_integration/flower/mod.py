@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import Contribution, Member, Memory, refused
+from fl_integration.embedding.member import UNABLE, Contribution, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
@@ -60,6 +60,7 @@ _LOG: Final = logging.getLogger("secagg")
 _STATE: Final = "secagg"
 _EVALUATION: Final = "secagg.evaluation"
 """Where an app finds the latest evaluation that this site opened, if its clients learn the sum."""
+_NOT_ENROLLED: Final = "this site cannot enrol; its own log says why"
 _CLEAR: Final = (
     "this app answers through secure aggregation alone; run the strategy over a SecureGrid of secagg"
 )
@@ -114,9 +115,22 @@ def secure_aggregation(
         if HEAD not in message.content:
             return refusal(_CLEAR, message)
         try:
+            enrolment = enrol(context)
+        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
+            _LOG.warning("enrol failed, so this site does not take part", exc_info=error)
+            return Message(pack(refused(UNABLE)), reply_to=message)
+        try:
             parcel = unpack(message.content)
+        except DecodeError as error:
+            return refusal(str(error), message)
+        try:
+            enrolment = enrol(context)
+        except Exception:  # noqa: BLE001 - the app's own code, whatever it raises: its words and paths stay here
+            _LOG.exception("this site cannot enrol")
+            return Message(pack(refused(_NOT_ENROLLED)), reply_to=message)
+        try:
             member = Member(
-                enrol(context),
+                enrolment,
                 study=name,
                 sums=sums,
                 terms=terms,
@@ -126,11 +140,6 @@ def secure_aggregation(
             )
         except SecAggError as error:
             return Message(pack(refused(str(error))), reply_to=message)
-        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
-            _LOG.exception("enrol failed")
-            return Message(
-                pack(refused(f"enrol failed at this site: {type(error).__name__}")), reply_to=message
-            )
         delivery = _Delivered(message, context, call_next, sums=sums, weighted_by_key=weighted_by_key)
         reply = member.answer(parcel, delivery)
         context.state[_STATE] = ConfigRecord(

@@ -31,7 +31,7 @@ from protocols.identity import Identity
 from secagg.errors import ParameterError, VerificationError
 from secagg.secret import Secret
 
-__all__ = ["check_password", "load_identity", "load_public", "save_identity"]
+__all__ = ["MAXIMUM_PASSWORD", "load_identity", "load_public", "save_identity"]
 
 MINIMUM_PASSWORD: Final = 12
 MAXIMUM_PASSWORD: Final = 1024
@@ -59,7 +59,7 @@ def save_identity(
     """
     if not isinstance(identity, Identity):
         raise ParameterError(f"identity is an Identity, not {type(identity).__name__}")
-    secret = _secret(check_password(password))
+    secret = _secret(_new(password))
     text = PublicIdentity.of(identity).line + "\n" + sealed(identity.key, secret)
     write_private(path, text.encode(), existing=Existing.REFUSE, without_modes=without_modes)
 
@@ -94,12 +94,8 @@ def load_public(
     return _parts(path, without_modes)[0]
 
 
-def check_password(password: object) -> str:
-    """`password`, if a new file may be put under it.
-
-    Raises:
-        ParameterError: it is no str or has not 12 to 1024 characters.
-    """
+def _new(password: object) -> str:
+    """A password that a new file may be put under."""
     if not isinstance(password, str):
         raise ParameterError(f"a password is a str, not {type(password).__name__}")
     if not MINIMUM_PASSWORD <= len(password) <= MAXIMUM_PASSWORD:

@@ -24,6 +24,7 @@ secagg.errors.ParameterError: '.../state' can be read or written by others (mode
 
 import os
 import stat
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,7 @@ from fl_integration.site.whole_files import Existing, file_path, read_whole, wri
 from secagg.errors import ParameterError
 from secagg.numbers import plain
 
-__all__ = ["Existing", "WithoutModes", "read_private", "write_private"]
+__all__ = ["Existing", "WithoutModes", "create_private", "read_private", "write_private"]
 
 PRIVATE: Final = 0o600
 _OTHERS: Final = 0o077
@@ -82,6 +83,17 @@ def write_private(
         ) from error
     except OSError as error:
         raise ParameterError(f"{str(place)!r} cannot be written: {error.strerror}") from error
+
+
+def create_private(path: Path) -> None:
+    """An empty file with mode 0600, for a library that would make one with the process's own mode.
+
+    What stands there already stays, whatever it is. If the disk refuses, so it will for whoever opens the
+    file next, and its own error says more.
+    """
+    # Never by opening the place itself: to close any handle of a file drops all of SQLite's locks on it.
+    with suppress(OSError), written_whole(path, mode=PRIVATE, existing=Existing.REFUSE):
+        pass
 
 
 def read_private(

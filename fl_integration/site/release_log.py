@@ -26,9 +26,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from fl_integration.site.private_files import create_private
 from secagg.errors import ParameterError
 
 __all__ = ["SqliteReleaseLog"]
@@ -76,6 +78,7 @@ class SqliteReleaseLog:
         if not isinstance(self._path, str) or self._path in ("", ":memory:"):
             raise ParameterError(f"a release log lasts in a file; {self._path!r} does not name one")
         self._lock, self._home = threading.Lock(), os.getpid()
+        create_private(Path(self._path))
         with self._refusing("opened"):
             self._connection = sqlite3.connect(
                 self._path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False

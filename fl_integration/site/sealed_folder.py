@@ -24,18 +24,18 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from fl_integration.site.private_files import WithoutModes, read_private, write_private
+from fl_integration.site.private_files import WithoutModes, create_private, read_private, write_private
 from secagg import labels
 from secagg.errors import ParameterError
 from secagg.secret import Secret
-from secagg.standard.aead import KEY_BYTES, OVERHEAD, open_sealed, seal
-from secagg.standard.aead import MAXIMUM_BYTES as MAXIMUM_SEALED
+from secagg.standard.aead import KEY_BYTES, open_sealed, seal
 from secagg.wire import Writer
 
 __all__ = ["SealedFolder"]
 
 _PRIVATE_FOLDER: Final = 0o700
 _SUFFIX: Final = ".sealed"
+_MAXIMUM_PUT: Final = 1 << 32
 
 
 class SealedFolder:
@@ -72,10 +72,9 @@ class SealedFolder:
             ParameterError: the file is open to others, or cannot be read.
             VerificationError: it was changed, was written under another name, or under another key.
         """
-        place = self._place(name)
-        if not place.exists():
+        sealed = self.get(name)
+        if sealed is None:
             return None
-        sealed = read_private(place, maximum=MAXIMUM_SEALED + OVERHEAD, without_modes=self._without_modes)
         return open_sealed(self.key, sealed, associated_data=_context(name)).reveal()
 
     def write(self, name: str, data: bytes) -> None:
@@ -88,11 +87,26 @@ class SealedFolder:
         Raises:
             ParameterError: the disk refuses, or the data is too long. What stood there still stands.
         """
-        write_private(
-            self._place(name),
-            seal(self.key, data, associated_data=_context(name)),
-            without_modes=self._without_modes,
-        )
+        self.put(name, seal(self.key, data, associated_data=_context(name)))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Replaces what stands under this name by bytes that are sealed already, whole or not at all.
+
+        Raises:
+            ParameterError: the disk refuses. What stood there still stands.
+        """
+        write_private(self._place(name), data, without_modes=self._without_modes)
+
+    def get(self, name: str) -> bytes | None:
+        """What `put` wrote under this name last, as it stands there; None if nothing does.
+
+        Raises:
+            ParameterError: the file is open to others, or cannot be read.
+        """
+        place = self._place(name)
+        if not place.exists():
+            return None
+        return read_private(place, maximum=_MAXIMUM_PUT, without_modes=self._without_modes)
 
     def remove(self, name: str) -> None:
         """Removes what stands under this name, if anything does."""
@@ -112,6 +126,7 @@ class SealedFolder:
         """
         place = self._place(name).with_suffix(".lock")
         with ExitStack() as stack:
+            create_private(place)
             try:
                 lock = stack.enter_context(
                     closing(sqlite3.connect(place, timeout=patience, isolation_level=None))

@@ -1,4 +1,4 @@
-"""Attacks over PaillierSum wait, see `tests.paillier`; attacks on a training need torch."""
+"""Attacks over PaillierSum wait, see `tests.paillier`; attacks on a training need torch, through Flower flwr."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from tests.paillier import waits
 
 collect_ignore_glob = [] if find_spec("torch") else ["test_d16_*", "test_d17_*", "test_d18_*", "test_d19_*"]
+collect_ignore_glob += [] if find_spec("flwr") else ["*_flower.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

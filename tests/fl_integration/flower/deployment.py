@@ -21,11 +21,11 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tests.fl_integration.flower.credentials import write_certificates, write_node_keys
 from tests.fl_integration.flower.processes import (
@@ -68,6 +68,7 @@ REJOIN_SECONDS: Final = 120
 TAIL: Final = 4000
 
 Value = bool | int | float | str
+T = TypeVar("T")
 
 
 class Admission(Enum):
@@ -123,7 +124,7 @@ class Deployment:
         self._environment = environment_of(self.folder) | dict(environment)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._log_starts: dict[str, int] = {}
-        self._runs = 0
+        self._runs: list[int] = []
 
     # Runs
 
@@ -137,8 +138,7 @@ class Deployment:
 
     def begin(self, apps: Apps) -> int:
         """Starts a run; returns its number."""
-        self._runs += 1
-        app = self.folder / f"app-{self._runs}"
+        app = self.folder / f"app-{len(self._runs) + 1}"
         app.mkdir()
         config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in apps.config.items())
         text = PYPROJECT.format(name=app.name, server=apps.server, client=apps.client, config=config)
@@ -146,7 +146,8 @@ class Deployment:
         # Flower refuses a bundle without a module, though it finds ours elsewhere.
         (app / "placeholder.py").write_text("", encoding="utf-8")
         answer = json.loads(self._flwr("run", str(app), CONNECTION, "--format", "json"))
-        return int(answer["run-id"])
+        self._runs.append(int(answer["run-id"]))
+        return self._runs[-1]
 
     def finish(self, run_id: int, *, seconds: float) -> RunReport:
         """Waits for a run's end.
@@ -202,7 +203,19 @@ class Deployment:
 
     def tails(self) -> str:
         """The ends of all logs, for a failure's text."""
-        return "\n".join(f"--- {name}\n{self.log(name)[-TAIL:]}" for name in self._processes)
+        said = {name: self.log(name) for name in self._processes}
+        for run_id in self._runs:
+            # What is wrong already may be the SuperLink, and then it is its own log that tells.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said[f"run {run_id}"] = self._show(run_id)
+        return "\n".join(f"--- {name}\n{text[-TAIL:]}" for name, text in said.items())
+
+    def until(self, look: Callable[[], T | None], *, seconds: float, what: str) -> T:
+        """As `processes.until`, with the logs' ends in the error's text."""
+        try:
+            return until(look, seconds=seconds, what=what)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.tails()}") from None
 
     # Inside
 
@@ -294,8 +307,15 @@ class Deployment:
         kill_marked(NODE_VARIABLE, f"{self.folder}:{name}")
 
     def _flwr(self, *arguments: str, seconds: float = START_SECONDS) -> str:
-        """What Flower's command line says; RuntimeError with its words when it fails."""
-        done = subprocess.run(
+        """What Flower's command line says; RuntimeError with its words, and the logs' ends, when it fails."""
+        done = self._call(*arguments, seconds=seconds)
+        if done.returncode:
+            said = f"{done.stdout}{done.stderr}"
+            raise RuntimeError(f"flwr {shlex.join(arguments)} failed:\n{said}\n{self.tails()}")
+        return done.stdout
+
+    def _call(self, *arguments: str, seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [script("flwr"), *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -305,10 +325,10 @@ class Deployment:
             env=self._environment,
             check=False,
         )
-        if done.returncode:
-            said = f"{done.stdout}{done.stderr}"
-            raise RuntimeError(f"flwr {shlex.join(arguments)} failed:\n{said}\n{self.tails()}")
-        return done.stdout
+
+    def _show(self, run_id: int) -> str:
+        done = self._call("log", str(run_id), CONNECTION, "--show")
+        return f"{done.stdout}{done.stderr}"
 
     def _tls(self) -> list[str]:
         return [

@@ -4,7 +4,8 @@ Each message goes through Flower's own bytes (deflated and inflated), so that wh
 would see over a link. A node keeps its context from message to message, as a SuperNode does.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -24,6 +25,16 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 
 RUN_CONFIG = {"local-epochs": 1}
+
+
+@contextmanager
+def identity_put_back() -> Iterator[None]:
+    """Messages carry the identity of the process that makes them, which Flower keeps in a class."""
+    names = ("_run_id", "_node_id", "_task_id")  # the public ones refuse before they are set
+    before = {name: getattr(TaskIdentity, name) for name in names}
+    yield
+    for name, value in before.items():
+        setattr(TaskIdentity, name, value)
 
 
 @dataclass
@@ -46,11 +57,13 @@ class LoopbackGrid(Grid):
         nodes: by node id.
         sent: every message that reached a node, in order: (node id, what it said, what was answered).
         tamper: may change a message on its way to a node: `tamper(node id, message)`.
+        forge: may change an answer on its way back: `forge(node id, answer)`.
     """
 
     nodes: dict[int, Node] = field(default_factory=dict)
     sent: list[tuple[int, Message, Message | None]] = field(default_factory=list)
     tamper: Callable[[int, Message], Message] = lambda node, message: message
+    forge: Callable[[int, Message], Message] = lambda node, answer: answer
     _answers: dict[str, Message] = field(default_factory=dict)
     _numbers: Any = field(default_factory=lambda: count(1))
 
@@ -105,6 +118,7 @@ class LoopbackGrid(Grid):
             answer = Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
         self.sent.append((node_id, message, answer))
         if not node.mute(nth):
+            answer = self.forge(node_id, answer)
             answer.metadata.__dict__["_reply_to_message_id"] = message.metadata.message_id
             self._answers[message.metadata.message_id] = answer
 

@@ -1,7 +1,6 @@
 """A study of a few sites in one process: apps as users write them, behind the mod, over the loopback grid.
 
-Time does not pass here but where the coordinator waits: its clock goes on by as much as it asked to wait for,
-so that a test of a deadline takes no longer than any other.
+A node's faults are in `Node`, its clock in the conftest: no test waits for time to pass.
 """
 
 import re
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fl_integration.embedding.coordinator import Coordinator, Patience
+from fl_integration.embedding.coordinator import Patience
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.flower import SecureGrid, grid, secure_aggregation
+from fl_integration.flower import SecureGrid, secure_aggregation
 from protocols import Identity, MaskedSum, PlainSum, Roster
 from tests.fl_integration.flower.loopback import RUN_CONFIG, LoopbackGrid, Node
 
@@ -30,30 +28,6 @@ MASKED = MaskedSum(max_weight=1000)
 State = Mapping[str, Any]
 Step = Callable[[dict[str, Any], Message, Context], tuple[State, dict[str, Any]]]
 """(arrays, message, context) to (new arrays, metrics): what a site's training does."""
-
-
-class Time:
-    """A clock that goes on when somebody waits."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def pause(self, seconds: float) -> None:
-        assert seconds > 0, "a wait of no time never ends"
-        self.now += seconds
-
-
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    """The clock of every SecureGrid of this test."""
-    clock = Time()
-    monkeypatch.setattr(
-        grid, "Coordinator", partial(Coordinator, monotonic=clock.monotonic, pause=clock.pause)
-    )
-    return clock
 
 
 def by(step: float, examples: int = 10, **metrics: float) -> Step:

@@ -195,7 +195,7 @@ def test_a_client_that_is_away_in_the_last_round_gets_the_last_model_too(name):
 @pytest.mark.parametrize("name", ["ckks", "paillier"])
 def test_a_client_away_for_long_gets_the_model_from_a_peer(name):
     """Only the last few sealed sums are kept for an absentee."""
-    away = {number: {"a": "Contribute"} for number in range(1, 8)}
+    away = {number: {"a": "AdvertiseKeys"} for number in range(1, 8)}
     found = run(PROTOCOLS[name], "abcd", rounds=11, drop=away)
     assert found.handed_over == {"a"}
     assert found.history[-1].contributors == {"a", "b", "c", "d"}

@@ -51,6 +51,27 @@ def test_the_mode_is_0600_from_the_first_byte_on(umask: int, tmp_path: Path) -> 
 
 
 @POSIX
+def test_the_file_is_on_the_disk_before_its_name_and_the_name_before_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    forced, replace = os.fsync, Path.replace
+
+    def fsync(handle: int) -> None:
+        said.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        forced(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        said.append("name")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_private(tmp_path / "key", b"data")
+    assert said == ["file", "name", "folder"]
+
+
+@POSIX
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o602, 0o620, 0o610, 0o601, 0o644, 0o777])
 def test_what_others_can_read_or_write_is_refused(bits: int, tmp_path: Path) -> None:
     path = tmp_path / "key"

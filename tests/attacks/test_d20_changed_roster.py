@@ -1,4 +1,4 @@
-"""D19. A roster of their own: who may not change the members changes them, or shows two halves two rosters.
+"""D20. A roster of their own: who may not change the members changes them, or shows two halves two rosters.
 
 On a copy that counts the signatures of the *new* roster's keys the server alone puts keys of its own in the
 place of everybody's. On one in which a majority is enough, one corrupt member of five has two successors of
