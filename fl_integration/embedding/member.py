@@ -418,7 +418,13 @@ class Member:
         return held is not None and [*withheld.values()] == [held.began] and delivery.arrays() is None
 
     def _held(self, here: "_Open") -> HeldModel | None:
-        data = here.files.read(self._file(COPY)) if self._learns else None
+        if not self._learns:
+            return None
+        try:
+            data = here.files.read(self._file(COPY))
+        except VerificationError:
+            _LOG.warning("%s: its model does not open, and counts as gone; peers may hand it over", self._me)
+            return None
         if data is None:
             return None
         return HeldModel.from_bytes(data, session=here.session, optimiser=self._optimiser)
@@ -497,6 +503,9 @@ class Member:
         pending = here.files.read(self._file(_PENDING))
         if held is None or not self._began(held, head, delivery):
             held = self._begin(delivery, instead_of=held, here=here)
+        elif held.moved and not held.own.stranded:
+            # Or a server that parted the peers would move this model from one part's to the other's at will.
+            raise VerificationError("it goes on with its own copy: it was not left behind")
         if pending is None or held is None:
             raise VerificationError("it asked for nothing, or has no arrays to begin from")
         roster = self._enrolment.version.roster

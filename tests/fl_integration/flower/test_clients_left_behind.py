@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.member import COPY, SavedMachine, file_of
@@ -210,6 +210,26 @@ def test_a_doctored_copy_is_refused_its_giver_named_and_the_next_one_asked(
     assert study.model("d")["bias"] != 1.0
 
 
+def test_a_copy_is_taken_by_who_was_left_behind_alone(tmp_path: Path) -> None:
+    """Whatever its peers vouch for: a server that parted them would choose whose model a site has (D19)."""
+    study = Learners(tmp_path)
+    course = Course(study, given={"rounds": 99})
+    course.rounds(2)
+    before = study.model("d")
+    misses(course, "d", 1)
+    coordinator, sent = course.secure._coordinator, len(study.grid.sent)
+    asked = coordinator._errands(Errand.ASK, {"d": b""})
+    course.secure._carrier.begin("train", "", RecordDict({"arrays": course.arrays}))
+    coordinator._hand_over("d", asked["d"], ["a", "b", "c"], began=bytes(32), withheld={})
+    course.secure._carrier.end()
+    assert Errand.TAKE in errands(study, sent)
+    assert "it was not left behind" in coordinator.reasons["d"]
+    same(study.model("d"), before)
+    assert study.model("a")["bias"] != before["bias"]
+    course.rounds(1)
+    same(study.seen["d"][-1], study.seen["a"][-1])
+
+
 def test_nobody_begins_a_second_training_while_those_who_have_the_model_are_away(tmp_path: Path) -> None:
     few = CkksSum(**SHAPE, requirements=Requirements(corrupt_fraction=0.1))
     study = Learners(tmp_path, names="abcdef", protocol=few)
@@ -255,13 +275,21 @@ def test_a_first_round_that_was_lost_to_most_leaves_nobody_behind(tmp_path: Path
 # What was lost, or is another
 
 
-def test_one_whose_model_is_gone_gets_it_from_its_peers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_one_whose_model_is_gone_gets_it_from_its_peers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: bool
+) -> None:
     study = Learners(tmp_path)
     course = Course(study)
     course.rounds(2)
-    study.enrol("d", context_of(0)).files().remove(file_of("d", COPY))
+    files = study.enrol("d", context_of(0)).files()
+    if spoilt:  # or sealed under a key that the site has no more
+        files.put(file_of("d", COPY), bytes(1000))
+    else:
+        files.remove(file_of("d", COPY))
     assert course.train()
     assert "it holds no model, and the arrays to begin from did not travel" in course.failures["d"]
+    assert any("d: its model does not open" in line for line in caplog.messages) is spoilt
     course.rounds(2)
     study.agree("abcd")
 
@@ -416,7 +444,7 @@ def results(study: Learners, begin: int, end: int) -> list[bytes]:
 
 def machine_of(study: Learners, enrolment: Enrolment, log: Any) -> Any:
     """A site's machine as it lies in its folder."""
-    data = enrolment.files().read(file_of(enrolment.identity.client, Purpose.TRAIN.name))
+    data = enrolment.files().get(file_of(enrolment.identity.client, Purpose.TRAIN.name))
     assert data is not None
     saved = decode(SavedMachine, data)
     return study.protocol.restore_client(saved.machine, key=enrolment.sealing_key, release_log=log)
