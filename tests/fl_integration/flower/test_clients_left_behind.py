@@ -16,13 +16,14 @@ from fl_integration.flower import SiteModel
 from fl_integration.flower.engine import BODY, HEAD
 from fl_integration.loop.optimisers import FedAdam, FedAvg
 from fl_integration.site import handover
+from fl_integration.site.sealed_folder import SealedFolder
 from protocols import CkksSum, Identity, Requirements, Roster
 from protocols.interface import Sum
 from protocols.machine.client import KEPT_RESULTS, Request
 from protocols.membership import RosterVersion
 from protocols.messages.envelope import Envelope
 from protocols.messages.schema import decode
-from secagg.errors import PeerViolation
+from secagg.errors import ParameterError, PeerViolation
 from secagg.secret import Secret
 from tests.fl_integration.flower.learners import (
     KINDS,
@@ -95,7 +96,6 @@ def left_behind(course: Course, name: str) -> None:
 # What was missed
 
 
-@pytest.mark.slow
 def test_one_that_missed_as_many_sums_as_are_kept_opens_them_all(tmp_path: Path, sums: list[Sum]) -> None:
     study = Learners(tmp_path)
     course = Course(study, given={"rounds": 99})
@@ -403,6 +403,52 @@ def test_a_server_that_was_restarted_goes_on_with_the_clients_model(
     assert not errands(study)
     assert len(study.seen["d"]) == 4
     same(study.agree("abcd"), replayed(FedAvg(), start(), sums[::4]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_server_that_was_restarted_remembers_that_there_is_a_model(tmp_path: Path, joins: bool) -> None:
+    """Also over the next roster: those who never trained wait for those who did."""
+    few = CkksSum(**SHAPE, requirements=Requirements(corrupt_fraction=0.1))
+    line = Line(tmp_path, names="abcde", protocol=few)
+    given = {"state_dir": tmp_path / "server", "state_key": Secret(bytes(32))}
+    there(line.study, "abc")
+    Course(line.study, given={"roster": line.version, **given}).rounds(2)
+    if joins:
+        line.change("abcdef")
+        line.study.enter("f")
+        there(line.study, "def")
+    else:
+        there(line.study, "cde")
+        shutil.rmtree(tmp_path / "c")
+    after = Course(line.study, given={"roster": line.version, **given})
+    assert not after.train()
+    assert set(after.failures.values()) == {NO_PEER}
+
+
+@pytest.mark.parametrize(("step", "what"), [("write", COPY), ("put", Purpose.TRAIN.name)])
+def test_a_disk_that_fails_at_one_of_two_stores_loses_no_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, what: str
+) -> None:
+    """The model is stored first: what it has, it passes over; a machine does not open a sum again."""
+    study = Learners(tmp_path)
+    course = Course(study, given={"rounds": 99})
+    course.rounds(2)
+    real, broken = getattr(SealedFolder, step), []
+
+    def fails(self: SealedFolder, name: str, data: bytes) -> None:
+        if name == file_of("d", what) and not broken:
+            broken.append(name)
+            raise ParameterError("the disk is full")
+        real(self, name, data)
+
+    monkeypatch.setattr(SealedFolder, step, fails)
+    assert course.train()
+    assert broken
+    assert "d" in course.failures
+    course.rounds(2)
+    assert not errands(study)
+    same(study.seen["d"][-1], study.seen["a"][-1])
 
 
 # Rosters
