@@ -480,7 +480,7 @@ class Member:
         elif errand is Errand.TAKE:
             try:
                 held = self._taken(parcel, head, delivery, held, here)
-            except SecAggError as error:  # another peer's copy may do
+            except (DecodeError, VerificationError, PeerViolation) as error:  # another peer's copy may do
                 _LOG.warning("%s takes no peer's copy: %s", self._me, error)
                 return Parcel(encode_head(Answer(_standing(held), _said(str(error)))))
         elif held is None or held.own.stranded:

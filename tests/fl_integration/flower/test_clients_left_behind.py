@@ -376,6 +376,26 @@ def test_an_optimiser_of_ones_own_is_in_no_sum_and_is_told(
     same(study.agree("abc"), replayed(study.optimiser, start(), found))
 
 
+def test_a_model_begins_from_what_the_round_binds_alone(tmp_path: Path) -> None:
+    study = Learners(tmp_path)
+    course = Course(study)
+
+    def other(node: int, message: Message) -> Message:
+        if study.grid.nodes[node] is study.node("d") and "arrays" in message.content:
+            arrays = start() | {"bias": np.array([9.0], np.float32)}
+            message.content = RecordDict({**message.content, "arrays": record_of(arrays)})
+        return message
+
+    study.grid.tamper = other
+    assert course.train()
+    assert "is not what the round binds" in course.failures["d"]
+    with pytest.raises(ParameterError, match="'d' holds no such model"):
+        study.model("d")
+    study.grid.tamper = lambda node, message: message
+    course.rounds(2)
+    study.agree("abcd")
+
+
 # Restarts
 
 
@@ -446,6 +466,7 @@ def test_a_disk_that_fails_at_one_of_two_stores_loses_no_sum(
     assert course.train()
     assert broken
     assert "d" in course.failures
+    assert "full" not in course.failures["d"]  # what its disk says is its own affair
     course.rounds(2)
     assert not errands(study)
     same(study.seen["d"][-1], study.seen["a"][-1])
