@@ -82,6 +82,8 @@ def secure_aggregation(
         protocol: the very parameters that the server has, such as `MaskedSum(max_weight=10_000)`. Its
             `metrics` names what of the app's training metrics is summed; others stay at the site.
         enrol: called with the app's context for each message; says who this site is and where its state lies.
+            A simulation pickles it for each message, and an `Identity` does not pickle: make or load it in
+            the function, do not close over one.
         study: names the training, as at the server.
         evaluate_metrics: metric of the app's evaluation -> (low, high), as at the server: an example-weighted
             secure sum of its own. None: the app is not evaluated.
