@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from fl_integration.embedding.delivery import Contribution
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import UNABLE, Contribution, Member, Memory, refused
+from fl_integration.embedding.member import UNABLE, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (

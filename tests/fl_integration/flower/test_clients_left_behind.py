@@ -10,7 +10,8 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import COPY, SavedMachine, file_of
+from fl_integration.embedding.member import SavedMachine
+from fl_integration.embedding.own_model import COPY, file_of
 from fl_integration.embedding.parcels import Errand, Handover, Purpose, Step, decode_head
 from fl_integration.flower import SiteModel
 from fl_integration.flower.engine import BODY, HEAD
