@@ -322,7 +322,11 @@ class Coordinator:
                 self._turn_away(node, "it did not answer the greeting")
             del self._greetings[node]
         met = {*self._nodes.values(), *self._greetings}
-        new = [node for node in there if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now]
+        new = [
+            node
+            for node in sorted(there)
+            if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now
+        ]
         if not new:
             return
         hellos = {node: Hello(self._place, node, os.urandom(16), self._terms) for node in new}
