@@ -103,10 +103,10 @@ def add(
     named: dict[str, PublicIdentity] = {}
     for each in (each for path in public for each in read_public(path)):
         _check_place(version.roster, each, replace=replace)
-        if each.client in named:  # of two keys none is taken because its file came last
+        if (other := named.get(each.client)) is not None:  # none is taken because its file came last
             raise ParameterError(
-                f"{each.client!r} stands in these files twice, under the keys {named[each.client].fingerprint} "
-                f"and {each.fingerprint}; ask on the telephone which is theirs, and pass that line alone"
+                f"{each.client!r} stands in these files twice, under the keys {other.fingerprint} and "
+                f"{each.fingerprint}; ask on the telephone which is theirs, and pass that line alone"
             )
         named[each.client] = each
     keys = dict(version.roster.keys) | {name: each.public_key for name, each in named.items()}

@@ -7,8 +7,8 @@ one for the other in between. An access control list that lets others in shows i
 
 Where the system has no such modes, as on Windows, both refuse, unless the caller says that the folder keeps
 others out: `WithoutModes.TRUST_THE_FOLDER`. That has no effect where there are modes, so it weakens nothing
-there; a disk that ignores them (a USB stick, another system's) is found out before anything is written to it. It
-does not look at the folder anywhere: who may write into it can take the file away.
+there; a disk that ignores them (a memory stick, another system's) is found out before anything is written to
+it. Nobody looks at the folder anywhere: who may write into it can take the file away.
 
 Nothing here encrypts. An administrator, a backup and whoever takes the disk read such a file.
 
@@ -138,11 +138,12 @@ def read_private(
 
 
 def _check_kept(place: Path, status: os.stat_result) -> None:
-    """Nothing is written to a file that did not get its mode: disks of other systems show one for all files."""
-    if _MODES_HOLD and (status.st_mode & _OTHERS or status.st_uid != os.geteuid()):
+    """Nothing is written to a file that did not get its mode: some disks show one mode for all files."""
+    mode = stat.S_IMODE(status.st_mode)
+    if _MODES_HOLD and (mode & _OTHERS or status.st_uid != os.geteuid()):
         raise ParameterError(
-            f"the disk under {str(place)!r} keeps no modes and owners (mode {stat.S_IMODE(status.st_mode):04o}, "
-            f"user number {status.st_uid}), so others could read it; take a folder on another disk"
+            f"the disk under {str(place)!r} keeps no modes and owners (mode {mode:04o}, user number "
+            f"{status.st_uid}), so others could read it; take a folder on another disk"
         )
 
 

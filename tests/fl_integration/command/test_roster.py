@@ -190,8 +190,8 @@ def test_of_two_lines_for_one_name_none_is_taken_because_it_came_last(folder: Pa
     (folder / "two.pub").write_text("".join(lines), encoding="utf-8")
     both = rf"'basel' stands in these files twice, .* {PublicIdentity.of(BASEL).fingerprint} and "
     for files in (["two.pub"], ["basel.pub", "basel.pub"]):
-        done = run("roster", "add", folder / "1.txt", *(folder / file for file in files), "--out", folder / "x")
-        refused(done, both)
+        given = [folder / file for file in files]
+        refused(run("roster", "add", folder / "1.txt", *given, "--out", folder / "x"), both)
     new = [folder / "zurich-2.pub", folder / "zurich.pub"]
     refused(run("roster", "add", "--replace", folder / "1.txt", *new, "--out", folder / "x"), "files twice")
     assert not (folder / "x").exists()
