@@ -76,7 +76,7 @@ def _typed(prompt: str, *, new: bool) -> str:
             ) from None
         except UnicodeDecodeError:  # which holds what was typed, and goes no further
             raise ParameterError(
-                "the terminal sent a letter in another encoding than the one that it says; use --password-file"
+                "the terminal sent a letter in another encoding than the one it says; use --password-file"
             ) from None
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import UNABLE, Contribution, Member, Memory, refused
+from fl_integration.embedding.member import Contribution, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
@@ -116,11 +116,6 @@ def secure_aggregation(
             return call_next(message, context)
         if HEAD not in message.content:
             return refusal(_CLEAR, message)
-        try:
-            enrolment = enrol(context)
-        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
-            _LOG.warning("enrol failed, so this site does not take part", exc_info=error)
-            return Message(pack(refused(UNABLE)), reply_to=message)
         try:
             parcel = unpack(message.content)
         except DecodeError as error:

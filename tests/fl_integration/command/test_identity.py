@@ -136,7 +136,7 @@ def test_a_letter_that_the_terminal_garbled_is_refused_and_shown_nowhere(tmp_pat
         app, ["identity", "new", "basel", "--out", str(tmp_path / "k")], input=2 * typed
     )
     assert done.exit_code == 2
-    assert done.stderr.endswith("in another encoding than the one that it says; use --password-file\n")
+    assert done.stderr.endswith("in another encoding than the one it says; use --password-file\n")
     assert "fung des" not in done.output
     assert not list(tmp_path.iterdir())
 

@@ -411,7 +411,7 @@ def results(study: Learners, begin: int, end: int) -> list[bytes]:
 
 def machine_of(study: Learners, enrolment: Enrolment, log: Any) -> Any:
     """A site's machine as it lies in its folder."""
-    data = enrolment.files().read(file_of(enrolment.identity.client, Purpose.TRAIN.name))
+    data = enrolment.files().get(file_of(enrolment.identity.client, Purpose.TRAIN.name))
     assert data is not None
     saved = decode(SavedMachine, data)
     return study.protocol.restore_client(saved.machine, key=enrolment.sealing_key, release_log=log)

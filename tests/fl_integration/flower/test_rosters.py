@@ -16,8 +16,19 @@ from protocols import Identity, MaskedSum, Roster
 from protocols.membership import RosterVersion
 from secagg.errors import ParameterError
 from tests.fl_integration.flower.loopback import Node
-from tests.fl_integration.flower.stage import FIRST_NODE, MASKED, PLAIN, Study, app_of, by, context_of
-from tests.fl_integration.flower.test_faults import mean_of, moved, near, steps
+from tests.fl_integration.flower.stage import (
+    FIRST_NODE,
+    MASKED,
+    PLAIN,
+    Study,
+    app_of,
+    by,
+    context_of,
+    mean_of,
+    moved,
+    near,
+    steps,
+)
 
 A, B, C, D = range(FIRST_NODE, FIRST_NODE + 4)
 
