@@ -40,7 +40,7 @@ def advise(
     server_may_lie: Annotated[
         bool, typer.Option(help="The server may tell clients different stories.")
     ] = True,
-    megabits: Annotated[float, typer.Option(metavar="MB/S", help="Of a client's link, a second.")] = 100.0,
+    megabits: Annotated[float, typer.Option(metavar="MBIT/S", help="Of a client's link.")] = 100.0,
     roster: Annotated[
         int | None,
         typer.Option(metavar="N", help="Clients that a round's are chosen from.", show_default="N"),

@@ -1,7 +1,7 @@
 """The command `secagg` as a tree of verbs, and what becomes of errors.
 
 Exit codes: 0 when all went well, 1 when the answer to what was asked is no, 2 when something cannot work and
-a line on standard error says why, 130 when it was interrupted. A traceback is a bug of ours.
+standard error says why, 130 when it was interrupted. A traceback is a bug of ours.
 """
 
 from typing import Annotated, Any, Final
@@ -17,7 +17,7 @@ from secagg.release import RELEASE
 __all__ = ["app", "command"]
 
 _EPILOG: Final = """\
-Exit codes: 0 all went well; 1 the answer is no; 2 it cannot work, one line on standard error says why;
+Exit codes: 0 all went well; 1 the answer is no; 2 it cannot work, and standard error says why;
 130 interrupted. What a command is for is said by, for example, secagg roster sign --help.
 """
 _ORDER: Final = ("identity", "roster", "plan", "advise", "hospitals")
@@ -47,6 +47,10 @@ class _Root(PlainGroup):
             raise _Refused(str(error)) from error
         except (click.Abort, KeyboardInterrupt, EOFError) as error:
             raise _Interrupted("interrupted") from error
+        except BrokenPipeError:  # a reader that has seen enough, which click ends quietly
+            raise
+        except OSError as error:  # files are the library's, which has said it better: this is the output
+            raise _Refused(f"the output cannot be written: {error.strerror}") from error
 
 
 app = typer.Typer(

@@ -74,6 +74,10 @@ def _typed(prompt: str, *, new: bool) -> str:
             raise ParameterError(
                 "there is no terminal that hides what is typed; use --password-file or --password-env"
             ) from None
+        except UnicodeDecodeError:  # which holds what was typed, and goes no further
+            raise ParameterError(
+                "the terminal sent a letter in another encoding than the one it says; use --password-file"
+            ) from None
 
 
 def _from_file(file: Path) -> str:

@@ -1,5 +1,6 @@
 """`secagg roster`: the members and their keys, version by version, signed by the members."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -99,10 +100,16 @@ def add(
     """
     check_free(out, "a roster")
     version = read_roster(roster)
-    keys = dict(version.roster.keys)
+    named: dict[str, PublicIdentity] = {}
     for each in (each for path in public for each in read_public(path)):
         _check_place(version.roster, each, replace=replace)
-        keys[each.client] = each.public_key
+        if (other := named.get(each.client)) is not None:  # none is taken because its file came last
+            raise ParameterError(
+                f"{each.client!r} stands in these files twice, under the keys {other.fingerprint} and "
+                f"{each.fingerprint}; ask on the telephone which is theirs, and pass that line alone"
+            )
+        named[each.client] = each
+    keys = dict(version.roster.keys) | {name: each.public_key for name, each in named.items()}
     _write(version.successor(Roster.from_mapping(keys)), out)
 
 
@@ -166,7 +173,8 @@ def sign(
         identity = load_identity(
             key, password=asked(password_file, password_env, prompt="Password", new=False)
         )
-        memory = key.with_name(f"{key.name}.signed")
+        # One key has one memory, whatever link led to it.
+        memory = Path(f"{os.path.realpath(key)}.signed")
         version = sign_roster(
             version, identity, memory, second=Second.GIVEN_UP if given_up else Second.REFUSE
         )
@@ -176,6 +184,8 @@ def sign(
                 "version before does.",
                 err=True,
             )
+    # Another member may have signed the file while the password was typed, or put another roster there.
+    version = version.with_signatures(read_roster(roster))
     write_roster(version, roster)
     typer.echo(f"{len(version.signers)} of {len(version.roster)} members have signed {str(roster)!r}")
 

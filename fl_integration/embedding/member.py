@@ -268,7 +268,8 @@ class Member:
         if mine.version <= held.version:
             raise VerificationError(
                 f"this site took part under version {held.version} of the roster ({held.fingerprint}); it "
-                f"does not go back to version {mine.version} ({mine.fingerprint})"
+                f"does not go back to version {mine.version} ({mine.fingerprint}); all who start anew with "
+                "that one name another study, and give each site another state_dir"
             )
         line = [each for each in self._enrolment.earlier if held.version < each.version < mine.version]
         for each in (*line, mine):

@@ -28,9 +28,11 @@ authentication: whose a reply is, is for the transport to know.
 """
 
 import asyncio
+import contextvars
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final, ParamSpec, TypeAlias, TypeVar
 
 from fl_integration.loop.watch import log_left_open, log_outcome
@@ -147,14 +149,19 @@ async def _receive(server: Server, sender: ClientId, reply: Buffer) -> None:
 
 
 async def _off_the_loop(call: Callable[_Given, _Made], *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
-    """What `call` returns, from a thread. Whoever is cancelled meanwhile is so when the call has ended."""
-    task = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    """What `call` returns, from a thread. Whoever is cancelled meanwhile is so when the call has ended.
+
+    A future and no task, such as `asyncio.to_thread` makes: `asyncio.run` cancels all tasks when it ends, and
+    this one would be over while its thread works on.
+    """
+    work = partial(contextvars.copy_context().run, call, *args, **kwargs)
+    done = asyncio.get_running_loop().run_in_executor(None, work)
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(done)
     except asyncio.CancelledError:
-        while not task.done():
+        while not done.done():
             with suppress(asyncio.CancelledError):  # a second one changes nothing: the first goes on below
-                await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # it is taken note of: the machine remembers what went wrong
+                await asyncio.wait([done])
+        if not done.cancelled():
+            done.exception()  # it is taken note of: the machine remembers what went wrong
         raise

@@ -122,7 +122,7 @@ def _parts(path: str | os.PathLike[str], without_modes: WithoutModes) -> tuple[P
         line, begin, rest = data.decode().partition("\n" + BEGIN)
     except UnicodeDecodeError:
         line = begin = rest = ""
-    if not begin:
+    if not begin or "\n" in line:
         raise ParameterError(
             f"{os.fspath(path)!r} is no identity as `secagg identity new` writes it; name such a file"
         )

@@ -7,7 +7,8 @@ one for the other in between. An access control list that lets others in shows i
 
 Where the system has no such modes, as on Windows, both refuse, unless the caller says that the folder keeps
 others out: `WithoutModes.TRUST_THE_FOLDER`. That has no effect where there are modes, so it weakens nothing
-there. It does not look at the folder anywhere: who may write into it can take the file away.
+there; a disk that ignores them (a memory stick, another system's) is found out before anything is written to
+it. Nobody looks at the folder anywhere: who may write into it can take the file away.
 
 Nothing here encrypts. An administrator, a backup and whoever takes the disk read such a file.
 
@@ -65,7 +66,7 @@ def write_private(
 
     Raises:
         ParameterError: an argument is anything else, a file stands there and is not to be replaced, the disk
-            or the folder refuses, or the system has no modes. What stood there still stands.
+            or the folder refuses, or the system, or the disk, has no modes. What stood there still stands.
     """
     _check(without_modes)
     if not isinstance(existing, Existing):
@@ -76,6 +77,7 @@ def write_private(
     _check_modes(place, without_modes)
     try:
         with written_whole(place, mode=PRIVATE, existing=existing) as file:
+            _check_kept(place, os.fstat(file.fileno()))
             file.write(data)
     except FileExistsError as error:
         raise ParameterError(
@@ -136,6 +138,16 @@ def read_private(
             )
 
     return read_whole(place, maximum=maximum, check=owned)
+
+
+def _check_kept(place: Path, status: os.stat_result) -> None:
+    """Nothing is written to a file that did not get its mode: some disks show one mode for all files."""
+    mode = stat.S_IMODE(status.st_mode)
+    if _MODES_HOLD and (mode & _OTHERS or status.st_uid != os.geteuid()):
+        raise ParameterError(
+            f"the disk under {str(place)!r} keeps no modes and owners (mode {mode:04o}, user number "
+            f"{status.st_uid}), so others could read it; take a folder on another disk"
+        )
 
 
 def _check(without_modes: object) -> None:

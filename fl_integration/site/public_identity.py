@@ -153,6 +153,8 @@ def read_public(path: str | os.PathLike[str]) -> tuple[PublicIdentity, ...]:
         except (ParameterError, VerificationError, UnicodeDecodeError) as error:
             kind = type(error) if isinstance(error, VerificationError) else ParameterError
             said = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            if line.endswith(b"\r"):
+                said = "it ends in a carriage return, which mail or an editor added; ask for the file itself"
             raise kind(f"line {number} of {str(place)!r}: {said}") from error
     return tuple(found)
 

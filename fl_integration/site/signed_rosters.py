@@ -99,8 +99,9 @@ def _read(memory: str | os.PathLike[str], without_modes: WithoutModes) -> dict[s
     data = read_private(place, maximum=_MAXIMUM_FILE, without_modes=without_modes)
     head, *lines = data.decode("ascii", "replace").split("\n")
     found = [_LINE.fullmatch(line) for line in lines[:-1]]
-    if head != _HEAD or not lines or lines[-1] or None in found:
+    known = {each[1]: each[2] for each in found if each is not None}
+    if head != _HEAD or not lines or lines[-1] or len(known) != len(found):  # a line is none, or one of two
         raise ParameterError(
             f"{str(place)!r} is not what `secagg roster sign` remembers; find out who changed it, then sign"
         )
-    return {each[1]: each[2] for each in found if each is not None}
+    return known

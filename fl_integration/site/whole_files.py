@@ -140,10 +140,15 @@ def file_path(path: str | os.PathLike[str], what: str) -> Path:
     """`path` as a Path that names a file.
 
     Raises:
-        ParameterError: it is of another type, empty, ends in no name, or holds a null.
+        ParameterError: it is of another type, empty, ends in no name, or holds a null or what the system
+            cannot write in a name.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise ParameterError(f"the path of {what} is a str or a Path, not {type(path).__name__}")
-    if not Path(path).name or "\0" in os.fspath(path):
+    try:
+        named = bool(Path(path).name) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a character
+        named = False
+    if not named:
         raise ParameterError(f"{os.fspath(path)!r} does not name a file; name one for {what}")
     return Path(path)

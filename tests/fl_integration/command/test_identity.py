@@ -130,6 +130,17 @@ def test_there_is_no_way_to_pass_a_password_as_an_argument(tmp_path: Path) -> No
         assert "No such option" in done.stderr
 
 
+def test_a_letter_that_the_terminal_garbled_is_refused_and_shown_nowhere(tmp_path: Path) -> None:
+    typed = "prüfung des bestands\n".encode("latin-1")
+    done = CliRunner().invoke(
+        app, ["identity", "new", "basel", "--out", str(tmp_path / "k")], input=2 * typed
+    )
+    assert done.exit_code == 2
+    assert done.stderr.endswith("in another encoding than the one it says; use --password-file\n")
+    assert "fung des" not in done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_prompt_writes_nothing(tmp_path: Path) -> None:
     done = run("identity", "new", "basel", "--out", tmp_path / "k", typed="")
     assert done.exit_code == 130

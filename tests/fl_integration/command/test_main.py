@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from fl_integration.command.app import app
 from fl_integration.command.main import main
 from fl_integration.site.keys import load_public, save_identity
-from protocols import Adversary, CkksSum, Identity, MaskedSum, Requirements, advise
+from fl_integration.site.roster_file import write_roster
+from protocols import Adversary, CkksSum, Identity, MaskedSum, Requirements, Roster, RosterVersion, advise
 from secagg.release import RELEASE
 from tests.fresh import BLOCKER, ROOT, run
 
@@ -36,6 +37,9 @@ def test_every_verb_has_help_with_an_example() -> None:
     assert "Exit codes: 0" in whole.stdout
     listed = re.findall(r"^  (\w+) {2,}\w", whole.stdout.partition("Commands:")[2], flags=re.MULTILINE)
     assert listed == [*VERBS, "hospitals"]
+    said = " ".join(whole.stdout.partition("Commands:")[2].split())
+    assert "..." not in said
+    assert "Your long-term signing key: make it, show its public half, replace it." in said
     for noun, verbs in VERBS.items():
         for words in [(noun, verb) for verb in verbs] or [(noun,)]:
             shown = runner.invoke(app, [*words, "--help"])
@@ -61,6 +65,21 @@ def test_wrong_use_is_code_2() -> None:
 def test_an_error_of_ours_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "0"]) == 2
     assert capsys.readouterr().err == "secagg: max_clients is 0; it must be an integer in [2, 1048576]\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
+def test_an_output_that_takes_nothing_is_one_line_and_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not 1, which would say that the roster is another one."""
+    write_roster(RosterVersion(Roster.of(Identity.generate("basel"))), tmp_path / "1.txt")
+    for arguments in (["roster", "check", str(tmp_path / "1.txt")], ["plan", "10"]):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            assert main(arguments) == 2
+            with pytest.raises(OSError, match="No space"):
+                full.close()
+        assert capsys.readouterr().err == "secagg: the output cannot be written: No space left on device\n"
 
 
 def test_plan_prints_the_plan() -> None:

@@ -183,6 +183,20 @@ def test_a_key_is_replaced_by_who_says_so_alone(folder: Path) -> None:
     refused(run(*stranger), "'basel' is not in the roster")
 
 
+def test_of_two_lines_for_one_name_none_is_taken_because_it_came_last(folder: Path) -> None:
+    """A second file, or a second line that was slipped into one, must not decide whose key it is."""
+    other = made("basel", "a liar's")
+    lines = [PublicIdentity.of(each).line + "\n" for each in (BASEL, other)]
+    (folder / "two.pub").write_text("".join(lines), encoding="utf-8")
+    both = rf"'basel' stands in these files twice, .* {PublicIdentity.of(BASEL).fingerprint} and "
+    for files in (["two.pub"], ["basel.pub", "basel.pub"]):
+        given = [folder / file for file in files]
+        refused(run("roster", "add", folder / "1.txt", *given, "--out", folder / "x"), both)
+    new = [folder / "zurich-2.pub", folder / "zurich.pub"]
+    refused(run("roster", "add", "--replace", folder / "1.txt", *new, "--out", folder / "x"), "files twice")
+    assert not (folder / "x").exists()
+
+
 def test_the_old_key_signs_for_the_new_one_and_is_told_so(folder: Path, keys: Path) -> None:
     write_roster(FIRST.successor(Roster.of(CLEVELAND, NEW_ZURICH)), folder / "2.txt")
     sign = ("roster", "sign", folder / "2.txt", "--key", keys / "zurich.key", "--password-env", "PW")
@@ -205,6 +219,39 @@ def test_a_key_signs_one_successor_unless_all_gave_it_up(folder: Path, keys: Pat
     good("roster", "sign", folder / "other.txt", *sign, "--given-up")
     assert read_roster(folder / "other.txt").signers == ("Cleveland",)
     (keys / "cleveland.key.signed").unlink()
+
+
+def test_a_link_to_a_key_has_the_memory_of_the_key(folder: Path, keys: Path) -> None:
+    link = folder / "linked.key"
+    link.symlink_to(keys / "cleveland.key")
+    write_roster(FIRST.successor(Roster.of(CLEVELAND, BUDAPEST)), folder / "2.txt")
+    write_roster(FIRST.successor(Roster.of(CLEVELAND, BASEL)), folder / "other.txt")
+    good("roster", "sign", folder / "2.txt", "--key", keys / "cleveland.key", "--password-env", "PW")
+    done = run("roster", "sign", folder / "other.txt", "--key", link, "--password-env", "PW")
+    (keys / "cleveland.key.signed").unlink()
+    assert done.exit_code == 2
+    assert "has signed another successor" in done.stderr
+
+
+def test_a_signature_that_comes_while_the_password_is_typed_stays(
+    folder: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a folder that members share. And a roster that was put there meanwhile is not written over."""
+    file, sign = folder / "1.txt", ("--key", keys / "zurich.key")
+    meanwhile = [FIRST.signed(BUDAPEST), RosterVersion(Roster.of(BASEL))]
+
+    def typed(*_: object, **__: object) -> str:
+        write_roster(meanwhile[0], file)
+        return PASSWORD
+
+    monkeypatch.setattr("fl_integration.command.roster.asked", typed)
+    good("roster", "sign", file, *sign)
+    assert read_roster(file) == FIRST.signed(BUDAPEST).signed(ZURICH)
+    del meanwhile[0]
+    refused_last = run("roster", "sign", file, *sign)
+    assert refused_last.exit_code == 2
+    assert "the copy is another roster" in refused_last.stderr
+    assert read_roster(file) == meanwhile[0]
 
 
 def test_what_is_refused_leaves_the_files_as_they_were(folder: Path, keys: Path) -> None:
@@ -238,3 +285,5 @@ def test_a_public_line_that_was_changed_on_its_way(folder: Path) -> None:
     )
     (folder / "two.pub").write_bytes(b"\xff\n")
     refused(run("roster", "new", folder / "two.pub", "--out", folder / "x"), "line 1 of .*not UTF-8")
+    (folder / "two.pub").write_bytes(line.encode() + line.replace("\n", "\r\n").encode())
+    refused(run("roster", "new", folder / "two.pub", "--out", folder / "x"), "line 2 of .*a carriage return")

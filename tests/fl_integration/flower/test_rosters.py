@@ -15,12 +15,15 @@ from fl_integration.flower.engine import pack, unpack
 from protocols import Identity, MaskedSum, Roster
 from protocols.membership import RosterVersion
 from secagg.errors import ParameterError
+from tests.fl_integration.flower.loopback import Node
 from tests.fl_integration.flower.stage import (
     FIRST_NODE,
     MASKED,
     PLAIN,
     Study,
+    app_of,
     by,
+    context_of,
     mean_of,
     moved,
     near,
@@ -249,6 +252,24 @@ def test_the_old_session_is_closed_for_good(tmp_path: Path) -> None:
     head = decode_head(unpack(four.study.heard(A)[-1].content).head)
     assert isinstance(head, Refused)
     assert "it does not go back to version 1" in head.reason
+
+
+def test_a_new_first_version_is_another_study_in_other_folders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where too few are left to sign a successor: no site goes back, and all are told how to start anew."""
+    four = Consortium(tmp_path, first="abcd")
+    assert len(list(four.study.secure(Changing(), roster=four.versions[0]).get_node_ids())) == 4
+    anew = RosterVersion(four.of("abc"))
+    four.study.rosters = dict.fromkeys("abc", anew)
+    four.leave("d")
+    assert list(four.study.secure(Changing(), roster=anew).get_node_ids()) == []
+    assert "all who start anew with that one name another study, and give each site another" in caplog.text
+    four.study.folder = tmp_path / "anew"
+    for name, node in zip("abc", (A, B, C), strict=True):
+        app = app_of(by(0.1, 1), mods=[four.study.mod(name, study="anew")])
+        four.study.grid.nodes[node] = Node(app, context_of(node))
+    assert len(list(four.study.secure(Changing(), roster=anew, study="anew").get_node_ids())) == 3
 
 
 def test_sessions_are_counted_for_each_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -306,6 +306,28 @@ def test_a_cancelled_round_leaves_no_thread_on_the_server(call: str) -> None:
     assert play(site, site.each, number=1).contributors == frozenset(NAMES)
 
 
+def test_a_loop_that_ends_waits_for_the_thread_too() -> None:
+    """Whoever's `main` is over cancels all that is left, and whatever it awaits, at once."""
+    site = Site(PlainSum(max_clients=6))
+    held: Any = Held(site.server, "receive")
+    ended = []
+
+    async def left() -> None:
+        try:
+            await run_round_async(held, site.round(), site.each, deadline=LONG)
+        finally:
+            ended.append(held.ended.is_set())
+
+    async def main() -> asyncio.Task[None]:
+        task = asyncio.create_task(left())
+        await until(held.begun)
+        asyncio.get_running_loop().call_later(0.01, held.go.set)
+        return task
+
+    assert run(main()).cancelled()
+    assert ended == [True]
+
+
 def test_a_round_that_was_given_up_goes_on_from_its_saved_state() -> None:
     site = Site(MaskedSum(max_clients=6))
     reached = asyncio.Event()

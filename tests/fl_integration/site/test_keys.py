@@ -139,6 +139,7 @@ def test_every_changed_byte_of_the_key_is_noticed(place: int, text: str, tmp_pat
         lambda text: text + "\n",
         lambda text: text.replace("\n", "\r\n"),
         lambda text: "# a remark\n" + text,
+        lambda text: text.replace("\n", "\n\n", 1),
         lambda text: text.split("\n", 1)[1],
         lambda text: text.split("\n", 1)[0] + "\n",
         lambda text: text.replace("ENCRYPTED PRIVATE", "PRIVATE"),

@@ -234,6 +234,7 @@ def test_folders_that_are_not_there_and_names_that_are_none(tmp_path: Path) -> N
         (".", "does not name a file"),
         ("/", "does not name a file"),
         ("a\0b", "does not name a file"),
+        ("\ud800", "does not name a file"),
         (b"key", "a str or a Path, not bytes"),
         (7, "not int"),
     ):
@@ -268,6 +269,30 @@ def test_a_system_without_modes_is_refused_unless_the_folder_is_trusted(
     write_private(path, b"data", without_modes=WithoutModes.TRUST_THE_FOLDER)
     refused("do not keep others from", path)
     assert read_private(path, maximum=4, without_modes=WithoutModes.TRUST_THE_FOLDER) == b"data"
+
+
+@POSIX
+@pytest.mark.parametrize("existing", list(Existing))
+def test_a_disk_that_ignores_modes_gets_no_byte(
+    existing: Existing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FAT and mounts of other systems do: one mode for all files, whatever is asked for."""
+    path, written = tmp_path / "key", os.open
+    if existing is Existing.REPLACE:
+        write_private(path, b"before")
+
+    def ignoring(name: Any, flags: int, mode: int = 0o777) -> int:
+        handle = written(name, flags, mode)
+        if flags & os.O_CREAT:
+            os.fchmod(handle, 0o755)
+        return handle
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", ignoring)
+        for without_modes in WithoutModes:
+            with pytest.raises(ParameterError, match=r"keeps no modes and owners \(mode 0755, user number"):
+                write_private(path, b"secret", existing=existing, without_modes=without_modes)
+    assert [each.name for each in tmp_path.iterdir()] == ["key"] * (existing is Existing.REPLACE)
 
 
 @POSIX

@@ -63,6 +63,7 @@ def test_first_versions_are_not_counted(tmp_path: Path) -> None:
         b"secagg signed rosters 1\n\n",
         b"\xff\n",
         b"secagg signed rosters 1\n" + b"a" * 64 + b" " + b"a" * 64,
+        b"secagg signed rosters 1\n" + 2 * (b"a" * 64 + b" " + b"a" * 64 + b"\n"),
     ],
 )
 def test_a_damaged_memory_signs_nothing_and_is_kept(content: bytes, tmp_path: Path) -> None:
