@@ -63,6 +63,8 @@ __all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered"]
 
 _LOG: Final = logging.getLogger("secagg")
 _FILE: Final = "server"
+_SLOWER: Final = 1.3
+"""How much longer each pause between two looks is: a dozen looks in the first second, then two a second."""
 KEPT_ROUNDS: Final = 16
 """Rounds whose binding digest is told with results: more than a mailbox keeps."""
 
@@ -112,7 +114,7 @@ class Patience:
     hello: float = 90.0
     connect: float = 600.0
     again: float = 30.0
-    first_look: float = 0.1
+    first_look: float = 0.02
     last_look: float = 0.5
 
 
@@ -310,7 +312,7 @@ class Coordinator:
             if not waiting:
                 break
             self._pause(look)
-            look = min(2 * look, self._patience.last_look)
+            look = min(_SLOWER * look, self._patience.last_look)
         return {node: client for client, node in self._nodes.items() if node in there}
 
     def _greet(self, there: set[Node]) -> None:
@@ -490,7 +492,7 @@ class Coordinator:
             if awaited.isdisjoint(pending.values()) or self._monotonic() >= until:
                 break
             # Answers come in bunches: after one, the next may be near.
-            look = self._patience.first_look if answers else min(2 * look, self._patience.last_look)
+            look = self._patience.first_look if answers else min(_SLOWER * look, self._patience.last_look)
             self._pause(look)
         for client in awaited & set(pending.values()):
             self._lose(client, "no answer in time")

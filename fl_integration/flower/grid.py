@@ -392,8 +392,8 @@ class SecureGrid(Grid):
             cohort = max(int(size * fraction), getattr(self._strategy, f"min_{what}_nodes", 0))
             if fraction and min(cohort, size) > self._sums[Purpose.TRAIN].max_clients:
                 raise ParameterError(
-                    f"fraction_{what}={fraction} of a roster of {size} is a cohort of {min(cohort, size)}; the "
-                    f"protocol's max_clients is {self._sums[Purpose.TRAIN].max_clients}: raise it on both sides"
+                    f"fraction_{what}={fraction} of a roster of {size} is a cohort of {min(cohort, size)}; "
+                    f"max_clients is {self._sums[Purpose.TRAIN].max_clients}: raise it on both sides"
                 )
             if not fraction or cohort >= size:
                 continue

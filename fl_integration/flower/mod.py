@@ -17,7 +17,7 @@ import numpy as np
 
 from fl_integration.embedding.delivery import Contribution
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import UNABLE, Member, Memory, refused
+from fl_integration.embedding.member import Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
@@ -117,11 +117,6 @@ def secure_aggregation(
             return call_next(message, context)
         if HEAD not in message.content:
             return refusal(_CLEAR, message)
-        try:
-            enrolment = enrol(context)
-        except Exception as error:  # noqa: BLE001 - the app's own code, whatever it raises: its words stay here
-            _LOG.warning("enrol failed, so this site does not take part", exc_info=error)
-            return Message(pack(refused(UNABLE)), reply_to=message)
         try:
             parcel = unpack(message.content)
         except DecodeError as error:

@@ -91,8 +91,11 @@ def create_private(path: Path) -> None:
     What stands there already stays, whatever it is. If the disk refuses, so it will for whoever opens the
     file next, and its own error says more.
     """
+    if os.path.lexists(path):
+        return
     # Never by opening the place itself: to close any handle of a file drops all of SQLite's locks on it.
-    with suppress(OSError), written_whole(path, mode=PRIVATE, existing=Existing.REFUSE):
+    # A path that names no file is a ValueError.
+    with suppress(OSError, ValueError), written_whole(path, mode=PRIVATE, existing=Existing.REFUSE):
         pass
 
 

@@ -6,8 +6,9 @@ state does not stop that. `SqliteReleaseLog` does: before a reply leaves, its di
 only if the step has none; what stands there decides.
 
 Durable means that the transaction has reached the disk when `insert` returns: `synchronous` has its strictest
-setting, which is FULL and in addition syncs the folder once the journal is gone. It holds as far as the disk
-keeps its word. Only digests are stored, never a share, a vector or a key.
+setting, and the journal stays beside the file, its header zeroed and forced to the disk to commit, so that
+no folder has to be. It holds as far as the disk keeps its word. Only digests are stored, never a share, a
+vector or a key.
 
 The file has an identity, drawn when it was made, and no entry is ever removed. A saved client knows both: it
 does not come back with another file, nor with a copy of its own that lacks entries which it has seen (ATTACKS
@@ -85,7 +86,7 @@ class SqliteReleaseLog:
             )
         try:
             with self._refusing("used"):
-                self._connection.execute("PRAGMA journal_mode = DELETE")
+                self._connection.execute("PRAGMA journal_mode = PERSIST")
                 self._connection.execute("PRAGMA synchronous = EXTRA")
                 with self._transaction():
                     self._identity = self._prepare()

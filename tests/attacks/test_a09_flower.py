@@ -26,7 +26,7 @@ from fl_integration.embedding.parcels import Answer, Parcel, Step, decode_head
 from fl_integration.embedding.records import HASH, Kind, Record, array_digest, records_digest
 from fl_integration.flower import engine, grid, mod
 from protocols import MaskedSum, PlainSum
-from tests.fl_integration.flower.loopback import Node, identity_put_back
+from tests.fl_integration.flower.loopback import Node, folder_in_memory, identity_put_back
 from tests.fl_integration.flower.stage import FIRST_NODE, Study, average, context_of, record_of
 
 pytestmark = pytest.mark.usefixtures("own_identity")
@@ -139,6 +139,12 @@ def own_identity() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with folder_in_memory() as folder:
+        yield folder
+
+
 def constant(*arguments: Any, **named: Any) -> bytes:
     """A digest that binds nothing."""
     return HASH + bytes(32)
@@ -166,7 +172,10 @@ def test_a_copy_that_binds_nothing_gives_it_under_other_settings_too(tmp_path: P
     np.testing.assert_allclose(read(study), GRADIENT, atol=1e-3)
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(
+    "lie",
+    [pytest.param(lie, marks=[pytest.mark.slow] if lie == "a record more" else []) for lie in LIES],
+)
 def test_ours_makes_the_digest_anew_and_nobody_who_was_shown_something_else_trains(
     lie: str, tmp_path: Path
 ) -> None:

@@ -11,20 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fl_integration.embedding.coordinator import Patience
 from fl_integration.embedding.enrolment import Enrolment
+from fl_integration.embedding.parcels import Step as StepHead
+from fl_integration.embedding.parcels import decode_head
 from fl_integration.flower import SecureGrid, secure_aggregation
-from protocols import Identity, MaskedSum, PlainSum, Roster
+from fl_integration.flower.engine import unpack
+from protocols import Adversary, Identity, MaskedSum, PlainSum, Requirements, Roster
 from tests.fl_integration.flower.loopback import RUN_CONFIG, LoopbackGrid, Node
 
 FIRST_NODE = 100
 PATIENCE = Patience(exchange=2.0, hello=2.0, connect=4.0, again=1.0)
 PLAIN = PlainSum(max_weight=1000)
 MASKED = MaskedSum(max_weight=1000)
+OF_FOUR = MaskedSum(max_weight=1000, requirements=Requirements(adversary=Adversary.MALICIOUS))
+"""Of four sites one may be lost. At the defaults, where the adversary is another, all four are needed."""
 State = Mapping[str, Any]
 Step = Callable[[dict[str, Any], Message, Context], tuple[State, dict[str, Any]]]
 """(arrays, message, context) to (new arrays, metrics): what a site's training does."""
@@ -167,3 +173,31 @@ def said(answers: Sequence[Message]) -> bytes:
                 )
                 found += b"" if isinstance(value, Array | bytes) else re.sub(r"\s", " ", str(value)).encode()
     return found
+
+
+def four(**others: Any) -> FedAvg:
+    return average(min_available_nodes=4, min_train_nodes=4, **others)
+
+
+def mean_of(*names: str) -> float:
+    """What a round moves the arrays by, if these sites are in it."""
+    weights = {name: 10 * (1 + "abcd".index(name)) for name in names}
+    return sum(0.01 * weight * weight for weight in weights.values()) / sum(weights.values())
+
+
+def near(expected: float) -> Any:
+    return pytest.approx(expected, abs=2e-4)
+
+
+def moved(result: Any) -> float:
+    """How far a training got; 0 if no round ended with a sum."""
+    return float(result.arrays["w"].numpy().mean()) if result.arrays else 0.0
+
+
+def steps(study: Study, node: int) -> list[Message]:
+    """The messages of the rounds, greetings left out, that reached a node."""
+    return [
+        message
+        for each, message, _ in study.grid.sent
+        if each == node and isinstance(decode_head(unpack(message.content).head), StepHead)
+    ]

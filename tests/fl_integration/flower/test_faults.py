@@ -4,86 +4,49 @@ Every node runs a real ClientApp, and every message goes through Flower's own by
 the coordinator waits, so a test also says how long that was: never longer than its patience.
 """
 
-import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ConfigRecord, Message
+from flwr.app import Array, Message
 from flwr.serverapp.strategy import FedAvg
 
 from fl_integration.embedding.coordinator import Patience
-from fl_integration.embedding.member import SITS_OUT, UNABLE
 from fl_integration.embedding.parcels import (
-    NO_COPY,
-    Answer,
     Hello,
-    Parcel,
-    Place,
-    Refused,
     Step,
-    Welcome,
     decode_head,
-    encode_head,
 )
-from fl_integration.flower.engine import HEAD, pack, unpack
-from protocols import Adversary, Identity, MaskedSum, PlainSum, Requirements
-from secagg.errors import ParameterError
+from fl_integration.flower.engine import pack, unpack
+from protocols import Identity, PlainSum
 from secagg.secret import Secret
 from tests.fl_integration.flower.conftest import Time
 from tests.fl_integration.flower.loopback import Node
 from tests.fl_integration.flower.stage import (
     FIRST_NODE,
     MASKED,
+    OF_FOUR,
     PATIENCE,
     Study,
     app_of,
-    average,
     by,
     context_of,
+    four,
+    mean_of,
+    moved,
+    near,
     record_of,
-    said,
+    steps,
     zeros,
 )
 
 A, B, C, D = range(FIRST_NODE, FIRST_NODE + 4)
-OF_FOUR = MaskedSum(max_weight=1000, requirements=Requirements(adversary=Adversary.MALICIOUS))
-"""Of four sites one may be lost. At the defaults, where the adversary is another, all four are needed."""
 FIRST = {kind: len(kind.exchanges(first=True)) for kind in (MASKED, OF_FOUR)}
-
-
-def four(**others: Any) -> FedAvg:
-    return average(min_available_nodes=4, min_train_nodes=4, **others)
 
 
 def some(exchanges: range, *quick: int) -> list[Any]:
     """All of them; those that are not named come with the slow tests."""
     return [pytest.param(each, marks=[] if each in quick else [pytest.mark.slow]) for each in exchanges]
-
-
-def mean_of(*names: str) -> float:
-    """What a round moves the arrays by, if these sites are in it."""
-    weights = {name: 10 * (1 + "abcd".index(name)) for name in names}
-    return sum(0.01 * weight * weight for weight in weights.values()) / sum(weights.values())
-
-
-def near(expected: float) -> Any:
-    return pytest.approx(expected, abs=2e-4)
-
-
-def moved(result: Any) -> float:
-    """How far a training got; 0 if no round ended with a sum."""
-    return float(result.arrays["w"].numpy().mean()) if result.arrays else 0.0
-
-
-def steps(study: Study, node: int) -> list[Message]:
-    """The messages of the rounds, greetings left out, that reached a node."""
-    return [
-        message
-        for each, message, _ in study.grid.sent
-        if each == node and isinstance(decode_head(unpack(message.content).head), Step)
-    ]
 
 
 # Who is there
@@ -310,10 +273,29 @@ def test_two_nodes_with_one_identity_the_first_keeps_it(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = Study(tmp_path)
-    study.join("a", D, by(1.0))
-    assert moved(study.run(rounds=2)) == near(2 * mean_of("a", "b", "c"))
+    study.join("a", D, by(1.0)).connected = False
+
+    class Second(FedAvg):
+        """The other node comes when the first is known."""
+
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            study.grid.nodes[D].connected = server_round > 1
+            return super().configure_train(server_round, arrays, config, grid)
+
+    result = study.run(Second(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3), rounds=2)
+    assert moved(result) == near(2 * mean_of("a", "b", "c"))
     assert "it proves to be 'a', and so does another node that is there and answers" in caplog.text
     assert steps(study, D) == []
+
+
+def test_of_two_nodes_with_one_identity_that_come_at_once_one_trains(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Study(tmp_path)
+    study.join("a", D, by(0.1, 10))
+    assert moved(study.run()) == near(mean_of("a", "b", "c"))
+    assert "it proves to be 'a', and so does another node that is there and answers" in caplog.text
+    assert sorted(bool(steps(study, node)) for node in (A, D)) == [False, True]
 
 
 def test_a_site_that_comes_back_as_another_node_goes_on(tmp_path: Any) -> None:
@@ -378,209 +360,6 @@ def test_a_recorded_welcome_does_not_let_its_bearer_in(
     assert f"node {liar} takes no part" in caplog.text
     assert "signature" in caplog.text
     assert steps(study, liar) == []
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        Welcome("stranger", bytes(32), NO_COPY, bytes(64)),
-        Welcome("a", bytes(32), NO_COPY, bytes(64)),
-        Answer(),
-        Answer(failure="no"),
-        Step(Place(b"study", 1, bytes(32), 0), 1),
-    ],
-    ids=lambda head: type(head).__name__,
-)
-def test_a_greeting_that_is_answered_by_anything_else_costs_nobody_else_a_round(
-    head: Any, tmp_path: Path
-) -> None:
-    study = Study(tmp_path, names="abcd")
-    study.grid.forge = lambda node, answer: (
-        Message(pack(Parcel(encode_head(head), b"body")), reply_to=answer) if node == D else answer
-    )
-    assert moved(study.run(rounds=2)) == near(2 * mean_of("a", "b", "c"))
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        Welcome("d", bytes(32), NO_COPY, bytes(64)),
-        Answer(),
-        Answer(failure="no"),
-        Refused("no"),
-        Step(Place(b"study", 1, bytes(32), 0), 1),
-        Hello(Place(b"study", 1, bytes(32), 0), b"", bytes(16), ()),
-        None,
-    ],
-    ids=lambda head: type(head).__name__,
-)
-def test_a_step_that_is_answered_by_anything_else_costs_nobody_else_a_round(
-    head: Any, tmp_path: Path
-) -> None:
-    study = Study(tmp_path, names="abcd")
-
-    def forge(node: int, answer: Message) -> Message:
-        if node != D or not isinstance(decode_head(unpack(answer.content).head), Answer):
-            return answer
-        parcel = Parcel(b"garbage" if head is None else encode_head(head), b"body")
-        return Message(pack(parcel), reply_to=answer)
-
-    study.grid.forge = forge
-    assert moved(study.run(four())) == near(mean_of("a", "b", "c"))
-
-
-# Whose app fails
-
-
-def raises(arrays: Any, message: Any, context: Any) -> Any:
-    raise ValueError("patient 4711 has no weight")
-
-
-def raises_ours(arrays: Any, message: Any, context: Any) -> Any:
-    raise ParameterError("patient 4711 has no weight")
-
-
-def with_nan(arrays: Any, message: Any, context: Any) -> Any:
-    arrays["w"][3] = np.nan
-    return arrays, {"num-examples": 10}
-
-
-def with_infinity(arrays: Any, message: Any, context: Any) -> Any:
-    return {"w": arrays["w"].astype(np.float64) + 1e300}, {"num-examples": 10}
-
-
-def other_names(arrays: Any, message: Any, context: Any) -> Any:
-    return {"patient 4711": arrays["w"]}, {"num-examples": 10}
-
-
-def other_shape(arrays: Any, message: Any, context: Any) -> Any:
-    return {"w": arrays["w"][:3]}, {"num-examples": 10}
-
-
-def integers(arrays: Any, message: Any, context: Any) -> Any:
-    return {"w": arrays["w"].astype(np.int64)}, {"num-examples": 10}
-
-
-def no_arrays(arrays: Any, message: Any, context: Any) -> Any:
-    return {}, {"num-examples": 10}
-
-
-def weighing(weight: Any) -> Any:
-    def step(arrays: Any, message: Any, context: Any) -> Any:
-        return arrays, {"loss4711": 4711.0} if weight is None else {"num-examples": weight}
-
-    return step
-
-
-BAD_APPS = {
-    "raises": raises,
-    "raises an error of this library": raises_ours,
-    "NaN": with_nan,
-    "infinity": with_infinity,
-    "other names": other_names,
-    "other shape": other_shape,
-    "integers for floats": integers,
-    "no arrays": no_arrays,
-    "no weight": weighing(None),
-    "weight 0": weighing(0),
-    "weight below 0": weighing(-4711),
-    "weight above the cap": weighing(4711),
-    "half an example": weighing(4711.5),
-    "NaN examples": weighing(float("nan")),
-    "infinitely many examples": weighing(float("inf")),
-    "a list of weights": weighing([4711, 10]),
-}
-
-
-@pytest.mark.parametrize("bad", sorted(BAD_APPS))
-def test_an_app_that_fails_sits_the_round_out_and_nobody_hears_why(
-    bad: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    study = Study(tmp_path, names="abcd", protocol=PlainSum(max_weight=1000))
-    study.join("d", D, BAD_APPS[bad])
-    with caplog.at_level(logging.INFO):
-        assert moved(study.run(four())) == near(mean_of("a", "b", "c"))
-    answers = [decode_head(unpack(each.content).head) for each in study.heard(D)]
-    failed = [each for each in answers if isinstance(each, Answer) and each.failure]
-    # One and the same text, whatever it was: the server chose the model, and would read one site by it.
-    assert [each.failure for each in failed] == [SITS_OUT]
-    assert all(not unpack(each.content).body for each in study.heard(D))
-    for secret in (b"4711", b"patient", b"NaN", b"index", b"Error"):
-        assert secret not in said(study.heard(D))
-    assert "d sits round 0 out" in caplog.text
-
-
-def test_a_whole_number_of_examples_may_be_a_float(tmp_path: Any) -> None:
-    study = Study(tmp_path)
-    for place, name in enumerate("abc"):
-        study.join(name, FIRST_NODE + place, by(0.1 * (place + 1), float(10 * (place + 1))))
-    assert moved(study.run()) == near(mean_of("a", "b", "c"))
-
-
-def test_an_app_whose_enrolment_fails_says_no_word_of_it(tmp_path: Any) -> None:
-    from fl_integration.flower import secure_aggregation
-
-    def enrol(context: Any) -> Any:
-        raise OSError("the password is 4711")
-
-    study = Study(tmp_path)
-    study.grid.nodes[D] = Node(
-        app_of(by(1.0), mods=[secure_aggregation(study.protocol, enrol)]), context_of(D)
-    )
-    assert moved(study.run()) == near(mean_of("a", "b", "c"))
-    (answer,) = study.heard(D)
-    assert decode_head(unpack(answer.content).head) == Refused(UNABLE)
-    assert b"4711" not in said([answer])
-
-
-def test_a_message_in_the_clear_is_refused_by_the_mod(tmp_path: Any) -> None:
-    # Whoever runs the strategy over Flower's own grid gets no training, and its model is of no use.
-    study = Study(tmp_path)
-    result = average().start(grid=study.grid, initial_arrays=zeros(), num_rounds=1)
-    assert not result.arrays
-    assert all(answer.error.code == 6 for node in (A, B, C) for answer in study.heard(node))
-
-
-# What is not a message of this library
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"",
-        b"SAGP",
-        b"SAGP\x02\x00",
-        b"SAGP\x01\x09",
-        b"SAGP\x01\x02garbage",
-        encode_head(Refused("no")),
-        b"\xff" * 99,
-    ],
-)
-def test_a_parcel_that_is_none_is_refused_and_nothing_happens(head: bytes, tmp_path: Any) -> None:
-    study = Study(tmp_path)
-    node = study.node("a")
-    message = Message(pack(Parcel(head, b"body")), dst_node_id=A, message_type="train")
-    study.grid.push_messages([message])
-    (answer,) = study.heard(A)
-    assert isinstance(decode_head(unpack(answer.content).head), Refused)
-    assert moved(study.run()) == near(mean_of("a", "b", "c"))
-    assert node.received > 1
-
-
-def test_records_that_are_not_what_they_should_be_are_refused(tmp_path: Any) -> None:
-    study = Study(tmp_path)
-    good = pack(Parcel(b"head", b"body"))
-    for spoilt in (
-        {HEAD: ConfigRecord({"head": "a text"})},
-        {HEAD: ConfigRecord({})},
-        {"secagg.body": ConfigRecord({"body": b""})},
-        {"secagg.body": zeros()},
-    ):
-        content = pack(Parcel(b"head", b"body"))
-        content.update(spoilt)
-        study.grid.push_messages([Message(content, dst_node_id=A, message_type="train")])
-        assert isinstance(decode_head(unpack(study.heard(A)[-1].content).head), Refused)
-    assert sorted(good) == [HEAD, "secagg.body"]
 
 
 # The server

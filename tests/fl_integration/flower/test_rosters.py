@@ -15,8 +15,17 @@ from fl_integration.flower.engine import pack, unpack
 from protocols import Identity, MaskedSum, Roster
 from protocols.membership import RosterVersion
 from secagg.errors import ParameterError
-from tests.fl_integration.flower.stage import FIRST_NODE, MASKED, PLAIN, Study, by
-from tests.fl_integration.flower.test_faults import mean_of, moved, near, steps
+from tests.fl_integration.flower.stage import (
+    FIRST_NODE,
+    MASKED,
+    PLAIN,
+    Study,
+    by,
+    mean_of,
+    moved,
+    near,
+    steps,
+)
 
 A, B, C, D = range(FIRST_NODE, FIRST_NODE + 4)
 

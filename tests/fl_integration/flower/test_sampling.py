@@ -9,8 +9,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from protocols import MaskedSum, PlainSum, Requirements
 from secagg.errors import ParameterError
-from tests.fl_integration.flower.stage import Study
-from tests.fl_integration.flower.test_faults import mean_of, moved, near
+from tests.fl_integration.flower.stage import Study, mean_of, moved, near
 
 SIX = "abcdef"
 NONE_CORRUPT = MaskedSum(max_weight=1000, requirements=Requirements(corrupt_fraction=0.0))

@@ -18,8 +18,19 @@ from fl_integration.flower.engine import unpack
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols import MaskedSum
 from secagg.errors import ParameterError
-from tests.fl_integration.flower.stage import FIRST_NODE, MASKED, PLAIN, Study, average, zeros
-from tests.fl_integration.flower.test_faults import four, mean_of, moved, near, steps
+from tests.fl_integration.flower.stage import (
+    FIRST_NODE,
+    MASKED,
+    PLAIN,
+    Study,
+    average,
+    four,
+    mean_of,
+    moved,
+    near,
+    steps,
+    zeros,
+)
 
 A, B, C, D = range(FIRST_NODE, FIRST_NODE + 4)
 FIRST, STEADY = (len(MASKED.exchanges(first=each)) for each in (True, False))

@@ -4,7 +4,6 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_integration.flower import secure_aggregation
-from secagg_quickstart import task
 from secagg_quickstart.sites import EVALUATION, PROTOCOL, enrol
 
 app = ClientApp(mods=[secure_aggregation(PROTOCOL, enrol, evaluate_metrics=EVALUATION)])
@@ -13,6 +12,8 @@ app = ClientApp(mods=[secure_aggregation(PROTOCOL, enrol, evaluate_metrics=EVALU
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Trains the model that came, on this hospital's patients."""
+    from secagg_quickstart import task  # torch comes with it: only where somebody trains
+
     net, (patients, _) = task.Net(), task.load_data(int(context.node_config["partition-id"]))
     net.load_state_dict(message.content["arrays"].to_torch_state_dict())
     loss = task.train(
@@ -29,6 +30,8 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Tests the model that came, on patients that it was not trained on."""
+    from secagg_quickstart import task
+
     net, (_, patients) = task.Net(), task.load_data(int(context.node_config["partition-id"]))
     net.load_state_dict(message.content["arrays"].to_torch_state_dict())
     metrics = MetricRecord({"accuracy": task.test(net, patients), "num-examples": len(patients.dataset)})

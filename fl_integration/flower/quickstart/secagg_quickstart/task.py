@@ -6,8 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fl_integration.studies.heart.records import load_hospitals
-
-HOSPITALS = 3
+from secagg_quickstart.sites import HOSPITALS
 
 
 class Net(nn.Module):
