@@ -226,7 +226,8 @@ def needles(values: Any) -> list[bytes]:
     flat = np.asarray(values, np.float64).ravel()
     flat = flat[np.abs(flat) > 1e-6]
     found = [np.array([value], kind).tobytes() for value in flat for kind in ("<f8", ">f8")]
-    found += [repr(float(value)).encode() for value in flat]
+    # A text of few characters stands among any bytes sooner or later.
+    found += [text.encode() for value in flat if len(text := repr(float(value))) > 7]
     pairs = [
         flat[at : at + 2].astype(kind).tobytes() for at in range(len(flat) - 1) for kind in ("<f4", ">f4")
     ]
