@@ -324,7 +324,11 @@ class Coordinator:
                 self._turn_away(node, "it did not answer the greeting")
             del self._greetings[node]
         met = {*self._nodes.values(), *self._greetings}
-        new = [node for node in there if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now]
+        new = [
+            node
+            for node in sorted(there)
+            if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now
+        ]
         if not new:
             return
         hellos = {node: Hello(self._place, node, os.urandom(16), self._terms) for node in new}
@@ -573,7 +577,8 @@ class Coordinator:
         answering = [client for client in in_step if client not in self._silent]
         # Whoever did not answer last may be waited for in vain, but may have been away for that once.
         givers = answering if len(answering) > self._corrupt else in_step
-        for client, request in self._errands(Errand.ASK, dict.fromkeys(behind, b"")).items():
+        asking = behind if givers else []
+        for client, request in self._errands(Errand.ASK, dict.fromkeys(asking, b"")).items():
             self._hand_over(client, request, givers, began=began, withheld=withheld)
         return {
             client: f"it has no copy of the model as it is now, and no peer brought it along"

@@ -23,18 +23,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Final
 
 from fl_integration.embedding.admission import Ledger, check_version
+from fl_integration.embedding.delivery import Delivery
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.held_model import HeldModel, answered_head
+from fl_integration.embedding.own_model import PENDING, Open, OwnModel, file_of, standing
 from fl_integration.embedding.parcels import (
-    MAXIMUM_REASON,
-    NO_COPY,
     Answer,
-    Brought,
-    Copy,
-    Errand,
     Handover,
     Hello,
     Parcel,
@@ -45,13 +42,12 @@ from fl_integration.embedding.parcels import (
     decode_head,
     encode_head,
     purpose_session,
+    said,
     sign_welcome,
 )
 from fl_integration.loop.optimisers import ServerOptimiser
-from fl_integration.site import handover
 from fl_integration.site.sealed_folder import SealedFolder
-from fl_integration.vectors.arrays import Vector
-from protocols.identity import ClientId, Roster
+from protocols.identity import Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion
@@ -65,59 +61,14 @@ from secagg.errors import (
     SecAggError,
     VerificationError,
 )
-from secagg.secret import Secret
 
-__all__ = ["Contribution", "Delivery", "Member", "Memory", "refused"]
+__all__ = ["SITS_OUT", "UNABLE", "Member", "Memory", "refused"]
 
 _LOG: Final = logging.getLogger("secagg")
 PATIENCE_SECONDS: Final = 30.0
-COPY: Final = "copy"
-BEFORE: Final = "copy before"
-_PENDING: Final = "pending"
 _SPOILT: Final = "the state of this site is another one's or spoilt"
 UNABLE: Final = "this site cannot take part; its own log says why"
 SITS_OUT: Final = "this site sits the round out; its own log says why"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contribution:
-    """What an application's answer adds to a sum.
-
-    Attributes:
-        update: float32[d] or float64[d].
-        weight: a positive integer, for example an example count.
-        metrics: one float for each metric that the protocol sums.
-    """
-
-    update: Vector
-    weight: int
-    metrics: Mapping[str, float]
-
-
-class Delivery(Protocol):
-    """The round's records as they came to this site."""
-
-    def digest(self, withheld: Mapping[str, bytes]) -> bytes:
-        """The digest of all that the application would see, and of records that did not travel."""
-        ...  # a Protocol's signature
-
-    def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
-        """The model among the records, by name, and its digest (32 bytes); None if it did not travel.
-
-        Raises:
-            ParameterError: there is more than one.
-        """
-        ...  # a Protocol's signature
-
-    def contribute(self, purpose: Purpose, model: Mapping[str, Any] | None, *, named: str) -> Contribution:
-        """Lets the application work on what was delivered.
-
-        Args:
-            purpose: on what.
-            model: shown in place of the model that was delivered or withheld; None: that is shown.
-            named: the record's name, if it was withheld.
-        """
-        ...  # a Protocol's signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +115,6 @@ class Memory:
     digest: Key32
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """The session that a message belongs to, while nobody else works on this site's state."""
-
-    session: bytes
-    files: SealedFolder
-    log: ReleaseLog
-
-
 class Member:
     """One message's worth of a site.
 
@@ -207,8 +149,10 @@ class Member:
         self._terms, self._settings, self._clock = terms, settings, clock
         self.remembers = dict(remembered or {})
         self.learnt: dict[int, dict[str, float]] = {}
-        self._optimiser, self._me = optimiser, enrolment.identity.client
+        self._me = enrolment.identity.client
         self._learns = sums[Purpose.TRAIN].learns is Learner.CLIENTS
+        self._share = max(protocol.suite.requirements.corrupt_fraction for protocol in sums.values())
+        self._own = OwnModel(enrolment, optimiser=optimiser, corrupt_share=self._share)
 
     def answer(self, parcel: Parcel, delivery: Delivery) -> Parcel:
         """The reply to one parcel of the server. It never raises for what a parcel says: it refuses."""
@@ -244,14 +188,16 @@ class Member:
         if isinstance(head, Hello):
             self._check_terms(head.terms)
         session = self._admit(head.place, files, log)
-        here = _Open(session, files, log)
+        here = Open(session, files, log)
         if isinstance(head, Hello):
             welcome = sign_welcome(
-                head, self._enrolment.identity, settings=self._settings, copy=_standing(self._held(here))
+                head, self._enrolment.identity, settings=self._settings, copy=standing(self._held(here))
             )
             return Parcel(encode_head(welcome))
         if isinstance(head, Handover):
-            return self._handover(head, parcel, delivery, here)
+            if not self._learns:
+                raise VerificationError("under this protocol no site has a model to hand over")
+            return self._own.errand(head, parcel, delivery, here)
         return self._step(head, parcel, delivery, here)
 
     def _check_terms(self, theirs: tuple[str, ...]) -> None:
@@ -295,7 +241,7 @@ class Member:
                 session=admitted.session,
             )
             files.write(self._me, encode(kept))
-            for what in (*(purpose.name for purpose in Purpose), _PENDING):  # their session is closed
+            for what in (*(purpose.name for purpose in Purpose), PENDING):  # their session is closed
                 files.remove(self._file(what))
             _LOG.info(
                 "%s enters session %s, over version %d of the roster (%s)",
@@ -337,7 +283,7 @@ class Member:
         head: Step,
         parcel: Parcel,
         delivery: Delivery,
-        here: "_Open",
+        here: Open,
     ) -> Parcel:
         try:
             purpose = Purpose(head.purpose)
@@ -353,14 +299,14 @@ class Member:
             self._learn(purpose, machine, held, head.shown)
         if isinstance(reply, NeedUpdate):
             bound = delivery.digest(head.withheld) == reply.model
-            if self._learns and bound and (held is None or not self._began(held, head, delivery)):
-                held, stood = self._begin(delivery, instead_of=held, here=here), None
+            if self._learns and bound and (held is None or not self._own.began(held, head, delivery)):
+                held, stood = self._own.begin(delivery, instead_of=held, here=here), None
                 self._learn(purpose, machine, held, head.shown)  # the sums since then may be waiting here
             reply, failure = self._contribute(machine, reply, head, delivery, held, bound=bound)
             contributed = not failure
         if held is not None and held.standing != stood:
             # Before the machine: it does not open a sum again.
-            here.files.write(self._file(COPY), held.to_bytes(session=here.session))
+            self._own.write(held, here)
         self._store(purpose, here, machine, before=saved)
         if machine.refusal is not None:
             _LOG.warning("%s refuses: %s", self._me, machine.refusal)
@@ -369,7 +315,7 @@ class Member:
                 "%s: %d values of its update were outside the protocol's clip, and were clipped: pass a "
                 "larger clip=", self._me, machine.clipped,
             )  # fmt: skip
-        return Parcel(encode_head(Answer(_standing(held), failure)), reply)
+        return Parcel(encode_head(Answer(standing(held), failure)), reply)
 
     def _contribute(
         self,
@@ -387,7 +333,7 @@ class Member:
             return b"", "what was delivered here is not what the round binds: it was shown to nobody"
         if self._learns and held is None:
             return b"", "it holds no model, and the arrays to begin from did not travel"
-        if head.withheld and not self._holds(head.withheld, delivery, held):
+        if head.withheld and not self._own.holds(head.withheld, delivery, held):
             return b"", "a record was withheld that is not the model which this site holds"
         if held is not None and held.own.stranded:
             return b"", "the others moved on by sums that it cannot open; it waits for a peer's copy"
@@ -410,41 +356,8 @@ class Member:
 
     # The model, where clients learn the sum
 
-    def _holds(self, withheld: Mapping[str, bytes], delivery: Delivery, held: HeldModel | None) -> bool:
-        """Whether what did not travel is the model that this site holds, and no more.
-
-        A digest may stand for anything else, too: a configuration that the others' applications are shown,
-        and this one is not (A9).
-        """
-        return held is not None and [*withheld.values()] == [held.began] and delivery.arrays() is None
-
-    def _held(self, here: "_Open") -> HeldModel | None:
-        data = here.files.read(self._file(COPY)) if self._learns else None
-        if data is None:
-            return None
-        return HeldModel.from_bytes(data, session=here.session, optimiser=self._optimiser)
-
-    def _began(self, held: HeldModel, head: Step | Handover, delivery: Delivery) -> bool:
-        """Whether a model began from the arrays that this training begins from."""
-        shown = delivery.arrays()
-        return held.began in (head.withheld.values() if shown is None else (shown[1],))
-
-    def _begin(self, delivery: Delivery, *, instead_of: HeldModel | None, here: "_Open") -> HeldModel | None:
-        """A model that begins from the server's arrays; None if they did not travel."""
-        shown = delivery.arrays()
-        if shown is None:
-            return None
-        if instead_of is not None:
-            if instead_of.own.opened:
-                raise VerificationError(
-                    "this session's training began from other arrays, and sums moved it since; another "
-                    "training is another session"
-                )
-            if instead_of.moved:  # one that never moved is no loss, and takes no other's place
-                here.files.write(self._file(BEFORE), instead_of.to_bytes(session=here.session))
-                _LOG.warning("%s keeps its model of another training aside", self._me)
-        _LOG.info("%s begins a model of its own, from the server's arrays", self._me)
-        return HeldModel.begin(shown[0], began=shown[1], optimiser=self._optimiser)
+    def _held(self, here: Open) -> HeldModel | None:
+        return self._own.read(here) if self._learns else None
 
     def _learn(
         self, purpose: Purpose, machine: Client, held: HeldModel | None, shown: Mapping[int, bytes]
@@ -461,72 +374,12 @@ class Member:
                 said = ", ".join(f"{name} {value:.4g}" for name, value in total.metrics.items())
                 _LOG.info("%s opened an evaluation over %d examples: %s", self._me, total.total_weight, said)
 
-    def _handover(self, head: Handover, parcel: Parcel, delivery: Delivery, here: "_Open") -> Parcel:
-        """One errand of bringing a client along that was left behind, this one or another."""
-        roster, held, body = self._enrolment.version.roster, self._held(here), b""
-        try:
-            errand = Errand(head.errand)
-        except ValueError:
-            raise DecodeError("an errand that there is not") from None
-        if errand is Errand.ASK:
-            asked = handover.ask(identity=self._enrolment.identity, roster=roster, session=here.session)
-            here.files.write(self._file(_PENDING), asked.pending.reveal())
-            body = asked.request
-        elif errand is Errand.TAKE:
-            try:
-                held = self._taken(parcel, head, delivery, held, here)
-            except SecAggError as error:  # another peer's copy may do
-                _LOG.warning("%s takes no peer's copy: %s", self._me, error)
-                return Parcel(encode_head(Answer(_standing(held), _said(str(error)))))
-        elif held is None or held.own.stranded:
-            raise VerificationError("it has no copy to vouch for")
-        else:
-            tell = handover.answer if errand is Errand.GIVE else handover.vouch
-            body = tell(
-                parcel.body,
-                identity=self._enrolment.identity,
-                base=held.own.base,
-                copy=held.own.for_peer(),
-                roster=roster,
-                session=here.session,
-            )
-        return Parcel(encode_head(Answer(_standing(held))), body)
-
-    def _taken(
-        self, parcel: Parcel, head: Handover, delivery: Delivery, held: HeldModel | None, here: "_Open"
-    ) -> HeldModel:
-        pending = here.files.read(self._file(_PENDING))
-        if held is None or not self._began(held, head, delivery):
-            held = self._begin(delivery, instead_of=held, here=here)
-        if pending is None or held is None:
-            raise VerificationError("it asked for nothing, or has no arrays to begin from")
-        roster = self._enrolment.version.roster
-        brought = decode(Brought, parcel.body)
-        copy = handover.accept(
-            Secret(pending),
-            roster=roster,
-            session=here.session,
-            answer=brought.given,
-            vouchers=brought.vouchers,
-            needed=1 + ceil_fraction(self._share, len(roster)),
-        )
-        held = held.handed_over(copy)
-        here.files.write(self._file(COPY), held.to_bytes(session=here.session))
-        here.files.remove(self._file(_PENDING))
-        _LOG.info("%s was brought along by a peer", self._me)
-        return held
-
-    @property
-    def _share(self) -> float:
-        """The share of the roster that may be corrupt."""
-        return max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
-
     # The state
 
     def _file(self, what: str) -> str:
         return file_of(self._me, what)
 
-    def _saved(self, purpose: Purpose, here: "_Open") -> SavedMachine | None:
+    def _saved(self, purpose: Purpose, here: Open) -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
         known = self.remembers.get(purpose)
         try:
@@ -554,7 +407,7 @@ class Member:
         self,
         protocol: MachineProtocol,
         purpose: Purpose,
-        here: "_Open",
+        here: Open,
         saved: SavedMachine | None,
     ) -> Client:
         if saved is not None:
@@ -577,7 +430,7 @@ class Member:
     def _store(
         self,
         purpose: Purpose,
-        here: "_Open",
+        here: Open,
         machine: Client,
         *,
         before: SavedMachine | None,
@@ -589,20 +442,6 @@ class Member:
         self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
 
 
-def _standing(held: HeldModel | None) -> Copy:
-    return NO_COPY if held is None else Copy(held.began, held.own.stranded, held.moved)
-
-
-def file_of(client: ClientId, what: str) -> str:
-    """The name of one of a client's files in its folder."""
-    return f"{client}/{what}"
-
-
 def refused(reason: str) -> Parcel:
     """The parcel by which a site says why it does not take part."""
-    return Parcel(encode_head(Refused(_said(reason))))
-
-
-def _said(text: str) -> str:
-    """A reason on one line, printable and not too long."""
-    return "".join(each if each.isprintable() else " " for each in text)[:MAXIMUM_REASON]
+    return Parcel(encode_head(Refused(said(reason))))

@@ -47,6 +47,7 @@ __all__ = [
     "decode_head",
     "encode_head",
     "purpose_session",
+    "said",
     "sign_welcome",
     "study_of",
     "welcome_statement",
@@ -223,6 +224,11 @@ class Refused:
 def _check_reason(reason: str) -> None:
     if not reason.isprintable():  # it goes into logs
         raise ParameterError("a reason holds a control character")
+
+
+def said(text: str) -> str:
+    """A reason on one line, printable and not too long."""
+    return "".join(each if each.isprintable() else " " for each in text)[:MAXIMUM_REASON]
 
 
 Head: TypeAlias = Hello | Welcome | Step | Handover | Answer | Refused

@@ -11,7 +11,8 @@ from typing import Any
 
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.held_model import arrays_in
-from fl_integration.embedding.member import BEFORE, COPY, PATIENCE_SECONDS, SavedSession, file_of
+from fl_integration.embedding.member import PATIENCE_SECONDS, SavedSession
+from fl_integration.embedding.own_model import BEFORE, COPY, file_of
 from fl_integration.embedding.parcels import DEFAULT_STUDY, study_of
 from protocols.membership import session_id
 from protocols.messages.schema import decode

@@ -59,6 +59,7 @@ from protocols.interface import Learner, Outcome
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
 from secagg.errors import DecodeError, ParameterError, RoundAborted
+from secagg.numbers import plain
 from secagg.secret import Secret
 
 __all__ = ["SecureGrid"]
@@ -138,6 +139,7 @@ class SecureGrid(Grid):
             patience=patience,
             files=files,
         )
+        rounds = plain(rounds)
         if rounds is not None and (type(rounds) is not int or rounds < 1):
             raise ParameterError(
                 f"rounds is {rounds!r}; it is how many rounds start will run, at least 1, or None"

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from fl_integration.embedding.delivery import Contribution
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import Contribution, Member, Memory, refused
+from fl_integration.embedding.member import UNABLE, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
@@ -60,7 +61,6 @@ _LOG: Final = logging.getLogger("secagg")
 _STATE: Final = "secagg"
 _EVALUATION: Final = "secagg.evaluation"
 """Where an app finds the latest evaluation that this site opened, if its clients learn the sum."""
-_NOT_ENROLLED: Final = "this site cannot enrol; its own log says why"
 _CLEAR: Final = (
     "this app answers through secure aggregation alone; run the strategy over a SecureGrid of secagg"
 )
@@ -124,7 +124,7 @@ def secure_aggregation(
             enrolment = enrol(context)
         except Exception:  # noqa: BLE001 - the app's own code, whatever it raises: its words and paths stay here
             _LOG.exception("this site cannot enrol")
-            return Message(pack(refused(_NOT_ENROLLED)), reply_to=message)
+            return Message(pack(refused(UNABLE)), reply_to=message)
         try:
             member = Member(
                 enrolment,

@@ -135,8 +135,10 @@ class SideSums:
         except RoundAborted as error:
             if reasons := {**self._exchange.refusals, **self._exchange.failures}:
                 said = "; ".join(f"{name}: {getattr(each, 'logged', each)}" for name, each in reasons.items())
+                # Behind the cause the server says who was lost, in the dark about why, which is known here.
+                cause = error.reason.partition("; ")[0]
                 raise RoundAborted(
-                    f"{error.reason} ({said})", culprits=error.culprits, opened=error.opened
+                    f"{cause} ({said})", culprits=error.culprits, opened=error.opened
                 ) from error
             raise
         if self._learns is Learner.SERVER:

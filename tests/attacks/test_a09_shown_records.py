@@ -26,7 +26,7 @@ pytest.importorskip("flwr", reason="the engine is an extra")
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fl_integration.embedding.held_model import _Answering
-from fl_integration.embedding.member import Member
+from fl_integration.embedding.own_model import OwnModel
 from fl_integration.embedding.parcels import Parcel, Step, decode_head, encode_head
 from fl_integration.embedding.records import array_digest
 from fl_integration.flower import grid, mod
@@ -99,7 +99,7 @@ CASES = [
 def believe(patch: pytest.MonkeyPatch, change: Change) -> None:
     """The weakened copies: what the round binds is taken for what was delivered; anything may be withheld."""
     if change is no_configuration:
-        patch.setattr(Member, "_holds", lambda *_: True)
+        patch.setattr(OwnModel, "holds", lambda *_: True)
         return
     said: list[bytes] = []
     real = grid.records_digest

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import FedProx, Strategy
 
 from fl_integration.embedding import member
 from fl_integration.embedding.held_model import HeldModel
+from fl_integration.embedding.own_model import COPY, file_of
 from fl_integration.flower import SecureGrid, SiteModel, secure_aggregation, site_model
 from fl_integration.flower.engine import BODY
 from fl_integration.loop.optimisers import (
@@ -203,7 +204,7 @@ def test_no_digest_of_the_model_does_either(tmp_path: Path) -> None:
 
 def _held(study: Learners, name: str) -> HeldModel:
     """This site's copy, as its next session begins with it."""
-    data = study.enrol(name, context_of(0)).files().read(member.file_of(name, member.COPY))
+    data = study.enrol(name, context_of(0)).files().read(file_of(name, COPY))
     assert data is not None
     return HeldModel.from_bytes(data, session=bytes(32), optimiser=study.optimiser)
 

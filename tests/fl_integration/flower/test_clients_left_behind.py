@@ -7,22 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from fl_integration.embedding.enrolment import Enrolment
-from fl_integration.embedding.member import COPY, SavedMachine, file_of
+from fl_integration.embedding.member import SavedMachine
+from fl_integration.embedding.own_model import COPY, file_of
 from fl_integration.embedding.parcels import Errand, Handover, Purpose, Step, decode_head
 from fl_integration.flower import SiteModel
 from fl_integration.flower.engine import BODY, HEAD
 from fl_integration.loop.optimisers import FedAdam, FedAvg
 from fl_integration.site import handover
+from fl_integration.site.sealed_folder import SealedFolder
 from protocols import CkksSum, Identity, Requirements, Roster
 from protocols.interface import Sum
 from protocols.machine.client import KEPT_RESULTS, Request
 from protocols.membership import RosterVersion
 from protocols.messages.envelope import Envelope
 from protocols.messages.schema import decode
-from secagg.errors import PeerViolation
+from secagg.errors import ParameterError, PeerViolation
 from secagg.secret import Secret
 from tests.fl_integration.flower.learners import (
     KINDS,
@@ -95,7 +97,6 @@ def left_behind(course: Course, name: str) -> None:
 # What was missed
 
 
-@pytest.mark.slow
 def test_one_that_missed_as_many_sums_as_are_kept_opens_them_all(tmp_path: Path, sums: list[Sum]) -> None:
     study = Learners(tmp_path)
     course = Course(study, given={"rounds": 99})
@@ -210,6 +211,26 @@ def test_a_doctored_copy_is_refused_its_giver_named_and_the_next_one_asked(
     assert study.model("d")["bias"] != 1.0
 
 
+def test_a_copy_is_taken_by_who_was_left_behind_alone(tmp_path: Path) -> None:
+    """Whatever its peers vouch for: a server that parted them would choose whose model a site has (D19)."""
+    study = Learners(tmp_path)
+    course = Course(study, given={"rounds": 99})
+    course.rounds(2)
+    before = study.model("d")
+    misses(course, "d", 1)
+    coordinator, sent = course.secure._coordinator, len(study.grid.sent)
+    asked = coordinator._errands(Errand.ASK, {"d": b""})
+    course.secure._carrier.begin("train", "", RecordDict({"arrays": course.arrays}))
+    coordinator._hand_over("d", asked["d"], ["a", "b", "c"], began=bytes(32), withheld={})
+    course.secure._carrier.end()
+    assert Errand.TAKE in errands(study, sent)
+    assert "it was not left behind" in coordinator.reasons["d"]
+    same(study.model("d"), before)
+    assert study.model("a")["bias"] != before["bias"]
+    course.rounds(1)
+    same(study.seen["d"][-1], study.seen["a"][-1])
+
+
 def test_nobody_begins_a_second_training_while_those_who_have_the_model_are_away(tmp_path: Path) -> None:
     few = CkksSum(**SHAPE, requirements=Requirements(corrupt_fraction=0.1))
     study = Learners(tmp_path, names="abcdef", protocol=few)
@@ -217,10 +238,15 @@ def test_nobody_begins_a_second_training_while_those_who_have_the_model_are_away
     there(study, "abc")
     course.rounds(2)
     there(study, "def")
-    for _ in range(2):
-        assert not course.train()
-        assert course.failures == dict.fromkeys("def", NO_PEER)
+    assert not course.train()
+    assert course.failures == dict.fromkeys("def", NO_PEER)
     there(study, "abcdef")
+    for name in "abc":  # they are there, and answer nothing
+        study.node(name).deaf = lambda nth: True
+    assert not course.train("d", "e", "f")
+    assert course.failures == dict.fromkeys("def", NO_PEER)
+    for name in "abc":
+        study.node(name).deaf = lambda nth: False
     course.rounds(1)
     study.agree("abcdef")
     same(study.seen["f"][0], study.seen["a"][2])
@@ -250,13 +276,21 @@ def test_a_first_round_that_was_lost_to_most_leaves_nobody_behind(tmp_path: Path
 # What was lost, or is another
 
 
-def test_one_whose_model_is_gone_gets_it_from_its_peers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_one_whose_model_is_gone_gets_it_from_its_peers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: bool
+) -> None:
     study = Learners(tmp_path)
     course = Course(study)
     course.rounds(2)
-    study.enrol("d", context_of(0)).files().remove(file_of("d", COPY))
+    files = study.enrol("d", context_of(0)).files()
+    if spoilt:  # or sealed under a key that the site has no more
+        files.put(file_of("d", COPY), bytes(1000))
+    else:
+        files.remove(file_of("d", COPY))
     assert course.train()
     assert "it holds no model, and the arrays to begin from did not travel" in course.failures["d"]
+    assert any("d: its model does not open" in line for line in caplog.messages) is spoilt
     course.rounds(2)
     study.agree("abcd")
 
@@ -343,6 +377,26 @@ def test_an_optimiser_of_ones_own_is_in_no_sum_and_is_told(
     same(study.agree("abc"), replayed(study.optimiser, start(), found))
 
 
+def test_a_model_begins_from_what_the_round_binds_alone(tmp_path: Path) -> None:
+    study = Learners(tmp_path)
+    course = Course(study)
+
+    def other(node: int, message: Message) -> Message:
+        if study.grid.nodes[node] is study.node("d") and "arrays" in message.content:
+            arrays = start() | {"bias": np.array([9.0], np.float32)}
+            message.content = RecordDict({**message.content, "arrays": record_of(arrays)})
+        return message
+
+    study.grid.tamper = other
+    assert course.train()
+    assert "is not what the round binds" in course.failures["d"]
+    with pytest.raises(ParameterError, match="'d' holds no such model"):
+        study.model("d")
+    study.grid.tamper = lambda node, message: message
+    course.rounds(2)
+    study.agree("abcd")
+
+
 # Restarts
 
 
@@ -372,6 +426,53 @@ def test_a_server_that_was_restarted_goes_on_with_the_clients_model(
     same(study.agree("abcd"), replayed(FedAvg(), start(), sums[::4]))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_server_that_was_restarted_remembers_that_there_is_a_model(tmp_path: Path, joins: bool) -> None:
+    """Also over the next roster: those who never trained wait for those who did."""
+    few = CkksSum(**SHAPE, requirements=Requirements(corrupt_fraction=0.1))
+    line = Line(tmp_path, names="abcde", protocol=few)
+    given = {"state_dir": tmp_path / "server", "state_key": Secret(bytes(32))}
+    there(line.study, "abc")
+    Course(line.study, given={"roster": line.version, **given}).rounds(2)
+    if joins:
+        line.change("abcdef")
+        line.study.enter("f")
+        there(line.study, "def")
+    else:
+        there(line.study, "cde")
+        shutil.rmtree(tmp_path / "c")
+    after = Course(line.study, given={"roster": line.version, **given})
+    assert not after.train()
+    assert set(after.failures.values()) == {NO_PEER}
+
+
+@pytest.mark.parametrize(("step", "what"), [("write", COPY), ("put", Purpose.TRAIN.name)])
+def test_a_disk_that_fails_at_one_of_two_stores_loses_no_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, what: str
+) -> None:
+    """The model is stored first: what it has, it passes over; a machine does not open a sum again."""
+    study = Learners(tmp_path)
+    course = Course(study, given={"rounds": 99})
+    course.rounds(2)
+    real, broken = getattr(SealedFolder, step), []
+
+    def fails(self: SealedFolder, name: str, data: bytes) -> None:
+        if name == file_of("d", what) and not broken:
+            broken.append(name)
+            raise ParameterError("the disk is full")
+        real(self, name, data)
+
+    monkeypatch.setattr(SealedFolder, step, fails)
+    assert course.train()
+    assert broken
+    assert "d" in course.failures
+    assert "full" not in course.failures["d"]  # what its disk says is its own affair
+    course.rounds(2)
+    assert not errands(study)
+    same(study.seen["d"][-1], study.seen["a"][-1])
+
+
 # Rosters
 
 
@@ -392,7 +493,7 @@ class Line:
     def __init__(self, folder: Path, **others: Any) -> None:
         self.study = Learners(folder, **others)
         self.version = self.study.roster = RosterVersion(self.study.roster)
-        self.course = Course(self.study, given={"roster": lambda: self.version})
+        self.course = Course(self.study, given={"roster": lambda: self.version, "rounds": 99})
 
     def change(self, members: str) -> None:
         self.version = self.study.roster = successor(self.study, self.version, members)
@@ -498,6 +599,30 @@ def test_what_waits_is_handed_out_before_the_session_changes_and_not_to_who_leav
     line.course.rounds(2)
     assert not errands(line.study)
     line.study.agree("abcd")
+
+
+def test_no_sum_is_lost_with_a_session_whose_sites_have_the_next_roster_already(
+    tmp_path: Path, sums: list[Sum]
+) -> None:
+    """They take no message of the old session any more, so each sum was handed out in its own round."""
+    line = Line(tmp_path)
+    line.course.rounds(2)
+    found = list({total.round: total for total in sums}.values())
+    assert len(found) == 2
+    line.change("abcde")
+    line.course.rounds(1)
+    same(line.study.seen["a"][-1], replayed(FedAvg(), start(), found))
+
+
+@pytest.mark.slow
+def test_cohorts_may_change_from_round_to_round(tmp_path: Path) -> None:
+    """Keys are made anew for who is in none yet; whoever was not asked opens the sum all the same."""
+    study = Learners(tmp_path, names="abcde")
+    course = Course(study)
+    for cohort in ("abcd", "bcde", "abcd", "abce", "abcde"):
+        assert course.train(*cohort)
+        assert not course.failures
+    study.agree("abcde")
 
 
 @pytest.mark.slow
