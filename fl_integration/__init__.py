@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
-    from fl_integration.site.keys import load_identity, save_identity
+    from fl_integration.site.keys import load_identity, load_public, save_identity
+    from fl_integration.site.private_files import Existing, WithoutModes
+    from fl_integration.site.public_identity import PublicIdentity, read_public
     from fl_integration.site.release_log import SqliteReleaseLog
     from fl_integration.site.roster_file import read_roster, write_roster
+    from fl_integration.site.signed_rosters import Second, sign_roster
     from fl_integration.site.step import Trained
     from fl_integration.site.training import LocalTraining, predict
     from fl_integration.vectors.autoclip import AutoClip
@@ -41,12 +44,13 @@ if TYPE_CHECKING:
 # fmt: off
 __all__ = [
     "AutoClip", "Better", "BiasCorrection", "Central", "ClippingWarning", "Custom", "EarlyStopping",
-    "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun",
-    "FederatedServer", "InProcess", "LocalTraining", "Manifest", "OnSites", "Progress", "Rehearsal",
-    "RoundReport", "Sampling", "Scaffold", "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch",
-    "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten",
-    "load_identity", "manifest_of", "model_digest", "movable", "only", "predict", "read_roster",
-    "run_round_async", "save_identity", "segments", "to_tensorboard", "unflatten", "write_roster",
+    "Existing", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun",
+    "FederatedServer", "InProcess", "LocalTraining", "Manifest", "OnSites", "Progress", "PublicIdentity",
+    "Rehearsal", "RoundReport", "Sampling", "Scaffold", "Second", "SqliteReleaseLog", "Task", "Trained",
+    "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms", "apply_delta",
+    "delta", "fedavg", "federate", "flatten", "load_identity", "load_public", "manifest_of", "model_digest",
+    "movable", "only", "predict", "read_public", "read_roster", "run_round_async", "save_identity",
+    "segments", "sign_roster", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -63,9 +67,12 @@ _ROOMS = {
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
-    "site.keys": ("load_identity", "save_identity"),
+    "site.keys": ("load_identity", "load_public", "save_identity"),
+    "site.private_files": ("Existing", "WithoutModes"),
+    "site.public_identity": ("PublicIdentity", "read_public"),
     "site.release_log": ("SqliteReleaseLog",),
     "site.roster_file": ("read_roster", "write_roster"),
+    "site.signed_rosters": ("Second", "sign_roster"),
     "site.step": ("Trained",),
     "site.training": ("LocalTraining", "predict"),
     "vectors.autoclip": ("AutoClip",),

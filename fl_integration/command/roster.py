@@ -13,7 +13,7 @@ from fl_integration.site.keys import load_identity
 from fl_integration.site.public_identity import PublicIdentity, read_public
 from fl_integration.site.roster_file import read_roster, write_roster
 from fl_integration.site.signed_rosters import Second, sign_roster
-from fl_integration.site.whole_files import check_free
+from fl_integration.site.whole_files import Existing, check_free
 from protocols.identity import Roster
 from protocols.membership import RosterVersion, fingerprint, quorum
 from protocols.planning.requirements import Requirements, ceil_fraction
@@ -60,6 +60,8 @@ _SIGN: Final = """\
 Examples:
   secagg roster sign roster-1.txt --key zurich.key
   secagg roster sign roster-1.txt --collect from-budapest.txt --collect from-cleveland.txt
+
+Look before you sign: secagg roster check, with --previous where there is a version before.
 
 A key signs one successor of a roster: two that are both signed by a quorum would split you. What it signed
 stands in the private file KEY.signed; keep the two together.
@@ -266,7 +268,7 @@ def _change(name: str, key: bytes, old: dict[str, bytes]) -> str:
 
 
 def _write(version: RosterVersion, out: Path) -> None:
-    write_roster(version, out)
+    write_roster(version, out, existing=Existing.REFUSE)
     _table(version, None)
     typer.echo(f"\nversion {version.version}, fingerprint {version.fingerprint}")
     typer.echo(

@@ -123,8 +123,9 @@ async def _exchange(
 
 
 async def _take_each(server: Server, replies: AsyncIterable[tuple[ClientId, Buffer]]) -> None:
-    async for sender, reply in replies:
+    async for each in replies:
         try:
+            sender, reply = each
             await _receive(server, sender, reply)
         except BaseException:  # above all a deadline or a cancellation; it goes on below
             await _stop(replies)

@@ -30,7 +30,7 @@ import re
 from typing import Final, NoReturn
 
 from fl_integration.site.public_identity import NAME, quoted, unquoted
-from fl_integration.site.whole_files import file_path, read_whole, written_whole
+from fl_integration.site.whole_files import Existing, file_path, read_whole, written_whole
 from protocols.identity import Roster
 from protocols.membership import RosterVersion, fingerprint
 from secagg.errors import ParameterError
@@ -121,25 +121,35 @@ def parse_roster(text: str, *, source: str = "the roster") -> RosterVersion:
         raise ParameterError(f"{source}: {error}") from error
 
 
-def write_roster(version: RosterVersion, path: str | os.PathLike[str]) -> None:
-    """Writes the version's text, whole or not at all; a file that stands there is replaced.
+def write_roster(
+    version: RosterVersion, path: str | os.PathLike[str], *, existing: Existing = Existing.REPLACE
+) -> None:
+    """Writes the version's text, whole or not at all.
 
     Args:
         version: at most about ten thousand members.
         path: in a folder that exists.
+        existing: whether a file that stands there is replaced.
 
     Raises:
-        ParameterError: an argument is anything else, or the file cannot be written.
+        ParameterError: an argument is anything else, a file stands there and is not to be replaced, or the
+            file cannot be written.
     """
     if not isinstance(version, RosterVersion):
         raise ParameterError(f"a roster's file holds a RosterVersion, not {type(version).__name__}")
+    if not isinstance(existing, Existing):
+        raise ParameterError("existing is a member of Existing: Existing.REPLACE or Existing.REFUSE")
     data = roster_text(version).encode()
     if len(data) > MAXIMUM_FILE:
         raise ParameterError(f"the roster takes {len(data)} bytes; a file has at most {MAXIMUM_FILE}")
     place = file_path(path, "a roster")
     try:
-        with written_whole(place, mode=_READABLE) as file:
+        with written_whole(place, mode=_READABLE, existing=existing) as file:
             file.write(data)
+    except FileExistsError as error:
+        raise ParameterError(
+            f"{str(place)!r} is there already and is not overwritten; name another file"
+        ) from error
     except OSError as error:
         raise ParameterError(f"{str(place)!r} cannot be written: {error.strerror}") from error
 

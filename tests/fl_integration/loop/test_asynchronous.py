@@ -403,6 +403,28 @@ def test_what_the_transport_raises_comes_through(kind: str, error: Any) -> None:
     assert play(site, site.each, number=1).contributors == frozenset(NAMES)
 
 
+@pytest.mark.parametrize(("item", "error"), [(7, TypeError), (("a",), ValueError)])
+def test_a_transport_that_yields_something_else_is_ended_before_it_hears_of_it(item: Any, error: Any) -> None:
+    site = Site(PlainSum(max_clients=6))
+    said = []
+
+    async def exchange(outbox: Mapping[str, bytes]) -> AsyncIterator[Any]:
+        try:
+            yield item
+        finally:
+            said.append("ended")
+
+    async def main() -> None:
+        try:
+            await run_round_async(site.server, site.round(), exchange, deadline=LONG)
+        finally:
+            said.append("raised")
+
+    with pytest.raises(error):
+        run(main())
+    assert said == ["ended", "raised"]
+
+
 # Bad arguments
 
 

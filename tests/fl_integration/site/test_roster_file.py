@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_integration import read_roster, write_roster
+from fl_integration import Existing, read_roster, write_roster
 from fl_integration.site import roster_file
 from fl_integration.site.roster_file import parse_roster, roster_text
 from protocols import Identity, ParameterError, Roster, RosterVersion
@@ -178,6 +178,18 @@ def test_a_roster_is_for_everybody_to_read(tmp_path: Path) -> None:
         os.umask(before)
     if os.name == "posix":
         assert stat.S_IMODE((tmp_path / "roster.txt").stat().st_mode) == 0o644
+
+
+def test_a_roster_that_stands_there_is_kept_if_asked(tmp_path: Path) -> None:
+    path = tmp_path / "roster.txt"
+    write_roster(FIRST, path, existing=Existing.REFUSE)
+    with pytest.raises(ParameterError, match="is there already and is not overwritten"):
+        write_roster(SECOND, path, existing=Existing.REFUSE)
+    assert read_roster(path) == FIRST
+    with pytest.raises(ParameterError, match="a member of Existing"):
+        write_roster(SECOND, path, existing=False)  # type: ignore[arg-type]
+    write_roster(SECOND, path)
+    assert read_roster(path) == SECOND
 
 
 @pytest.mark.parametrize("version", [FIRST.roster, TEXT, None])
