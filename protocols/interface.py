@@ -22,7 +22,7 @@ Promises, which the conformance suite holds every protocol to:
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
@@ -398,8 +398,16 @@ class Client(ABC):
         """
 
     @abstractmethod
-    def export(self, *, key: Secret) -> bytes:
-        """The whole state, versioned, sealed under a 32-byte key of the caller."""
+    def export(self, *, key: Secret, apart: MutableMapping[bytes, bytes] | None = None) -> bytes:
+        """The whole state, versioned, sealed under a 32-byte key of the caller.
+
+        Args:
+            key: of the caller.
+            apart: takes replies of more than 64 KiB, each under its SHA-256, in place of the state, which is
+                small then. They are what this client sends in any case, so they are stored as they are, and
+                once, before the state: one that was restored from there gives them no second time. None: all
+                is in the state.
+        """
 
 
 class SumProtocol(ABC):
@@ -453,12 +461,16 @@ class SumProtocol(ABC):
         *,
         key: Secret,
         release_log: ReleaseLog | None = None,
+        apart: Mapping[bytes, bytes] | None = None,
         entropy: Entropy = os.urandom,
     ) -> Client:
         """The machine that `Client.export` saved. A client that had a release log needs that very log again.
 
         One that had none may be given one, for what it releases from then on. A log that holds more than the
         state saw is welcome: the state is an older one, and the log keeps the client to what it said since.
+
+        `apart` has the replies that `export` put there. It is looked into when a request is repeated; if what
+        is needed is not there then, the client refuses.
 
         Raises:
             ParameterError, VerificationError: as `restore_server`.

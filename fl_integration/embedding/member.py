@@ -45,6 +45,7 @@ from fl_integration.embedding.parcels import (
     said,
     sign_welcome,
 )
+from fl_integration.embedding.replies import KEPT_REPLIES, Replies
 from fl_integration.loop.optimisers import ServerOptimiser
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols.identity import Roster
@@ -91,12 +92,18 @@ class SavedSession:
 class SavedMachine:
     """The machine for one purpose, as it is saved behind each message.
 
-    The machine seals itself; the counter and the session are no secret, and who changes them only makes this
-    site join afresh.
+    The machine seals itself; the rest is no secret, and who changes it only makes this site join afresh.
+
+    Attributes:
+        counter: how often it was stored.
+        session: in which session.
+        replies: SHA-256 of what it sent that was large, and lies in files of its own.
+        machine: its own state.
     """
 
     counter: U64
     session: Key32
+    replies: Annotated[tuple[Key32, ...], UpTo(KEPT_REPLIES)]
     machine: bytes = field(repr=False)
 
 
@@ -241,8 +248,9 @@ class Member:
                 session=admitted.session,
             )
             files.write(self._me, encode(kept))
-            for what in (*(purpose.name for purpose in Purpose), PENDING):  # their session is closed
-                files.remove(self._file(what))
+            for purpose in Purpose:  # their session is closed
+                self._forget(purpose, files)
+            files.remove(self._file(PENDING))
             _LOG.info(
                 "%s enters session %s, over version %d of the roster (%s)",
                 self._me, admitted.session.hex()[:8], mine.version, mine.fingerprint,
@@ -379,6 +387,14 @@ class Member:
     def _file(self, what: str) -> str:
         return file_of(self._me, what)
 
+    def _forget(self, purpose: Purpose, files: SealedFolder) -> None:
+        """Removes a machine's state, and what lies apart from it."""
+        name = self._file(purpose.name)
+        with suppress(DecodeError):
+            if (data := files.get(name)) is not None:
+                Replies(files, name, decode(SavedMachine, data).replies).drop()
+        files.remove(name)
+
     def _saved(self, purpose: Purpose, here: Open) -> SavedMachine | None:
         """The machine's state; None for a fresh join."""
         known = self.remembers.get(purpose)
@@ -400,6 +416,7 @@ class Member:
             or (saved.counter == known.counter and hashlib.sha256(data or b"").digest() != known.digest)
         ):
             _LOG.warning("%s: the state of this site is an older or another one; it joins afresh", self._me)
+            self._forget(purpose, here.files)
             return None
         return saved
 
@@ -413,7 +430,10 @@ class Member:
         if saved is not None:
             try:
                 return protocol.restore_client(
-                    saved.machine, key=self._enrolment.sealing_key, release_log=here.log
+                    saved.machine,
+                    key=self._enrolment.sealing_key,
+                    release_log=here.log,
+                    apart=Replies(here.files, self._file(purpose.name), saved.replies),
                 )
             except VerificationError:
                 _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
@@ -437,8 +457,13 @@ class Member:
     ) -> None:
         known = self.remembers.get(purpose)
         counter = 1 + max(0 if each is None else each.counter for each in (known, before))
-        data = encode(SavedMachine(counter, here.session, machine.export(key=self._enrolment.sealing_key)))
+        apart: dict[bytes, bytes] = {}
+        exported = machine.export(key=self._enrolment.sealing_key, apart=apart)
+        stood = Replies(here.files, self._file(purpose.name), () if before is None else before.replies)
+        replies = stood.and_these(apart)  # before the state, which names them
+        data = encode(SavedMachine(counter, here.session, replies.digests, exported))
         here.files.put(self._file(purpose.name), data)
+        stood.drop(but=replies.digests)
         self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
 
 

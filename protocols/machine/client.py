@@ -7,7 +7,7 @@ writes to the release log before a reply leaves, and saves and restores itself. 
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
@@ -49,6 +49,8 @@ KEPT_RESULTS: Final = 4
 """Unopened results that a client keeps, and that a server keeps for a member who does not fetch them."""
 MAXIMUM_ROUND: Final = (1 << 63) - 1
 HEAD_BYTES: Final = 32
+APART_BYTES: Final = 1 << 16
+"""A reply that is longer need not be in the state."""
 LOST: Final = bytes(32)
 """What no release has for a digest."""
 FIND_THE_LOG: Final = (
@@ -74,10 +76,17 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answered step: a repeated request gets the same reply."""
+    """An answered step: a repeated request gets the same reply.
+
+    Attributes:
+        request: SHA-256 of what was asked.
+        reply: what was said; or its SHA-256, if it lies apart from the state.
+        apart: whether it does.
+    """
 
     request: Key32
     reply: bytes = field(repr=False)
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,7 @@ class ClientMachine(Guarded, Client):
         self._entropy = entropy
         self._round = 0  # rounds are numbered from 1 inside: a message's number plus one
         self._answers: dict[int, Answer] = {}
+        self._apart: Mapping[bytes, bytes] = {}  # replies that a restored state has the digests of, by these
         self._pending: Pending | None = None
         self._state: Any = suite.client.states[0]()
         self.refusal = None
@@ -226,7 +236,7 @@ class ClientMachine(Guarded, Client):
             return None
         if (answer := self._answers.get(stage)) is not None:
             if answer.request == digest:
-                return answer.reply
+                return self._whole(answer).reply
             raise DecodeError("a different message for a step that was answered already")
         if self._pending is not None and self._pending.stage == stage:
             if self._pending.request == digest:
@@ -456,7 +466,7 @@ class ClientMachine(Guarded, Client):
     # Saved states
 
     @guarded
-    def export(self, *, key: Secret) -> bytes:
+    def export(self, *, key: Secret, apart: MutableMapping[bytes, bytes] | None = None) -> bytes:
         memory = Memory(
             name=self._identity.client,
             signing_key=self._identity.key.secret,
@@ -467,7 +477,7 @@ class ClientMachine(Guarded, Client):
             logged=self._logged(),
             round=self._round,
             clipped=self.clipped,
-            answers=self._answers,
+            answers=self._answers_in(apart),
             pending=self._pending,
             results=self.results,
             opened=self._opened,
@@ -478,6 +488,28 @@ class ClientMachine(Guarded, Client):
         return seal_state(
             encode(memory), key=key, role="client", parameters=self._suite.digest, entropy=self._entropy
         )
+
+    def _answers_in(self, apart: MutableMapping[bytes, bytes] | None) -> dict[int, Answer]:
+        """The answers as they are saved: those that are large lie in `apart`, if there is one."""
+        if apart is None:
+            return {stage: self._whole(answer) for stage, answer in self._answers.items()}
+        saved = {}
+        for stage, answer in self._answers.items():
+            saved[stage] = answer
+            if not answer.apart and len(answer.reply) > APART_BYTES:
+                digest = hashlib.sha256(answer.reply).digest()
+                apart[digest] = answer.reply
+                saved[stage] = Answer(answer.request, digest, apart=True)
+        return saved
+
+    def _whole(self, answer: Answer) -> Answer:
+        """An answer with its reply, wherever that lies."""
+        if not answer.apart:
+            return answer
+        reply = self._apart.get(answer.reply)
+        if reply is None or hashlib.sha256(reply).digest() != answer.reply:
+            raise DecodeError("the reply to this step lay apart from this client's state, and is gone")
+        return Answer(answer.request, reply)
 
     def _logged(self) -> Logged | None:
         if self._log is None:
@@ -512,7 +544,14 @@ class ClientMachine(Guarded, Client):
 
     @classmethod
     def restore(
-        cls, suite: Suite, blob: Buffer, *, key: Secret, release_log: ReleaseLog | None, entropy: Entropy
+        cls,
+        suite: Suite,
+        blob: Buffer,
+        *,
+        key: Secret,
+        release_log: ReleaseLog | None,
+        apart: Mapping[bytes, bytes] | None,
+        entropy: Entropy,
     ) -> "ClientMachine":
         """The machine that `export` saved."""
         memory = decode(Memory, open_state(blob, key=key, role="client", parameters=suite.digest))
@@ -530,7 +569,7 @@ class ClientMachine(Guarded, Client):
         )
         machine._check_log(memory.logged)
         machine._round = memory.round
-        machine._answers = memory.answers
+        machine._answers, machine._apart = memory.answers, {} if apart is None else apart
         machine._pending = memory.pending
         machine._state = decode(suite.client.states[memory.state_kind], memory.state.reveal())
         machine.results = memory.results

@@ -81,11 +81,14 @@ class MachineProtocol(SumProtocol):
         *,
         key: Secret,
         release_log: ReleaseLog | None = None,
+        apart: Mapping[bytes, bytes] | None = None,
         entropy: Entropy = os.urandom,
     ) -> Client:
         from protocols.machine.client import ClientMachine
 
-        return ClientMachine.restore(self.suite, blob, key=key, release_log=release_log, entropy=entropy)
+        return ClientMachine.restore(
+            self.suite, blob, key=key, release_log=release_log, apart=apart, entropy=entropy
+        )
 
     def plan(self, n: int, *, roster: int | None = None) -> Plan:
         n, roster = plain(n), plain(roster)
