@@ -550,7 +550,7 @@ class ClientMachine(Guarded, Client):
         *,
         key: Secret,
         release_log: ReleaseLog | None,
-        apart: Mapping[bytes, bytes] | None,
+        apart: Mapping[bytes, bytes] | None = None,
         entropy: Entropy,
     ) -> "ClientMachine":
         """The machine that `export` saved."""
