@@ -1,4 +1,4 @@
-"""Attacks over PaillierSum wait, see `tests.paillier`; attacks on a training need torch, through Flower flwr."""
+"""Attacks over PaillierSum wait, see `tests.paillier`; on a training they need torch, through Flower flwr."""
 
 from importlib.util import find_spec
 from pathlib import Path
