@@ -21,12 +21,13 @@ that starts again over the same folder goes on in the same session; the round th
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Annotated, Final, Protocol, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 from fl_integration.embedding.parcels import (
     NO_COPY,
@@ -47,6 +48,7 @@ from fl_integration.embedding.parcels import (
     purpose_session,
     welcome_statement,
 )
+from fl_integration.site.handover import MAXIMUM_VOUCHER
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols.identity import ClientId
 from protocols.interface import Learner, Outcome, Round, Server
@@ -57,9 +59,10 @@ from protocols.planning.requirements import ceil_fraction
 from protocols.run import run_round
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
+from secagg.numbers import is_number, plain_fields
 from secagg.wire import Buffer
 
-__all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered"]
+__all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered", "check_seconds"]
 
 _LOG: Final = logging.getLogger("secagg")
 _FILE: Final = "server"
@@ -106,6 +109,9 @@ class Patience:
         connect: for as many members as the smallest cohort needs, before a round is tried without them.
         again: before a node that was turned away, or did not answer its greeting, is greeted again.
         first_look, last_look: between two looks for answers, from the first to the longest.
+
+    Raises:
+        ParameterError: one of them is no finite number above zero. Nobody is waited for without an end.
     """
 
     exchange: float = 180.0
@@ -114,6 +120,22 @@ class Patience:
     again: float = 30.0
     first_look: float = 0.1
     last_look: float = 0.5
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in fields(self)]
+        plain_fields(self, *names)
+        for name in names:
+            check_seconds(f"patience.{name}", getattr(self, name))
+
+
+def check_seconds(name: str, seconds: Any) -> None:
+    """Returns if `seconds` is a finite number above zero.
+
+    Raises:
+        ParameterError: it is anything else.
+    """
+    if not is_number(seconds) or not 0 < float(seconds) < math.inf:
+        raise ParameterError(f"{name} is {seconds!r}; it is seconds: a finite number above zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +282,8 @@ class Coordinator:
             return False
         self._shown = {Purpose(each): shown for each, shown in saved.shown.items()}
         for each, blob in saved.machines.items():
+            if Purpose(each) not in self._sums:  # it was summed before, and is not any more
+                continue
             machine = self._sums[Purpose(each)].restore_server(blob, key=self._files.key)
             # Whatever was asked in a round that was open, its answers went elsewhere: nobody answered.
             with suppress(RoundAborted, ParameterError):
@@ -321,6 +345,10 @@ class Coordinator:
             if node in there and node not in self._turned_away:
                 self._turn_away(node, "it did not answer the greeting")
             del self._greetings[node]
+        for node in [
+            each for each, (until, _) in self._turned_away.items() if each not in there and until <= now
+        ]:
+            del self._turned_away[node]  # a stranger may come under a new name each time
         met = {*self._nodes.values(), *self._greetings}
         new = [node for node in there if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now]
         if not new:
@@ -540,20 +568,17 @@ class Coordinator:
         """Whether all of a cohort have a model of their own that began from the arrays of this digest."""
         return all(self._copies.get(client, NO_COPY).began == began for client in cohort)
 
-    def bring_along(
-        self, cohort: Collection[ClientId], *, began: bytes, withheld: Mapping[str, bytes]
-    ) -> dict[ClientId, str]:
+    def bring_along(self, cohort: Collection[ClientId], *, began: bytes) -> dict[ClientId, str]:
         """Lets peers hand their copy to those of a cohort who were left behind; who is behind still, and why.
 
         While no sum has moved anybody, whoever has no copy begins from the server's arrays. Afterwards nobody
-        does, even if nobody is there who has one: another training would begin under the same name. A copy
-        counts only if enough members vouch for it, see `fl_integration.site.handover`; this server cannot
-        read it.
+        does, even if nobody is there who has one: another training would begin under the same name. A server
+        that made no sum itself goes by what members say of their copies, if more say so than may be corrupt:
+        a single liar would keep all the others from beginning. A copy counts only if enough members vouch for
+        it, see `fl_integration.site.handover`; this server cannot read it.
         """
         self.reasons = {}
-        moved = self._moved == began or any(
-            copy.began == began and (copy.moved or copy.left_behind) for copy in self._copies.values()
-        )
+        moved = self._moved == began or self._say_moved(began)
         copies = {client: self._copies.get(client, NO_COPY) for client in cohort}
         behind = [
             client
@@ -572,13 +597,27 @@ class Coordinator:
         # Whoever did not answer last may be waited for in vain, but may have been away for that once.
         givers = answering if len(answering) > self._corrupt else in_step
         for client, request in self._errands(Errand.ASK, dict.fromkeys(behind, b"")).items():
-            self._hand_over(client, request, givers, began=began, withheld=withheld)
+            self._hand_over(client, request, givers, began=began)
         return {
             client: f"it has no copy of the model as it is now, and no peer brought it along"
             f"{': ' if client in self.reasons else ''}{self.reasons.get(client, '')}"
             for client in behind
             if not self._copies.get(client, NO_COPY).in_step(began)
         }
+
+    def _say_moved(self, began: bytes) -> bool:
+        """Whether enough members say that sums moved the training that began from these arrays."""
+        saying = [
+            client
+            for client, copy in self._copies.items()
+            if copy.began == began and (copy.moved or copy.left_behind)
+        ]
+        if saying and len(saying) <= self._corrupt:
+            _LOG.warning(
+                "%s alone say that their models were moved already; %d may be corrupt, so the others begin",
+                ", ".join(sorted(saying)), self._corrupt,
+            )  # fmt: skip
+        return len(saying) > self._corrupt
 
     def _hand_over(
         self,
@@ -587,13 +626,16 @@ class Coordinator:
         givers: Sequence[ClientId],
         *,
         began: bytes,
-        withheld: Mapping[str, bytes],
     ) -> None:
         """Lets one giver after the other answer a request, until the client takes a copy.
 
         One more than may be corrupt are tried: a liar that comes first would keep the client behind for ever.
         """
-        vouchers = self._errands(Errand.VOUCH, dict.fromkeys(givers, request))
+        vouchers = {
+            name: voucher
+            for name, voucher in self._errands(Errand.VOUCH, dict.fromkeys(givers, request)).items()
+            if len(voucher) <= MAXIMUM_VOUCHER  # a longer one would only be in the way of the others'
+        }
         left = 1 + self._corrupt
         for giver in (each for each in givers if each in vouchers):
             given = self._errands(Errand.GIVE, {giver: request})
@@ -601,7 +643,7 @@ class Coordinator:
                 continue
             others = [memoryview(voucher) for name, voucher in vouchers.items() if name != giver]
             brought = encode(Brought(memoryview(given[giver]), tuple(others)))
-            self._errands(Errand.TAKE, {client: brought}, withheld=withheld)
+            self._errands(Errand.TAKE, {client: brought})
             left -= 1
             if self._copies.get(client, NO_COPY).in_step(began) or not left:
                 return
@@ -612,15 +654,9 @@ class Coordinator:
         share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
         return ceil_fraction(share, len(self._version.roster))
 
-    def _errands(
-        self,
-        errand: Errand,
-        bodies: Mapping[ClientId, Buffer],
-        *,
-        withheld: Mapping[str, bytes] | None = None,
-    ) -> dict[ClientId, bytes]:
+    def _errands(self, errand: Errand, bodies: Mapping[ClientId, Buffer]) -> dict[ClientId, bytes]:
         """What clients answer to an errand, each with its own body."""
-        head = encode_head(Handover(self._place, errand.value, dict(withheld or {})))
+        head = encode_head(Handover(self._place, errand.value))
         shows = errand is Errand.TAKE
         clients = {self._nodes[client]: client for client in bodies if client in self._nodes}
         parcels = {node: Parcel(head, bodies[client], shows=shows) for node, client in clients.items()}

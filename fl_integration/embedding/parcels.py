@@ -193,13 +193,12 @@ class Handover:
 
     Attributes:
         place: which session.
-        errand: which part of it is asked, an `Errand`.
-        withheld: as in `Step`.
+        errand: which part of it is asked, an `Errand`. With TAKE the arrays travel that the training began
+            from.
     """
 
     place: Place
     errand: U8
-    withheld: Annotated[dict[str, Key32], UpTo(64)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
