@@ -55,7 +55,7 @@ from protocols.identity import ClientId, Roster
 from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog
 from protocols.machine.parameters import MachineProtocol
 from protocols.membership import RosterVersion
-from protocols.messages.schema import U64, Key32, Name, UpTo, decode, encode
+from protocols.messages.schema import U64, Body, Key32, Name, UpTo, decode, encode
 from protocols.planning.requirements import ceil_fraction
 from secagg.errors import (
     DecodeError,
@@ -146,7 +146,7 @@ class SavedMachine:
 
     counter: U64
     session: Key32
-    machine: bytes = field(repr=False)
+    machine: Body = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +227,9 @@ class Member:
         except SecAggError as error:
             _LOG.warning("%s does not take part: %s", self._me, error)
             return refused(str(error))
+        except Exception as error:  # noqa: BLE001 - an engine would tell the server its text, paths and all
+            _LOG.error("%s does not take part", self._me, exc_info=error)
+            return refused(UNABLE)
 
     def _answer(
         self,
@@ -352,8 +355,10 @@ class Member:
             self._learn(purpose, machine, held, head.shown)
         if isinstance(reply, NeedUpdate):
             bound = delivery.digest(head.withheld) == reply.model
-            if self._learns and bound and (held is None or not self._began(held, head, delivery)):
-                held, stood = self._begin(delivery, instead_of=held, here=here), None
+            if self._learns and bound and (held is None or not self._began(held, delivery, head.withheld)):
+                begun, stood = self._begin(delivery, instead_of=held), None
+                self._set_aside(None if begun is None else held, here)
+                held = begun
                 self._learn(purpose, machine, held, head.shown)  # the sums since then may be waiting here
             reply, failure = self._contribute(machine, reply, head, delivery, held, bound=bound)
             contributed = not failure
@@ -423,27 +428,31 @@ class Member:
             return None
         return HeldModel.from_bytes(data, session=here.session, optimiser=self._optimiser)
 
-    def _began(self, held: HeldModel, head: Step | Handover, delivery: Delivery) -> bool:
+    def _began(
+        self, held: HeldModel, delivery: Delivery, withheld: Mapping[str, bytes] | None = None
+    ) -> bool:
         """Whether a model began from the arrays that this training begins from."""
         shown = delivery.arrays()
-        return held.began in (head.withheld.values() if shown is None else (shown[1],))
+        return held.began in ((withheld or {}).values() if shown is None else (shown[1],))
 
-    def _begin(self, delivery: Delivery, *, instead_of: HeldModel | None, here: "_Open") -> HeldModel | None:
+    def _begin(self, delivery: Delivery, *, instead_of: HeldModel | None) -> HeldModel | None:
         """A model that begins from the server's arrays; None if they did not travel."""
         shown = delivery.arrays()
         if shown is None:
             return None
-        if instead_of is not None:
-            if instead_of.own.opened:
-                raise VerificationError(
-                    "this session's training began from other arrays, and sums moved it since; another "
-                    "training is another session"
-                )
-            if instead_of.moved:  # one that never moved is no loss, and takes no other's place
-                here.files.write(self._file(BEFORE), instead_of.to_bytes(session=here.session))
-                _LOG.warning("%s keeps its model of another training aside", self._me)
+        if instead_of is not None and instead_of.own.opened:
+            raise VerificationError(
+                "this session's training began from other arrays, and sums moved it since; another "
+                "training is another session"
+            )
         _LOG.info("%s begins a model of its own, from the server's arrays", self._me)
         return HeldModel.begin(shown[0], began=shown[1], optimiser=self._optimiser)
+
+    def _set_aside(self, held: HeldModel | None, here: "_Open") -> None:
+        """Keeps the model of the training before; one that never moved is no loss, and takes no place."""
+        if held is not None and held.moved:
+            here.files.write(self._file(BEFORE), held.to_bytes(session=here.session))
+            _LOG.warning("%s keeps its model of another training aside", self._me)
 
     def _learn(
         self, purpose: Purpose, machine: Client, held: HeldModel | None, shown: Mapping[int, bytes]
@@ -457,8 +466,7 @@ class Member:
             with suppress(PeerViolation, RoundAborted, ParameterError):  # it told nothing
                 total = machine.open(result)
                 self.learnt[total.round or 0] = total.metrics
-                said = ", ".join(f"{name} {value:.4g}" for name, value in total.metrics.items())
-                _LOG.info("%s opened an evaluation over %d examples: %s", self._me, total.total_weight, said)
+                _LOG.info("%s opened an evaluation", self._me)
 
     def _handover(self, head: Handover, parcel: Parcel, delivery: Delivery, here: "_Open") -> Parcel:
         """One errand of bringing a client along that was left behind, this one or another."""
@@ -473,10 +481,11 @@ class Member:
             body = asked.request
         elif errand is Errand.TAKE:
             try:
-                held = self._taken(parcel, head, delivery, held, here)
+                held = self._taken(parcel, delivery, held, here)
             except SecAggError as error:  # another peer's copy may do
                 _LOG.warning("%s takes no peer's copy: %s", self._me, error)
-                return Parcel(encode_head(Answer(_standing(held), _said(str(error)))))
+                why = UNABLE if isinstance(error, ParameterError) else str(error)  # as in `answer`
+                return Parcel(encode_head(Answer(_standing(held), _said(why))))
         elif held is None or held.own.stranded:
             raise VerificationError("it has no copy to vouch for")
         else:
@@ -491,14 +500,10 @@ class Member:
             )
         return Parcel(encode_head(Answer(_standing(held))), body)
 
-    def _taken(
-        self, parcel: Parcel, head: Handover, delivery: Delivery, held: HeldModel | None, here: "_Open"
-    ) -> HeldModel:
+    def _taken(self, parcel: Parcel, delivery: Delivery, held: HeldModel | None, here: "_Open") -> HeldModel:
         pending = here.files.read(self._file(_PENDING))
-        if held is None or not self._began(held, head, delivery):
-            held = self._begin(delivery, instead_of=held, here=here)
-        if pending is None or held is None:
-            raise VerificationError("it asked for nothing, or has no arrays to begin from")
+        if pending is None:
+            raise VerificationError("it asked for nothing")
         roster = self._enrolment.version.roster
         brought = decode(Brought, parcel.body)
         copy = handover.accept(
@@ -509,11 +514,17 @@ class Member:
             vouchers=brought.vouchers,
             needed=1 + ceil_fraction(self._share, len(roster)),
         )
-        held = held.handed_over(copy)
-        here.files.write(self._file(COPY), held.to_bytes(session=here.session))
+        # No round binds the arrays that came with this: only a copy that began from them replaces anything.
+        goes_on = held is not None and self._began(held, delivery)
+        begun = held if goes_on else self._begin(delivery, instead_of=held)
+        if begun is None:
+            raise VerificationError("it has no arrays to begin from")
+        taken = begun.handed_over(copy)
+        self._set_aside(None if goes_on else held, here)
+        here.files.write(self._file(COPY), taken.to_bytes(session=here.session))
         here.files.remove(self._file(_PENDING))
         _LOG.info("%s was brought along by a peer", self._me)
-        return held
+        return taken
 
     @property
     def _share(self) -> float:
@@ -583,7 +594,8 @@ class Member:
     ) -> None:
         known = self.remembers.get(purpose)
         counter = 1 + max(0 if each is None else each.counter for each in (known, before))
-        data = encode(SavedMachine(counter, here.session, machine.export(key=self._enrolment.sealing_key)))
+        exported = machine.export(key=self._enrolment.sealing_key)
+        data = encode(SavedMachine(counter, here.session, memoryview(exported)))
         here.files.put(self._file(purpose.name), data)
         self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())
 
