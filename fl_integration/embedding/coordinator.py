@@ -173,7 +173,8 @@ class Coordinator:
         clock, monotonic, pause: seconds since 1970; a clock for deadlines; waits so many seconds.
 
     Attributes:
-        reasons: why clients did not answer in the last sum, in their sites' words or the engine's.
+        reasons: why clients did not answer since the members were asked for, in their sites' words or the
+            engine's.
     """
 
     def __init__(
@@ -319,8 +320,11 @@ class Coordinator:
 
         It waits for nodes that were not met before, as long as `patience.hello` says; for nobody else.
         """
+        self.reasons = {}
         self._look_at_the_roster()
-        there = set(self._carrier.nodes())
+        there = dict.fromkeys(
+            self._carrier.nodes()
+        )  # in order: of two nodes with one identity the first counts
         self._greet(there)
         deadline, look = self._monotonic() + self._patience.hello, self._patience.first_look
         while True:
@@ -337,7 +341,7 @@ class Coordinator:
             look = min(2 * look, self._patience.last_look)
         return {node: client for client, node in self._nodes.items() if node in there}
 
-    def _greet(self, there: set[Node]) -> None:
+    def _greet(self, there: Collection[Node]) -> None:
         now = self._monotonic()
         for node in [
             each for each in self._greetings if each not in there or self._greetings[each].until <= now

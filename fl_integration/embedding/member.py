@@ -22,7 +22,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Protocol
 
 from fl_integration.embedding.admission import Ledger, check_version
@@ -52,9 +52,9 @@ from fl_integration.site import handover
 from fl_integration.site.sealed_folder import SealedFolder
 from fl_integration.vectors.arrays import Vector
 from protocols.identity import ClientId, Roster
-from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog
+from protocols.interface import Client, Learner, NeedUpdate, ReleaseLog
 from protocols.machine.parameters import MachineProtocol
-from protocols.membership import RosterVersion
+from protocols.membership import RosterVersion, session_id
 from protocols.messages.schema import U64, Body, Key32, Name, UpTo, decode, encode
 from protocols.planning.requirements import ceil_fraction
 from secagg.errors import (
@@ -225,8 +225,9 @@ class Member:
             _LOG.warning("%s does not take part: %s", self._me, error)
             return refused(UNABLE)
         except SecAggError as error:
-            _LOG.warning("%s does not take part: %s", self._me, error)
-            return refused(str(error))
+            why = _said(str(error))  # it may quote the server, who would write lines of this log
+            _LOG.warning("%s does not take part: %s", self._me, why)
+            return refused(why)
         except Exception as error:  # noqa: BLE001 - an engine would tell the server its text, paths and all
             _LOG.error("%s does not take part", self._me, exc_info=error)
             return refused(UNABLE)
@@ -310,12 +311,18 @@ class Member:
         """The session that this site's own file names; None if there is none to go by."""
         try:
             data = files.read(self._me)
-            return None if data is None else decode(SavedSession, data)
+            if data is None:
+                return None
+            saved = decode(SavedSession, data)
         except (DecodeError, VerificationError):
             if ledger.last is None:  # with neither of the two anything that was closed would open again
                 raise
             _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
             return None
+        if saved.session != session_id(self._study, saved.roster_version, saved.epoch):
+            # Or the sessions of two studies would close each other, and one's model stand for the other's.
+            raise VerificationError("the state folder of this site is another study's; each has its own")
+        return saved
 
     def _check_line(self, held: RosterVersion) -> None:
         """The enrolment's roster is the one that this site held, or follows it, signed by a quorum."""
@@ -367,7 +374,7 @@ class Member:
             here.files.write(self._file(COPY), held.to_bytes(session=here.session))
         self._store(purpose, here, machine, before=saved)
         if machine.refusal is not None:
-            _LOG.warning("%s refuses: %s", self._me, machine.refusal)
+            _LOG.warning("%s refuses: %s", self._me, _said(machine.refusal))
         elif machine.clipped and purpose is Purpose.TRAIN and contributed:
             _LOG.warning(
                 "%s: %d values of its update were outside the protocol's clip, and were clipped: pass a "
@@ -483,7 +490,7 @@ class Member:
             try:
                 held = self._taken(parcel, delivery, held, here)
             except SecAggError as error:  # another peer's copy may do
-                _LOG.warning("%s takes no peer's copy: %s", self._me, error)
+                _LOG.warning("%s takes no peer's copy: %s", self._me, _said(str(error)))
                 why = UNABLE if isinstance(error, ParameterError) else str(error)  # as in `answer`
                 return Parcel(encode_head(Answer(_standing(held), _said(why))))
         elif held is None or held.own.stranded:
@@ -574,14 +581,11 @@ class Member:
                 )
             except VerificationError:
                 _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
-        policy = self._enrolment.policy
         return protocol.client(
             identity=self._enrolment.identity,
             roster=self._enrolment.version.roster,
             session=purpose_session(here.session, purpose),
-            policy=Policy(
-                min_contributors=policy.min_contributors, max_length=policy.max_length, release_log=here.log
-            ),
+            policy=replace(self._enrolment.policy, release_log=here.log),
         )
 
     def _store(

@@ -635,6 +635,16 @@ def test_a_parcel_that_is_none_is_refused_and_nothing_happens(head: bytes, tmp_p
     assert node.received > 1
 
 
+def test_a_server_writes_no_lines_of_a_sites_log(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    study = Study(tmp_path)
+    version = study.enrol("a", context_of(A)).version
+    place = Place(b"study", version.version, version.digest, 1)
+    hello = Hello(place, bytes(8), bytes(16), ("train: \x1b[2K\nb enters session 0", "weights"))
+    study.grid.push_messages([Message(pack(Parcel(encode_head(hello))), dst_node_id=A, message_type="train")])
+    (line,) = [each for each in caplog.messages if "the server goes by train: " in each]
+    assert line.isprintable()
+
+
 def test_records_that_are_not_what_they_should_be_are_refused(tmp_path: Any) -> None:
     study = Study(tmp_path)
     good = pack(Parcel(b"head", b"body"))
