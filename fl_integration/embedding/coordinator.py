@@ -13,8 +13,7 @@ server runs; a lying one can do what THREAT_MODEL.md allows it to, whatever stan
 * Two nodes that prove one identity: the first keeps it while it is there and answers.
 * A round that aborts is over; the next one starts from what the machines remember.
 * A change of roster, read between rounds, or a lost state opens a new session: new keys, and a new ledger
-  entry
-  at each site.
+  entry at each site.
 
 With a folder for its state the server's machines are stored before each message leaves, and a coordinator
 that starts again over the same folder goes on in the same session; the round that was open is aborted first.
