@@ -68,6 +68,9 @@ _FILE: Final = "server"
 KEPT_ROUNDS: Final = 16
 """Rounds whose binding digest is told with results: more than a mailbox keeps."""
 
+MOST_PAUSE: Final = 8
+"""Rounds between two attempts to bring one client along, at most."""
+
 Ticket: TypeAlias = str
 """A carrier's name for one parcel that is under way."""
 
@@ -158,6 +161,21 @@ class Greeting:
     until: float
 
 
+@dataclass(slots=True)
+class Fruitless:
+    """Attempts to bring a client along that led to nothing.
+
+    Attributes:
+        givers: whose copies were asked for.
+        attempts: how many.
+        pause: rounds until the next one.
+    """
+
+    givers: frozenset[ClientId]
+    attempts: int = 0
+    pause: int = 0
+
+
 class Coordinator:
     """One study's server.
 
@@ -199,6 +217,7 @@ class Coordinator:
         self._rounds: dict[Purpose, int] = {}
         self._shown: dict[Purpose, dict[int, bytes]] = {}
         self._copies: dict[ClientId, Copy] = {}
+        self._fruitless: dict[ClientId, Fruitless] = {}
         self._moved = b""  # digest of the arrays of the training that a sum was handed out for
         self._nodes: dict[ClientId, Node] = {}
         self._settings: dict[ClientId, bytes] = {}
@@ -239,7 +258,7 @@ class Coordinator:
     def _open(self) -> None:
         self._epoch = max(int(self._clock() * 1000), self._epoch + 1)
         # Rounds go on counting: schedules of the clients' optimisers read their numbers.
-        self._machines, self._shown, self._copies = {}, {}, {}
+        self._machines, self._shown, self._copies, self._fruitless = {}, {}, {}, {}
         self._nodes, self._settings, self._silent = {}, {}, set()
         self._greetings, self._turned_away = {}, {}
         _LOG.info(
@@ -588,6 +607,8 @@ class Coordinator:
             for client, copy in copies.items()
             if copy.left_behind or (moved and not copy.in_step(began))
         ]
+        for client in copies.keys() - behind:
+            self._fruitless.pop(client, None)
         if not behind:
             return {}
         there = set(self._carrier.nodes())
@@ -599,7 +620,8 @@ class Coordinator:
         answering = [client for client in in_step if client not in self._silent]
         # Whoever did not answer last may be waited for in vain, but may have been away for that once.
         givers = answering if len(answering) > self._corrupt else in_step
-        for client, request in self._errands(Errand.ASK, dict.fromkeys(behind, b"")).items():
+        asked = [client for client in behind if self._has_a_turn(client, givers)]
+        for client, request in self._errands(Errand.ASK, dict.fromkeys(asked, b"")).items():
             self._hand_over(client, request, givers, began=began)
         return {
             client: f"it has no copy of the model as it is now, and no peer brought it along"
@@ -607,6 +629,22 @@ class Coordinator:
             for client in behind
             if not self._copies.get(client, NO_COPY).in_step(began)
         }
+
+    def _has_a_turn(self, client: ClientId, givers: Collection[ClientId]) -> bool:
+        """Whether a client that is behind is brought along in this round.
+
+        A liar may be left behind for ever, and each attempt costs all the others' time. So what led to
+        nothing from the same givers is tried again at once, then behind a round, then behind two, and so on.
+        """
+        tried = self._fruitless.get(client)
+        if tried is None or tried.givers != frozenset(givers):
+            tried = self._fruitless[client] = Fruitless(frozenset(givers))
+        if tried.pause:
+            tried.pause -= 1
+            return False
+        tried.pause = min(tried.attempts, MOST_PAUSE)
+        tried.attempts += 1
+        return True
 
     def _say_moved(self, began: bytes) -> bool:
         """Whether enough members say that sums moved the training that began from these arrays."""

@@ -190,6 +190,20 @@ def test_fewer_vouchers_than_needed_are_no_copy(tmp_path: Path, caplog: pytest.L
     study.agree("abc")
 
 
+def test_one_that_is_behind_whatever_is_done_costs_the_others_ever_less(tmp_path: Path) -> None:
+    study = Learners(tmp_path)
+    course = Course(study)
+    left_behind(course, "d")
+    idle(study.node("d"), Errand.TAKE)
+    asked = []
+    for _ in range(7):
+        sent = len(study.grid.sent)
+        assert course.train("a", "b", "c", "d")
+        assert course.failures["d"].startswith(NO_PEER)
+        asked.append(Errand.ASK in errands(study, sent))
+    assert asked == [True, True, False, True, False, False, True]
+
+
 def test_a_voucher_of_any_length_is_in_nobodys_way(tmp_path: Path) -> None:
     study = Learners(tmp_path)
     course = Course(study)
