@@ -13,20 +13,20 @@ server runs; a lying one can do what THREAT_MODEL.md allows it to, whatever stan
 * Two nodes that prove one identity: the first keeps it while it is there and answers.
 * A round that aborts is over; the next one starts from what the machines remember.
 * A change of roster, read between rounds, or a lost state opens a new session: new keys, and a new ledger
-  entry
-  at each site.
+  entry at each site.
 
 With a folder for its state the server's machines are stored before each message leaves, and a coordinator
 that starts again over the same folder goes on in the same session; the round that was open is aborted first.
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Annotated, Final, Protocol, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 from fl_integration.embedding.parcels import (
     NO_COPY,
@@ -47,6 +47,7 @@ from fl_integration.embedding.parcels import (
     purpose_session,
     welcome_statement,
 )
+from fl_integration.site.handover import MAXIMUM_VOUCHER
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols.identity import ClientId
 from protocols.interface import Learner, Outcome, Round, Server
@@ -57,9 +58,10 @@ from protocols.planning.requirements import ceil_fraction
 from protocols.run import run_round
 from secagg import labels
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted, VerificationError
+from secagg.numbers import is_number, plain_fields
 from secagg.wire import Buffer
 
-__all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered"]
+__all__ = ["Carrier", "Coordinator", "Patience", "Ticket", "Undelivered", "check_seconds"]
 
 _LOG: Final = logging.getLogger("secagg")
 _FILE: Final = "server"
@@ -67,6 +69,9 @@ _SLOWER: Final = 1.3
 """How much longer each pause between two looks is: a dozen looks in the first second, then two a second."""
 KEPT_ROUNDS: Final = 16
 """Rounds whose binding digest is told with results: more than a mailbox keeps."""
+
+MOST_PAUSE: Final = 8
+"""Rounds between two attempts to bring one client along, at most."""
 
 Ticket: TypeAlias = str
 """A carrier's name for one parcel that is under way."""
@@ -108,6 +113,9 @@ class Patience:
         connect: for as many members as the smallest cohort needs, before a round is tried without them.
         again: before a node that was turned away, or did not answer its greeting, is greeted again.
         first_look, last_look: between two looks for answers, from the first to the longest.
+
+    Raises:
+        ParameterError: one of them is no finite number above zero. Nobody is waited for without an end.
     """
 
     exchange: float = 180.0
@@ -116,6 +124,22 @@ class Patience:
     again: float = 30.0
     first_look: float = 0.02
     last_look: float = 0.5
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in fields(self)]
+        plain_fields(self, *names)
+        for name in names:
+            check_seconds(f"patience.{name}", getattr(self, name))
+
+
+def check_seconds(name: str, seconds: Any) -> None:
+    """Returns if `seconds` is a finite number above zero.
+
+    Raises:
+        ParameterError: it is anything else.
+    """
+    if not is_number(seconds) or not 0 < float(seconds) < math.inf:
+        raise ParameterError(f"{name} is {seconds!r}; it is seconds: a finite number above zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +163,21 @@ class Greeting:
     until: float
 
 
+@dataclass(slots=True)
+class Fruitless:
+    """Attempts to bring a client along that led to nothing.
+
+    Attributes:
+        givers: whose copies were asked for.
+        attempts: how many.
+        pause: rounds until the next one.
+    """
+
+    givers: frozenset[ClientId]
+    attempts: int = 0
+    pause: int = 0
+
+
 class Coordinator:
     """One study's server.
 
@@ -153,7 +192,8 @@ class Coordinator:
         clock, monotonic, pause: seconds since 1970; a clock for deadlines; waits so many seconds.
 
     Attributes:
-        reasons: why clients did not answer in the last sum, in their sites' words or the engine's.
+        reasons: why clients did not answer since the members were asked for, in their sites' words or the
+            engine's.
     """
 
     def __init__(
@@ -179,6 +219,7 @@ class Coordinator:
         self._rounds: dict[Purpose, int] = {}
         self._shown: dict[Purpose, dict[int, bytes]] = {}
         self._copies: dict[ClientId, Copy] = {}
+        self._fruitless: dict[ClientId, Fruitless] = {}
         self._moved = b""  # digest of the arrays of the training that a sum was handed out for
         self._nodes: dict[ClientId, Node] = {}
         self._settings: dict[ClientId, bytes] = {}
@@ -219,7 +260,7 @@ class Coordinator:
     def _open(self) -> None:
         self._epoch = max(int(self._clock() * 1000), self._epoch + 1)
         # Rounds go on counting: schedules of the clients' optimisers read their numbers.
-        self._machines, self._shown, self._copies = {}, {}, {}
+        self._machines, self._shown, self._copies, self._fruitless = {}, {}, {}, {}
         self._nodes, self._settings, self._silent = {}, {}, set()
         self._greetings, self._turned_away = {}, {}
         _LOG.info(
@@ -262,6 +303,8 @@ class Coordinator:
             return False
         self._shown = {Purpose(each): shown for each, shown in saved.shown.items()}
         for each, blob in saved.machines.items():
+            if Purpose(each) not in self._sums:  # it was summed before, and is not any more
+                continue
             machine = self._sums[Purpose(each)].restore_server(blob, key=self._files.key)
             # Whatever was asked in a round that was open, its answers went elsewhere: nobody answered.
             with suppress(RoundAborted, ParameterError):
@@ -297,8 +340,11 @@ class Coordinator:
 
         It waits for nodes that were not met before, as long as `patience.hello` says; for nobody else.
         """
+        self.reasons = {}
         self._look_at_the_roster()
-        there = set(self._carrier.nodes())
+        there = dict.fromkeys(
+            self._carrier.nodes()
+        )  # in order: of two nodes with one identity the first counts
         self._greet(there)
         deadline, look = self._monotonic() + self._patience.hello, self._patience.first_look
         while True:
@@ -315,7 +361,7 @@ class Coordinator:
             look = min(_SLOWER * look, self._patience.last_look)
         return {node: client for client, node in self._nodes.items() if node in there}
 
-    def _greet(self, there: set[Node]) -> None:
+    def _greet(self, there: Collection[Node]) -> None:
         now = self._monotonic()
         for node in [
             each for each in self._greetings if each not in there or self._greetings[each].until <= now
@@ -323,12 +369,12 @@ class Coordinator:
             if node in there and node not in self._turned_away:
                 self._turn_away(node, "it did not answer the greeting")
             del self._greetings[node]
+        for node in [
+            each for each, (until, _) in self._turned_away.items() if each not in there and until <= now
+        ]:
+            del self._turned_away[node]  # a stranger may come under a new name each time
         met = {*self._nodes.values(), *self._greetings}
-        new = [
-            node
-            for node in sorted(there)
-            if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now
-        ]
+        new = [node for node in there if node not in met and self._turned_away.get(node, (0.0, ""))[0] <= now]
         if not new:
             return
         hellos = {node: Hello(self._place, node, os.urandom(16), self._terms) for node in new}
@@ -546,26 +592,25 @@ class Coordinator:
         """Whether all of a cohort have a model of their own that began from the arrays of this digest."""
         return all(self._copies.get(client, NO_COPY).began == began for client in cohort)
 
-    def bring_along(
-        self, cohort: Collection[ClientId], *, began: bytes, withheld: Mapping[str, bytes]
-    ) -> dict[ClientId, str]:
+    def bring_along(self, cohort: Collection[ClientId], *, began: bytes) -> dict[ClientId, str]:
         """Lets peers hand their copy to those of a cohort who were left behind; who is behind still, and why.
 
         While no sum has moved anybody, whoever has no copy begins from the server's arrays. Afterwards nobody
-        does, even if nobody is there who has one: another training would begin under the same name. A copy
-        counts only if enough members vouch for it, see `fl_integration.site.handover`; this server cannot
-        read it.
+        does, even if nobody is there who has one: another training would begin under the same name. A server
+        that made no sum itself goes by what members say of their copies, if more say so than may be corrupt:
+        a single liar would keep all the others from beginning. A copy counts only if enough members vouch for
+        it, see `fl_integration.site.handover`; this server cannot read it.
         """
         self.reasons = {}
-        moved = self._moved == began or any(
-            copy.began == began and (copy.moved or copy.left_behind) for copy in self._copies.values()
-        )
+        moved = self._moved == began or self._say_moved(began)
         copies = {client: self._copies.get(client, NO_COPY) for client in cohort}
         behind = [
             client
             for client, copy in copies.items()
             if copy.left_behind or (moved and not copy.in_step(began))
         ]
+        for client in copies.keys() - behind:
+            self._fruitless.pop(client, None)
         if not behind:
             return {}
         there = set(self._carrier.nodes())
@@ -577,15 +622,45 @@ class Coordinator:
         answering = [client for client in in_step if client not in self._silent]
         # Whoever did not answer last may be waited for in vain, but may have been away for that once.
         givers = answering if len(answering) > self._corrupt else in_step
-        asking = behind if givers else []
-        for client, request in self._errands(Errand.ASK, dict.fromkeys(asking, b"")).items():
-            self._hand_over(client, request, givers, began=began, withheld=withheld)
+        asked = [client for client in behind if givers and self._has_a_turn(client, givers)]
+        for client, request in self._errands(Errand.ASK, dict.fromkeys(asked, b"")).items():
+            self._hand_over(client, request, givers, began=began)
         return {
             client: f"it has no copy of the model as it is now, and no peer brought it along"
             f"{': ' if client in self.reasons else ''}{self.reasons.get(client, '')}"
             for client in behind
             if not self._copies.get(client, NO_COPY).in_step(began)
         }
+
+    def _has_a_turn(self, client: ClientId, givers: Collection[ClientId]) -> bool:
+        """Whether a client that is behind is brought along in this round.
+
+        A liar may be left behind for ever, and each attempt costs all the others' time. So what led to
+        nothing from the same givers is tried again at once, then behind a round, then behind two, and so on.
+        """
+        tried = self._fruitless.get(client)
+        if tried is None or tried.givers != frozenset(givers):
+            tried = self._fruitless[client] = Fruitless(frozenset(givers))
+        if tried.pause:
+            tried.pause -= 1
+            return False
+        tried.pause = min(tried.attempts, MOST_PAUSE)
+        tried.attempts += 1
+        return True
+
+    def _say_moved(self, began: bytes) -> bool:
+        """Whether enough members say that sums moved the training that began from these arrays."""
+        saying = [
+            client
+            for client, copy in self._copies.items()
+            if copy.began == began and (copy.moved or copy.left_behind)
+        ]
+        if saying and len(saying) <= self._corrupt:
+            _LOG.warning(
+                "%s alone say that their models were moved already; %d may be corrupt, so the others begin",
+                ", ".join(sorted(saying)), self._corrupt,
+            )  # fmt: skip
+        return len(saying) > self._corrupt
 
     def _hand_over(
         self,
@@ -594,13 +669,16 @@ class Coordinator:
         givers: Sequence[ClientId],
         *,
         began: bytes,
-        withheld: Mapping[str, bytes],
     ) -> None:
         """Lets one giver after the other answer a request, until the client takes a copy.
 
         One more than may be corrupt are tried: a liar that comes first would keep the client behind for ever.
         """
-        vouchers = self._errands(Errand.VOUCH, dict.fromkeys(givers, request))
+        vouchers = {
+            name: voucher
+            for name, voucher in self._errands(Errand.VOUCH, dict.fromkeys(givers, request)).items()
+            if len(voucher) <= MAXIMUM_VOUCHER  # a longer one would only be in the way of the others'
+        }
         left = 1 + self._corrupt
         for giver in (each for each in givers if each in vouchers):
             given = self._errands(Errand.GIVE, {giver: request})
@@ -608,7 +686,7 @@ class Coordinator:
                 continue
             others = [memoryview(voucher) for name, voucher in vouchers.items() if name != giver]
             brought = encode(Brought(memoryview(given[giver]), tuple(others)))
-            self._errands(Errand.TAKE, {client: brought}, withheld=withheld)
+            self._errands(Errand.TAKE, {client: brought})
             left -= 1
             if self._copies.get(client, NO_COPY).in_step(began) or not left:
                 return
@@ -619,15 +697,9 @@ class Coordinator:
         share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
         return ceil_fraction(share, len(self._version.roster))
 
-    def _errands(
-        self,
-        errand: Errand,
-        bodies: Mapping[ClientId, Buffer],
-        *,
-        withheld: Mapping[str, bytes] | None = None,
-    ) -> dict[ClientId, bytes]:
+    def _errands(self, errand: Errand, bodies: Mapping[ClientId, Buffer]) -> dict[ClientId, bytes]:
         """What clients answer to an errand, each with its own body."""
-        head = encode_head(Handover(self._place, errand.value, dict(withheld or {})))
+        head = encode_head(Handover(self._place, errand.value))
         shows = errand is Errand.TAKE
         clients = {self._nodes[client]: client for client in bodies if client in self._nodes}
         parcels = {node: Parcel(head, bodies[client], shows=shows) for node, client in clients.items()}

@@ -44,7 +44,8 @@ class Enrolment:
             folder. None: derived from the identity's key.
         release_log: what keeps this site from answering twice. None: a file in `state_dir`. Better on storage
             of its own, and never in a backup together with the folder.
-        policy: what this client insists on; its `release_log` is left out here.
+        policy: what this client insists on; its `release_log` is left out here. Another one holds from the
+            next session on.
         max_sessions: how many sessions over one version of the roster this site admits. A server that lost
             its state opens a new one; in each it could ask again for what it asked before (ATTACKS A10).
         earlier: versions of the roster before this one, oldest first, that this site may have missed: each

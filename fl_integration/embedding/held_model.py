@@ -139,9 +139,12 @@ class HeldModel:
         """This training's model as a peer has it.
 
         Raises:
-            DecodeError: these bytes are no copy of a model of this form.
+            DecodeError: these bytes are no copy of a model of this form, or one that began from other values.
         """
-        return replace(self, own=OwnCopy.from_bytes(copy, layout=self.own.model.layout))
+        own = OwnCopy.from_bytes(copy, layout=self.own.model.layout)
+        if own.initial != self.own.initial:
+            raise DecodeError("a copy of another training, which began from other values")
+        return replace(self, own=own)
 
     def to_bytes(self, *, session: bytes) -> bytes:
         """The whole model, for this client's own disk."""

@@ -22,7 +22,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Final
 
 from fl_integration.embedding.admission import Ledger, check_version
@@ -49,10 +49,10 @@ from fl_integration.embedding.replies import KEPT_REPLIES, Replies
 from fl_integration.loop.optimisers import ServerOptimiser
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols.identity import Roster
-from protocols.interface import Client, Learner, NeedUpdate, Policy, ReleaseLog
+from protocols.interface import Client, Learner, NeedUpdate, ReleaseLog
 from protocols.machine.parameters import MachineProtocol
-from protocols.membership import RosterVersion
-from protocols.messages.schema import U64, Key32, Name, UpTo, decode, encode
+from protocols.membership import RosterVersion, session_id
+from protocols.messages.schema import U64, Body, Key32, Name, UpTo, decode, encode
 from protocols.planning.requirements import ceil_fraction
 from secagg.errors import (
     DecodeError,
@@ -104,7 +104,7 @@ class SavedMachine:
     counter: U64
     session: Key32
     replies: Annotated[tuple[Key32, ...], UpTo(KEPT_REPLIES)]
-    machine: bytes = field(repr=False)
+    machine: Body = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,12 @@ class Member:
             _LOG.warning("%s does not take part: %s", self._me, error)
             return refused(UNABLE)
         except SecAggError as error:
-            _LOG.warning("%s does not take part: %s", self._me, error)
-            return refused(str(error))
+            why = said(str(error))  # it may quote the server, who would write lines of this log
+            _LOG.warning("%s does not take part: %s", self._me, why)
+            return refused(why)
+        except Exception as error:  # noqa: BLE001 - an engine would tell the server its text, paths and all
+            _LOG.error("%s does not take part", self._me, exc_info=error)
+            return refused(UNABLE)
 
     def _answer(
         self,
@@ -261,12 +265,18 @@ class Member:
         """The session that this site's own file names; None if there is none to go by."""
         try:
             data = files.read(self._me)
-            return None if data is None else decode(SavedSession, data)
+            if data is None:
+                return None
+            saved = decode(SavedSession, data)
         except (DecodeError, VerificationError):
             if ledger.last is None:  # with neither of the two anything that was closed would open again
                 raise
             _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
             return None
+        if saved.session != session_id(self._study, saved.roster_version, saved.epoch):
+            # Or the sessions of two studies would close each other, and one's model stand for the other's.
+            raise VerificationError("the state folder of this site is another study's; each has its own")
+        return saved
 
     def _check_line(self, held: RosterVersion) -> None:
         """The enrolment's roster is the one that this site held, or follows it, signed by a quorum."""
@@ -307,8 +317,14 @@ class Member:
             self._learn(purpose, machine, held, head.shown)
         if isinstance(reply, NeedUpdate):
             bound = delivery.digest(head.withheld) == reply.model
-            if self._learns and bound and (held is None or not self._own.began(held, head, delivery)):
-                held, stood = self._own.begin(delivery, instead_of=held, here=here), None
+            if (
+                self._learns
+                and bound
+                and (held is None or not self._own.began(held, delivery, head.withheld))
+            ):
+                begun, stood = self._own.begin(delivery, instead_of=held), None
+                self._own.set_aside(None if begun is None else held, here)
+                held = begun
                 self._learn(purpose, machine, held, head.shown)  # the sums since then may be waiting here
             reply, failure = self._contribute(machine, reply, head, delivery, held, bound=bound)
             contributed = not failure
@@ -317,7 +333,7 @@ class Member:
             self._own.write(held, here)
         self._store(purpose, here, machine, before=saved)
         if machine.refusal is not None:
-            _LOG.warning("%s refuses: %s", self._me, machine.refusal)
+            _LOG.warning("%s refuses: %s", self._me, said(machine.refusal))
         elif machine.clipped and purpose is Purpose.TRAIN and contributed:
             _LOG.warning(
                 "%s: %d values of its update were outside the protocol's clip, and were clipped: pass a "
@@ -379,8 +395,7 @@ class Member:
             with suppress(PeerViolation, RoundAborted, ParameterError):  # it told nothing
                 total = machine.open(result)
                 self.learnt[total.round or 0] = total.metrics
-                said = ", ".join(f"{name} {value:.4g}" for name, value in total.metrics.items())
-                _LOG.info("%s opened an evaluation over %d examples: %s", self._me, total.total_weight, said)
+                _LOG.info("%s opened an evaluation", self._me)
 
     # The state
 
@@ -437,14 +452,11 @@ class Member:
                 )
             except VerificationError:
                 _LOG.warning("%s: %s; it joins afresh", self._me, _SPOILT)
-        policy = self._enrolment.policy
         return protocol.client(
             identity=self._enrolment.identity,
             roster=self._enrolment.version.roster,
             session=purpose_session(here.session, purpose),
-            policy=Policy(
-                min_contributors=policy.min_contributors, max_length=policy.max_length, release_log=here.log
-            ),
+            policy=replace(self._enrolment.policy, release_log=here.log),
         )
 
     def _store(
@@ -461,7 +473,7 @@ class Member:
         exported = machine.export(key=self._enrolment.sealing_key, apart=apart)
         stood = Replies(here.files, self._file(purpose.name), () if before is None else before.replies)
         replies = stood.and_these(apart)  # before the state, which names them
-        data = encode(SavedMachine(counter, here.session, replies.digests, exported))
+        data = encode(SavedMachine(counter, here.session, replies.digests, memoryview(exported)))
         here.files.put(self._file(purpose.name), data)
         stood.drop(but=replies.digests)
         self.remembers[purpose] = Memory(counter, here.session, hashlib.sha256(data).digest())

@@ -21,7 +21,6 @@ from fl_integration.embedding.parcels import (
     Errand,
     Handover,
     Parcel,
-    Step,
     encode_head,
     said,
 )
@@ -88,27 +87,29 @@ class OwnModel:
             return None
         return HeldModel.from_bytes(data, session=here.session, optimiser=self._optimiser)
 
-    def began(self, held: HeldModel, head: Step | Handover, delivery: Delivery) -> bool:
+    def began(self, held: HeldModel, delivery: Delivery, withheld: Mapping[str, bytes] | None = None) -> bool:
         """Whether a model began from the arrays that this training begins from."""
         shown = delivery.arrays()
-        return held.began in (head.withheld.values() if shown is None else (shown[1],))
+        return held.began in ((withheld or {}).values() if shown is None else (shown[1],))
 
-    def begin(self, delivery: Delivery, *, instead_of: HeldModel | None, here: Open) -> HeldModel | None:
+    def begin(self, delivery: Delivery, *, instead_of: HeldModel | None) -> HeldModel | None:
         """A model that begins from the server's arrays; None if they did not travel."""
         shown = delivery.arrays()
         if shown is None:
             return None
-        if instead_of is not None:
-            if instead_of.own.opened:
-                raise VerificationError(
-                    "this session's training began from other arrays, and sums moved it since; another "
-                    "training is another session"
-                )
-            if instead_of.moved:  # one that never moved is no loss, and takes no other's place
-                here.files.write(self._file(BEFORE), instead_of.to_bytes(session=here.session))
-                _LOG.warning("%s keeps its model of another training aside", self._me)
+        if instead_of is not None and instead_of.own.opened:
+            raise VerificationError(
+                "this session's training began from other arrays, and sums moved it since; another "
+                "training is another session"
+            )
         _LOG.info("%s begins a model of its own, from the server's arrays", self._me)
         return HeldModel.begin(shown[0], began=shown[1], optimiser=self._optimiser)
+
+    def set_aside(self, held: HeldModel | None, here: Open) -> None:
+        """Keeps the model of the training before; one that never moved is no loss, and takes no place."""
+        if held is not None and held.moved:
+            here.files.write(self._file(BEFORE), held.to_bytes(session=here.session))
+            _LOG.warning("%s keeps its model of another training aside", self._me)
 
     def errand(self, head: Handover, parcel: Parcel, delivery: Delivery, here: Open) -> Parcel:
         """One errand of bringing a client along that was left behind, this one or another."""
@@ -123,10 +124,11 @@ class OwnModel:
             body = asked.request
         elif errand is Errand.TAKE:
             try:
-                held = self._taken(parcel, head, delivery, held, here)
+                held = self._taken(parcel, delivery, held, here)
             except (DecodeError, VerificationError, PeerViolation) as error:  # another peer's copy may do
-                _LOG.warning("%s takes no peer's copy: %s", self._me, error)
-                return Parcel(encode_head(Answer(standing(held), said(str(error)))))
+                why = said(str(error))
+                _LOG.warning("%s takes no peer's copy: %s", self._me, why)
+                return Parcel(encode_head(Answer(standing(held), why)))
         elif held is None or held.own.stranded:
             raise VerificationError("it has no copy to vouch for")
         else:
@@ -141,17 +143,14 @@ class OwnModel:
             )
         return Parcel(encode_head(Answer(standing(held))), body)
 
-    def _taken(
-        self, parcel: Parcel, head: Handover, delivery: Delivery, held: HeldModel | None, here: Open
-    ) -> HeldModel:
-        pending = here.files.read(self._file(PENDING))
-        if held is None or not self.began(held, head, delivery):
-            held = self.begin(delivery, instead_of=held, here=here)
-        elif held.moved and not held.own.stranded:
+    def _taken(self, parcel: Parcel, delivery: Delivery, held: HeldModel | None, here: Open) -> HeldModel:
+        goes_on = held is not None and self.began(held, delivery)
+        if goes_on and held is not None and held.moved and not held.own.stranded:
             # Or a server that parted the peers would move this model from one part's to the other's at will.
             raise VerificationError("it goes on with its own copy: it was not left behind")
-        if pending is None or held is None:
-            raise VerificationError("it asked for nothing, or has no arrays to begin from")
+        pending = here.files.read(self._file(PENDING))
+        if pending is None:
+            raise VerificationError("it asked for nothing")
         roster = self._enrolment.version.roster
         brought = decode(Brought, parcel.body)
         copy = handover.accept(
@@ -162,11 +161,16 @@ class OwnModel:
             vouchers=brought.vouchers,
             needed=1 + ceil_fraction(self._corrupt_share, len(roster)),
         )
-        held = held.handed_over(copy)
-        self.write(held, here)
+        # No round binds the arrays that came with this: only a copy that began from them replaces anything.
+        begun = held if goes_on else self.begin(delivery, instead_of=held)
+        if begun is None:
+            raise VerificationError("it has no arrays to begin from")
+        taken = begun.handed_over(copy)
+        self.set_aside(None if goes_on else held, here)
+        self.write(taken, here)
         here.files.remove(self._file(PENDING))
         _LOG.info("%s was brought along by a peer", self._me)
-        return held
+        return taken
 
     def _file(self, what: str) -> str:
         return file_of(self._me, what)

@@ -4,12 +4,10 @@ A parcel is a head, the bytes of the protocol's message, and the mark that the r
 The engine carries all three; the body is never copied here. There are three requests:
 
 * `Hello` opens a session, or finds out who a node is: the session's place in the roster's line, the terms
-  that
-  both sides must agree on, a challenge. The answer, `Welcome`, is signed by a member of the roster and bound
-  to the session, the node and the challenge, so that neither a stranger nor a replay gets in.
+  that both sides must agree on, a challenge. The answer, `Welcome`, is signed by a member of the roster and
+  bound to the session, the node and the challenge, so that neither a stranger nor a replay gets in.
 * `Step` carries a message of a protocol's machine; `Answer` carries the reply.
 * `Handover` brings a client along that was left behind, where clients learn the sum; `Answer` again.
-
 
 Whatever else goes wrong at a site is `Refused`: a text for people, without any value.
 
@@ -194,13 +192,12 @@ class Handover:
 
     Attributes:
         place: which session.
-        errand: which part of it is asked, an `Errand`.
-        withheld: as in `Step`.
+        errand: which part of it is asked, an `Errand`. With TAKE the arrays travel that the training began
+            from.
     """
 
     place: Place
     errand: U8
-    withheld: Annotated[dict[str, Key32], UpTo(64)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

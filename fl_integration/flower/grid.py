@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fl_integration.embedding.coordinator import Coordinator, Patience, Undelivered
+from fl_integration.embedding.coordinator import Coordinator, Patience, Undelivered, check_seconds
 from fl_integration.embedding.parcels import Parcel, Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
@@ -192,7 +192,15 @@ class SecureGrid(Grid):
         """
         raise ParameterError(_ONE_BY_ONE)
 
-    # Nodes
+    # Nodes and sessions
+
+    def renew(self) -> None:
+        """Opens a new session over the same roster, between two rounds: new keys for all.
+
+        For sites that lost their release log, which take part in no session that their state knows. Each
+        session counts toward every site's `Enrolment(max_sessions=…)`.
+        """
+        self._coordinator.renew()
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are there and proved to be members of the roster, smallest cohort awaited."""
@@ -228,8 +236,11 @@ class SecureGrid(Grid):
             One reply that holds the mean, and a failure for each node that is not in it.
 
         Raises:
-            ParameterError: the messages are no round: they differ, or are of a type that is not summed.
+            ParameterError: the messages are no round: they differ, or are of a type that is not summed; or
+            the timeout is no finite number above zero.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout := plain(timeout))
         asked, self._waited = list(messages), 0.0
         if not asked:
             return []
@@ -349,7 +360,7 @@ class SecureGrid(Grid):
             raise ParameterError(f"the strategy sends {len(arrays)} ArrayRecords; a secure sum works on one")
         ((name, record),) = arrays.items()
         began = array_digest(record)
-        behind = self._coordinator.bring_along(cohort, began=began, withheld={})
+        behind = self._coordinator.bring_along(cohort, began=began)
         if not self._coordinator.withholds([client for client in cohort if client not in behind], began):
             return began, behind, {}
         self._carrier.shows(RecordDict({each: value for each, value in shown.items() if each != name}))
@@ -390,10 +401,11 @@ class SecureGrid(Grid):
         for what in ("train", "evaluate") if Purpose.EVALUATE in self._sums else ("train",):
             fraction = getattr(self._strategy, f"fraction_{what}", 1.0)
             cohort = max(int(size * fraction), getattr(self._strategy, f"min_{what}_nodes", 0))
-            if fraction and min(cohort, size) > self._sums[Purpose.TRAIN].max_clients:
+            most = self._sums[Purpose.TRAIN].max_clients
+            if fraction and min(cohort, size) > most:
                 raise ParameterError(
                     f"fraction_{what}={fraction} of a roster of {size} is a cohort of {min(cohort, size)}; "
-                    f"max_clients is {self._sums[Purpose.TRAIN].max_clients}: raise it on both sides"
+                    f"the protocol's max_clients is {most}: raise it on both sides"
                 )
             if not fraction or cohort >= size:
                 continue

@@ -53,7 +53,7 @@ from fl_integration.vectors.vectorise import delta, manifest_of
 from protocols.interface import Learner
 from protocols.machine.parameters import Parameters
 from protocols.messages.schema import decode, encode
-from secagg.errors import DecodeError, ParameterError, SecAggError
+from secagg.errors import DecodeError, ParameterError, SecAggError, VerificationError
 
 __all__ = ["secure_aggregation"]
 
@@ -114,7 +114,7 @@ def secure_aggregation(
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if message.metadata.message_type in clear:
             return call_next(message, context)
-        if HEAD not in message.content:
+        if message.has_error() or HEAD not in message.content:
             return refusal(_CLEAR, message)
         try:
             parcel = unpack(message.content)
@@ -168,6 +168,8 @@ class _Delivered:
     def digest(self, withheld: Mapping[str, bytes]) -> bytes:
         metadata = self._message.metadata
         own = beside(metadata.message_type, metadata.group_id, settings_digest(self._context.run_config))
+        if withheld.keys() & own.keys():  # a model under such a name would be bound by none
+            raise VerificationError("a record was withheld under a name that is this library's own")
         return records_digest(records_of(self._shown), replaced={**withheld, **own})
 
     def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
@@ -180,7 +182,9 @@ class _Delivered:
         if model is not None:
             self._shown = with_arrays(self._shown, model, named=named)
         # Before the app is called: it may train in the arrays that it was given, and answer with them.
-        old = {} if purpose is Purpose.EVALUATE else _arrays(self._shown, "the server")
+        old: Mapping[str, Any] = {}
+        if purpose is not Purpose.EVALUATE:
+            old = _arrays(self._shown, "the server") if model is None else model
         self._message.content = self._shown
         answer = self._call_next(self._message, self._context)
         if answer.has_error():
@@ -233,7 +237,13 @@ def _arrays(content: Any, whose: str) -> dict[str, Any]:
     records = [each for each in content.values() if isinstance(each, ArrayRecord)]
     if len(records) != 1:
         raise ParameterError(f"{whose} sends {len(records)} ArrayRecords; a strategy works on one")
-    return {name: array.numpy() for name, array in records[0].items()}
+    try:
+        found = {name: array.numpy() for name, array in records[0].items()}
+    except Exception as error:
+        raise ParameterError(f"{whose} sends an array that is none") from error
+    if not all(isinstance(array, np.ndarray) for array in found.values()):  # numpy opens archives, too
+        raise ParameterError(f"{whose} sends an array that is none")
+    return found
 
 
 def _like(reference: Any, value: Any) -> Any:

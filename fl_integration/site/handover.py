@@ -40,6 +40,7 @@ import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from fl_integration.site.relayed import Asker, Kind, Said, Teller, asked, read_request
 from protocols.identity import ClientId, Identity, Roster
@@ -50,7 +51,10 @@ from secagg.numbers import plain
 from secagg.secret import Secret
 from secagg.wire import Buffer
 
-__all__ = ["Asked", "accept", "answer", "ask", "asker_of", "vouch"]
+__all__ = ["MAXIMUM_VOUCHER", "Asked", "accept", "answer", "ask", "asker_of", "vouch"]
+
+MAXIMUM_VOUCHER: Final = 8192
+"""Bytes: more than any voucher has, with names of any length. Whoever relays them drops what is longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -104,14 +104,25 @@ class SealedFolder:
             ParameterError: the file is open to others, or cannot be read.
         """
         place = self._place(name)
-        if not place.exists():
+        try:
+            place.lstat()
+        except FileNotFoundError:
             return None
+        except OSError as error:  # a folder that cannot be looked into is no folder without the file
+            raise ParameterError(f"{str(place)!r} cannot be read: {error.strerror}") from error
         return read_private(place, maximum=_MAXIMUM_PUT, without_modes=self._without_modes)
 
     def remove(self, name: str) -> None:
-        """Removes what stands under this name, if anything does."""
-        with suppress(FileNotFoundError):
-            self._place(name).unlink()
+        """Removes what stands under this name, if anything does.
+
+        Raises:
+            ParameterError: the disk or the folder refuses.
+        """
+        place = self._place(name)
+        try:
+            place.unlink(missing_ok=True)
+        except OSError as error:
+            raise ParameterError(f"{str(place)!r} cannot be removed: {error.strerror}") from error
 
     @contextmanager
     def alone(self, name: str, *, patience: float) -> Iterator[None]:

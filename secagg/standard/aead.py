@@ -80,7 +80,8 @@ def open_sealed(key: Secret, sealed: bytes, *, associated_data: bytes) -> Secret
             f"a sealed message has {OVERHEAD} to {OVERHEAD + MAXIMUM_BYTES} bytes, this one {len(sealed)}"
         )
     try:
-        return Secret(cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated_data))
+        # A view: what was sealed may be large.
+        return Secret(cipher.decrypt(sealed[:NONCE_BYTES], memoryview(sealed)[NONCE_BYTES:], associated_data))
     except InvalidTag:
         raise VerificationError(
             "the sealed message does not open: wrong key, wrong context or changed bytes"

@@ -26,6 +26,7 @@ from fl_integration.embedding.parcels import Answer, Parcel, Step, decode_head
 from fl_integration.embedding.records import HASH, Kind, Record, array_digest, records_digest
 from fl_integration.flower import engine, grid, mod
 from protocols import MaskedSum, PlainSum
+from secagg.errors import VerificationError
 from tests.fl_integration.flower.loopback import Node, folder_in_memory, identity_put_back
 from tests.fl_integration.flower.stage import FIRST_NODE, Study, average, context_of, record_of
 
@@ -275,6 +276,18 @@ def test_ours_shows_records_in_an_order_of_their_names(tmp_path: Path) -> None:
     study.grid.tamper = turned_round
     # "before" comes before "config", at the victim as at the others.
     np.testing.assert_allclose(reading_in_order(study), np.zeros(4), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [engine.SETTINGS, engine.CALL])
+def test_no_record_is_withheld_under_a_name_that_stands_for_something_else(name: str, tmp_path: Path) -> None:
+    # The digest has the settings under this name; a model that is shown under it would be bound by nothing.
+    study = study_of(tmp_path, MASKED)
+    message = Message(RecordDict({"config": ConfigRecord({"lr": 1.0})}), dst_node_id=1, message_type="train")
+    context = study.grid.nodes[VICTIM].context
+    delivered = mod._Delivered(message, context, lambda *_: message, sums={}, weighted_by_key="num-examples")
+    assert delivered.digest({}) != delivered.digest({"arrays": bytes(32)})
+    with pytest.raises(VerificationError, match="withheld under a name that is this library's own"):
+        delivered.digest({name: bytes(32)})
 
 
 # A server that puts its own digest

@@ -194,7 +194,9 @@ def test_an_app_whose_enrolment_fails_says_no_word_of_it(tmp_path: Any) -> None:
     )
     assert moved(study.run()) == near(mean_of("a", "b", "c"))
     (answer,) = study.heard(D)
-    assert decode_head(unpack(answer.content).head) == Refused("this site cannot take part; its own log says why")
+    assert decode_head(unpack(answer.content).head) == Refused(
+        "this site cannot take part; its own log says why"
+    )
     assert b"4711" not in said([answer])
 
 

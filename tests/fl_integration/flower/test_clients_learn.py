@@ -341,9 +341,7 @@ def test_an_evaluation_is_opened_by_the_clients_alone(
     for name in "abcd":
         found = study.node(name).context.state["secagg.evaluation"]
         assert dict(found) == {"acc": pytest.approx(0.125, abs=1e-3)}  # each has 10 examples here
-        lines = [each for each in caplog.messages if each.startswith(f"{name} opened an evaluation over 40")]
-        assert len(lines) == 2
-        assert "acc 0.125" in lines[0]
+        assert caplog.messages.count(f"{name} opened an evaluation") == 2  # and no value
 
 
 def test_the_app_evaluates_the_model_that_the_last_sum_made(tmp_path: Path) -> None:

@@ -12,9 +12,21 @@ from flwr.app import Message, RecordDict
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.member import SavedMachine
 from fl_integration.embedding.own_model import COPY, file_of
-from fl_integration.embedding.parcels import Errand, Handover, Purpose, Step, decode_head
+from fl_integration.embedding.parcels import (
+    Answer,
+    Copy,
+    Errand,
+    Handover,
+    Parcel,
+    Place,
+    Purpose,
+    Step,
+    decode_head,
+    encode_head,
+)
+from fl_integration.embedding.records import array_digest
 from fl_integration.flower import SiteModel
-from fl_integration.flower.engine import BODY, HEAD
+from fl_integration.flower.engine import BODY, HEAD, pack, records_of, unpack
 from fl_integration.loop.optimisers import FedAdam, FedAvg
 from fl_integration.site import handover
 from fl_integration.site.sealed_folder import SealedFolder
@@ -41,7 +53,7 @@ from tests.fl_integration.flower.learners import (
     sums,
 )
 from tests.fl_integration.flower.loopback import Node
-from tests.fl_integration.flower.stage import context_of, record_of
+from tests.fl_integration.flower.stage import FIRST_NODE, context_of, record_of
 
 __all__ = ["clock", "sums"]  # fixtures
 LEFT = "the others moved on by sums that it cannot open"
@@ -179,6 +191,72 @@ def test_fewer_vouchers_than_needed_are_no_copy(tmp_path: Path, caplog: pytest.L
     study.agree("abc")
 
 
+def test_one_that_is_behind_whatever_is_done_costs_the_others_ever_less(tmp_path: Path) -> None:
+    study = Learners(tmp_path)
+    course = Course(study)
+    left_behind(course, "d")
+    idle(study.node("d"), Errand.TAKE)
+    asked = []
+    for _ in range(7):
+        sent = len(study.grid.sent)
+        assert course.train("a", "b", "c", "d")
+        assert course.failures["d"].startswith(NO_PEER)
+        asked.append(Errand.ASK in errands(study, sent))
+    assert asked == [True, True, False, True, False, False, True]
+
+
+def test_a_voucher_of_any_length_is_in_nobodys_way(tmp_path: Path) -> None:
+    study = Learners(tmp_path)
+    course = Course(study)
+    left_behind(course, "d")
+
+    def pads(node: int, answer: Message) -> Message:
+        _, asked, _ = study.grid.sent[-1]
+        head = decode_head(asked.content[HEAD]["head"])
+        if node == FIRST_NODE + 1 and isinstance(head, Handover) and Errand(head.errand) is Errand.VOUCH:
+            answer.content = pack(Parcel(unpack(answer.content).head, bytes(10**6)))
+        return answer
+
+    study.grid.forge = pads
+    sent = len(study.grid.sent)
+    course.rounds(1)
+    study.agree("abcd")
+    takes = [
+        unpack(message.content)
+        for _, message, _ in study.grid.sent[sent:]
+        if decode_head(message.content[HEAD]["head"]) == Handover(place_of(study), Errand.TAKE.value)
+    ]
+    assert len(takes) == 1
+    assert len(takes[0].body) < 10**5
+
+
+def place_of(study: Learners) -> Place:
+    """The session of the last step."""
+    heads = (decode_head(message.content[HEAD]["head"]) for _, message, _ in study.grid.sent)
+    return [head.place for head in heads if isinstance(head, Step)][-1]
+
+
+def test_arrays_that_no_round_binds_replace_nothing(tmp_path: Path) -> None:
+    """A server that says TAKE brings arrays of its own along, and no copy that anybody vouches for."""
+    study = Learners(tmp_path, names="abc")
+    course = Course(study)
+    course.rounds(1)
+    trained = study.agree("abc")
+    course.secure.renew()
+    course.secure.get_node_ids()
+    place = course.secure._coordinator._place
+    other = RecordDict({"arrays": record_of({"w": np.zeros(3, np.float32)})})
+    for errand, body in ((Errand.TAKE, b""), (Errand.ASK, b""), (Errand.TAKE, b"no copy")):
+        shows = errand is Errand.TAKE
+        parcel = Parcel(encode_head(Handover(place, errand.value)), body, shows=shows)
+        content = pack(parcel, other if shows else None)
+        study.grid.push_messages([Message(content, dst_node_id=FIRST_NODE, message_type="train")])
+        assert isinstance(decode_head(unpack(study.heard(FIRST_NODE)[-1].content).head), Answer)
+    same(study.model("a"), trained)
+    with pytest.raises(ParameterError, match="holds no such model"):
+        study.model("a", SiteModel.BEFORE)
+
+
 @pytest.mark.slow
 def test_a_peer_that_dies_on_the_errand_is_passed_over(tmp_path: Path) -> None:
     study = Learners(tmp_path)
@@ -221,7 +299,7 @@ def test_a_copy_is_taken_by_who_was_left_behind_alone(tmp_path: Path) -> None:
     coordinator, sent = course.secure._coordinator, len(study.grid.sent)
     asked = coordinator._errands(Errand.ASK, {"d": b""})
     course.secure._carrier.begin("train", "", RecordDict({"arrays": course.arrays}))
-    coordinator._hand_over("d", asked["d"], ["a", "b", "c"], began=bytes(32), withheld={})
+    coordinator._hand_over("d", asked["d"], ["a", "b", "c"], began=bytes(32))
     course.secure._carrier.end()
     assert Errand.TAKE in errands(study, sent)
     assert "it was not left behind" in coordinator.reasons["d"]
@@ -250,6 +328,22 @@ def test_nobody_begins_a_second_training_while_those_who_have_the_model_are_away
     course.rounds(1)
     study.agree("abcdef")
     same(study.seen["f"][0], study.seen["a"][2])
+
+
+def test_one_liar_that_says_it_was_moved_keeps_nobody_from_beginning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Learners(tmp_path)
+    course = Course(study)
+    course.secure.get_node_ids()
+    coordinator, arrays = course.secure._coordinator, records_of(RecordDict({"arrays": course.arrays}))
+    said = Copy(array_digest(arrays["arrays"]), moved=True)
+    coordinator._copies["d"] = said
+    course.rounds(1)
+    study.agree("abcd")
+    assert "d alone say that their models were moved already; 1 may be corrupt, so the others begin" in (
+        caplog.messages
+    )
 
 
 def there(study: Learners, names: str) -> None:
@@ -630,7 +724,7 @@ def test_a_new_session_over_the_same_roster_hands_out_what_waits_first(tmp_path:
     study = Learners(tmp_path)
     course = Course(study, given={"rounds": 99})
     course.rounds(2)
-    course.secure._coordinator.renew()
+    course.secure.renew()
     course.rounds(1)
     same(study.seen["a"][-1], study.agree("abcd"))
     assert len(study.seen["a"]) == 3

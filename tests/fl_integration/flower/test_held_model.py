@@ -77,6 +77,14 @@ def test_no_other_bytes_are_a_model(data: Any) -> None:
         assert len(cut) == len(whole)  # a changed value is a value; the seal of the file is what tells
 
 
+def test_a_peers_copy_of_another_training_is_none() -> None:
+    ours, other = start(), start()
+    other["bias"] = np.array([0.5], np.float32)
+    with pytest.raises(DecodeError, match="a copy of another training, which began from other values"):
+        begun(ours).handed_over(begun(other).own.for_peer())
+    assert begun(ours).handed_over(begun(start()).own.for_peer()).standing == begun(ours).standing
+
+
 def test_another_optimiser_is_told_apart() -> None:
     data = begun(start(), FedAdam()).to_bytes(session=HERE)
     with pytest.raises(DecodeError, match="for another optimiser"):

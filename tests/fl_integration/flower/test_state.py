@@ -5,16 +5,25 @@ import os
 import shutil
 import sqlite3
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 
 from fl_integration.embedding import member
-from fl_integration.embedding.parcels import Refused, Step, decode_head
-from fl_integration.flower.engine import unpack
+from fl_integration.embedding.parcels import (
+    Parcel,
+    Place,
+    Purpose,
+    Refused,
+    Step,
+    decode_head,
+    encode_head,
+)
+from fl_integration.flower.engine import pack, unpack
 from fl_integration.site.sealed_folder import SealedFolder
 from protocols import MaskedSum
 from secagg.errors import ParameterError
@@ -23,7 +32,9 @@ from tests.fl_integration.flower.stage import (
     MASKED,
     PLAIN,
     Study,
+    app_of,
     average,
+    by,
     four,
     mean_of,
     moved,
@@ -267,6 +278,21 @@ def test_a_log_that_cannot_be_written_lets_nothing_out(tmp_path: Path) -> None:
         log.execute("CREATE TRIGGER full BEFORE INSERT ON releases BEGIN SELECT RAISE(ABORT, 'full'); END")
     assert training.round() == 0.0
     assert all(not unpack(answer.content).body for answer in study.heard(A)[heard:])
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
+    study = Study(tmp_path, names="abcd")
+    study.run(four())
+    node = study.node("d")
+    node.app = app_of(by(0.4, 40), mods=[study.mod("d", study="another")])
+    before = {path: path.read_bytes() for path in files_of(study, "d") if path.suffix == ".sealed"}
+    version = study.enrol("d", node.context).version
+    place = Place(b"another", version.version, version.digest, int(time.time() * 1000) + 60_000)
+    parcel = Parcel(encode_head(Step(place, Purpose.TRAIN.value)))
+    study.grid.push_messages([Message(pack(parcel), dst_node_id=D, message_type="train")])
+    said = decode_head(unpack(study.heard(D)[-1].content).head)
+    assert said == Refused("the state folder of this site is another study's; each has its own")
+    assert before == {path: path.read_bytes() for path in files_of(study, "d") if path.suffix == ".sealed"}
 
 
 def test_two_processes_at_once_on_one_folder(
