@@ -5,7 +5,7 @@ mod. Neither holds any protocol: both carry parcels for `fl_integration.embeddin
 is the manual, `quickstart/` an app that runs, and CLIENTS.md says what it means that the clients learn.
 """
 
-from fl_integration.embedding.coordinator import Patience
+from fl_integration.embedding.carrier import Patience
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.site_model import SiteModel, site_model
 from fl_integration.flower.enrolling import Rehearsed, by_node_config

@@ -21,14 +21,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from fl_integration.embedding.coordinator import Coordinator, Patience, Undelivered, check_seconds
-from fl_integration.embedding.parcels import Parcel, Purpose
+from fl_integration.embedding.carrier import Patience, check_seconds
+from fl_integration.embedding.coordinator import Coordinator
+from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
+from fl_integration.flower.carrier import FlowerCarrier, node_id
 from fl_integration.flower.engine import (
     UNAVAILABLE,
     Array,
     ArrayRecord,
-    Bodies,
     Error,
     Grid,
     Message,
@@ -38,9 +39,7 @@ from fl_integration.flower.engine import (
     Strategy,
     admit,
     beside,
-    pack,
     records_of,
-    unpack,
 )
 from fl_integration.flower.sums import (
     DEFAULT_STUDY,
@@ -58,7 +57,7 @@ from protocols.identity import ClientId, Roster
 from protocols.interface import Learner, Outcome
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
-from secagg.errors import DecodeError, ParameterError, RoundAborted
+from secagg.errors import ParameterError, RoundAborted
 from secagg.numbers import plain
 from secagg.secret import Secret
 
@@ -68,7 +67,6 @@ _LOG: Final = logging.getLogger("secagg")
 _PURPOSES: Final = {MessageType.TRAIN: Purpose.TRAIN, MessageType.EVALUATE: Purpose.EVALUATE}
 _DEFAULT_SECONDS: Final = 3600.0
 """What Flower's own strategies give a round."""
-_NODE_BYTES: Final = 8
 _INTEGERS: Final = frozenset(
     {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 )
@@ -124,7 +122,7 @@ class SecureGrid(Grid):
         admit(strategy, mean_only, learns=protocol.learns)
         self._grid, self._strategy, self._in_the_clear = grid, strategy, kinds_of(in_the_clear)
         self._weighted_by_key = getattr(strategy, "weighted_by_key", DEFAULT_WEIGHT)
-        self._carrier = _FlowerCarrier(grid)
+        self._carrier = FlowerCarrier(grid)
         self._integers: dict[str, str] = {}
         self._waited = 0.0
         if (state_dir is None) != (state_key is None):
@@ -204,7 +202,7 @@ class SecureGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are there and proved to be members of the roster, smallest cohort awaited."""
-        return [_node_id(node) for node in self._members()]
+        return [node_id(node) for node in self._members()]
 
     def get_nodes(self) -> Iterable[Any]:
         members = set(self.get_node_ids())
@@ -265,7 +263,7 @@ class SecureGrid(Grid):
         timeout: float | None,
     ) -> list[Message]:
         shown = self._with_integers(asked[0].content)
-        members = {_node_id(node): client for node, client in self._coordinator.members().items()}
+        members = {node_id(node): client for node, client in self._coordinator.members().items()}
         cohort = [members[node] for node in by_node if node in members]
         behind: dict[ClientId, str] = {}
         began = b""
@@ -438,72 +436,6 @@ class SecureGrid(Grid):
                 "evaluate_metrics={'accuracy': (0.0, 1.0)} here and to secure_aggregation, or "
                 "fraction_evaluate=0.0 to the strategy"
             )
-
-
-class _FlowerCarrier:
-    """Parcels as Flower's messages, over Flower's own grid."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-        self.end()
-
-    def begin(self, kind: str, group: str, shown: RecordDict) -> None:
-        """A round: of which type and group its messages are, and what it shows."""
-        self._kind, self._group, self._shown = kind, group, shown
-
-    def shows(self, shown: RecordDict) -> None:
-        """What the round shows from here on."""
-        self._shown = shown
-
-    def end(self) -> None:
-        """The round is over."""
-        self._kind, self._group, self._shown = MessageType.TRAIN, "", RecordDict()
-
-    def nodes(self) -> Collection[bytes]:
-        return [node.to_bytes(_NODE_BYTES, "big") for node in self._grid.get_node_ids()]
-
-    def push(self, parcels: Mapping[bytes, Parcel], *, seconds: float) -> Mapping[bytes, str]:
-        bodies: Bodies = {}
-        messages = {
-            node: Message(
-                pack(parcel, self._shown if parcel.shows else None, bodies=bodies),
-                dst_node_id=_node_id(node),
-                message_type=self._kind,
-                group_id=self._group,
-                ttl=max(seconds, 1.0),
-            )
-            for node, parcel in parcels.items()
-        }
-        if not messages:
-            return {}
-        taken = {each for each in self._grid.push_messages(list(messages.values())) if each}
-        found = {node: message.metadata.message_id for node, message in messages.items()}
-        return {node: ticket for node, ticket in found.items() if ticket in taken}
-
-    def pull(self, tickets: Collection[str]) -> Mapping[str, Parcel | Undelivered]:
-        return {
-            answer.metadata.reply_to_message_id: _answer(answer)
-            for answer in self._grid.pull_messages(list(tickets))
-            if answer.metadata.reply_to_message_id in tickets
-        }
-
-
-def _answer(message: Message) -> Parcel | Undelivered:
-    if message.has_error():
-        return Undelivered(_one_line(f"the engine says: {message.error.reason or message.error.code}"))
-    try:
-        return unpack(message.content)
-    except DecodeError as error:
-        return Undelivered(str(error))
-
-
-def _one_line(text: str) -> str:
-    """The end of a text, where an exception's own line stands, without line breaks."""
-    return "".join(each if each.isprintable() else " " for each in " ".join(text.split()))[-400:]
-
-
-def _node_id(node: bytes) -> int:
-    return int.from_bytes(node, "big")
 
 
 def _version_of(roster: object) -> Callable[[], RosterVersion]:

@@ -13,7 +13,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from fl_integration.embedding.coordinator import Coordinator, Patience
+from fl_integration.embedding.carrier import Patience
+from fl_integration.embedding.coordinator import Coordinator
 from fl_integration.embedding.held_model import _Answering
 from fl_integration.flower import SecureGrid, SiteModel, grid, secure_aggregation, site_model
 from fl_integration.loop.optimisers import FedAvg as Plain

@@ -58,6 +58,7 @@ class Node:
     mute: Callable[[int], bool] = lambda nth: False
     received: int = 0
     connected: bool = True
+    activated: str = ""
 
 
 @dataclass
@@ -96,7 +97,10 @@ class LoopbackGrid(Grid):
         return [node_id for node_id, node in self.nodes.items() if node.connected]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        return [NodeInfo(node_id=node_id) for node_id in self.get_node_ids()]
+        return [
+            NodeInfo(node_id=node_id, last_activated_at=self.nodes[node_id].activated)
+            for node_id in self.get_node_ids()
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         pushed = []

@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fl_integration.embedding.coordinator import Patience
+from fl_integration.embedding.carrier import Patience
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.parcels import Step as StepHead
 from fl_integration.embedding.parcels import decode_head

@@ -244,7 +244,7 @@ def test_arrays_that_no_round_binds_replace_nothing(tmp_path: Path) -> None:
     trained = study.agree("abc")
     course.secure.renew()
     course.secure.get_node_ids()
-    place = course.secure._coordinator._place
+    place = course.secure._coordinator._attendance.place
     other = RecordDict({"arrays": record_of({"w": np.zeros(3, np.float32)})})
     for errand, body in ((Errand.TAKE, b""), (Errand.ASK, b""), (Errand.TAKE, b"no copy")):
         shows = errand is Errand.TAKE
@@ -297,9 +297,9 @@ def test_a_copy_is_taken_by_who_was_left_behind_alone(tmp_path: Path) -> None:
     before = study.model("d")
     misses(course, "d", 1)
     coordinator, sent = course.secure._coordinator, len(study.grid.sent)
-    asked = coordinator._errands(Errand.ASK, {"d": b""})
+    asked = coordinator._bringing._errands(Errand.ASK, {"d": b""})
     course.secure._carrier.begin("train", "", RecordDict({"arrays": course.arrays}))
-    coordinator._hand_over("d", asked["d"], ["a", "b", "c"], began=bytes(32))
+    coordinator._bringing._hand_over("d", asked["d"], ["a", "b", "c"], began=bytes(32))
     course.secure._carrier.end()
     assert Errand.TAKE in errands(study, sent)
     assert "it was not left behind" in coordinator.reasons["d"]
@@ -338,7 +338,7 @@ def test_one_liar_that_says_it_was_moved_keeps_nobody_from_beginning(
     course.secure.get_node_ids()
     coordinator, arrays = course.secure._coordinator, records_of(RecordDict({"arrays": course.arrays}))
     said = Copy(array_digest(arrays["arrays"]), moved=True)
-    coordinator._copies["d"] = said
+    coordinator._attendance._copies["d"] = said
     course.rounds(1)
     study.agree("abcd")
     assert "d alone say that their models were moved already; 1 may be corrupt, so the others begin" in (

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, Message
 from flwr.serverapp.strategy import FedAvg
 
-from fl_integration.embedding.coordinator import Patience
+from fl_integration.embedding.carrier import Patience
 from fl_integration.embedding.parcels import (
     Hello,
     Step,

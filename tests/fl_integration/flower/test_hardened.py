@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
-from fl_integration.embedding.coordinator import Patience
+from fl_integration.embedding.carrier import Patience
 from fl_integration.embedding.member import UNABLE
 from fl_integration.embedding.parcels import Hello, Parcel, Place, Refused, Step, decode_head, encode_head
 from fl_integration.flower import mod
@@ -145,9 +145,35 @@ def test_strangers_that_come_under_ever_new_names_fill_no_memory(tmp_path: Any, 
         secure.get_node_ids()
         del study.grid.nodes[node]
         time.now += PATIENCE.again
-    assert len(secure._coordinator._turned_away) <= 2
+    assert len(secure._coordinator._attendance._turned_away) <= 2
 
 
 def steps_sent(study: Study) -> list[Step]:
     heads = (decode_head(unpack(message.content).head) for _, message, _ in study.grid.sent)
     return [head for head in heads if isinstance(head, Step)]
+
+
+def test_a_node_that_was_started_anew_in_mid_round_is_not_waited_for(
+    tmp_path: Any, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Flower delivers no message twice, and never saw a node offline that came back within a minute.
+    monkeypatch.setattr("fl_integration.flower.carrier.LOOK_SECONDS", -1.0)
+    study = Study(tmp_path, names="abcd")
+    node = study.node("d")
+    node.mute = lambda nth: isinstance(decode_head(unpack(study.grid.sent[-1][1].content).head), Step)
+
+    def pause(seconds: float) -> None:
+        time.now += seconds
+        if node.received > 1:
+            node.activated = "later"
+
+    monkeypatch.setattr(time, "pause", pause)
+    secure = study.secure(average())
+    assert len(list(secure.get_node_ids())) == 4
+    monkeypatch.setattr(secure._coordinator, "_pause", pause)
+    monkeypatch.setattr(secure._coordinator._attendance, "_pause", pause)
+    asked = [Message(zeros_content(), dst_node_id=each, message_type="train") for each in study.grid.nodes]
+    answers = list(secure.send_and_receive(asked, timeout=3600.0))
+    assert time.now < 60.0
+    reasons = [str(answer.error.reason) for answer in answers if answer.has_error()]
+    assert any("started anew" in reason for reason in reasons), reasons
