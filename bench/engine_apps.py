@@ -186,7 +186,7 @@ def in_the_clear(work: Work) -> Pair:
 
 def under(protocol: Callable[..., Any], work: Work) -> Pair:
     """FedAvg under one of our protocols."""
-    parameters = protocol(max_clients=work.nodes)
+    parameters = protocol(max_clients=work.nodes, max_weight=8)
     roster, folder = Roster.of(*map(_identity, range(work.nodes))), Path(work.folder)
 
     def enrol(context: Context) -> Enrolment:
