@@ -405,8 +405,8 @@ class Client(ABC):
             key: of the caller.
             apart: takes replies of more than 64 KiB, each under its SHA-256, in place of the state, which is
                 small then. They are what this client sends in any case, so they are stored as they are, and
-                once, before the state: one that was restored from there gives them no second time. None: all
-                is in the state.
+                once, before the state: one that was restored from there gives them no second time. What is in
+                it and needed no more, whatever its value, is taken out. None: all is in the state.
         """
 
 

@@ -469,10 +469,10 @@ class Member:
     ) -> None:
         known = self.remembers.get(purpose)
         counter = 1 + max(0 if each is None else each.counter for each in (known, before))
-        apart: dict[bytes, bytes] = {}
-        exported = machine.export(key=self._enrolment.sealing_key, apart=apart)
         stood = Replies(here.files, self._file(purpose.name), () if before is None else before.replies)
-        replies = stood.and_these(apart)  # before the state, which names them
+        apart = dict.fromkeys(stood.digests, b"")
+        exported = machine.export(key=self._enrolment.sealing_key, apart=apart)
+        replies = stood.followed_by(apart)  # before the state, which names them
         data = encode(SavedMachine(counter, here.session, replies.digests, memoryview(exported)))
         here.files.put(self._file(purpose.name), data)
         stood.drop(but=replies.digests)

@@ -13,8 +13,8 @@ from fl_integration.site.sealed_folder import SealedFolder
 
 __all__ = ["KEPT_REPLIES", "Replies"]
 
-KEPT_REPLIES: Final = 2
-"""Of one machine: a round has one that is large, or two where a cohort is."""
+KEPT_REPLIES: Final = 8
+"""Of one machine: a round has one that is large, or a few where its cohort is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,11 @@ class Replies(Mapping[bytes, bytes]):
     def __len__(self) -> int:
         return len(self.digests)
 
-    def and_these(self, apart: Mapping[bytes, bytes]) -> "Replies":
-        """With new ones, which are stored; the oldest are named no more, and still there."""
-        for digest, reply in apart.items():
-            self.files.put(self._file(digest), reply)
-        digests = (*self.digests, *(each for each in apart if each not in self.digests))
-        return Replies(self.files, self.name, digests[-KEPT_REPLIES:])
+    def followed_by(self, apart: Mapping[bytes, bytes]) -> "Replies":
+        """These and no others; the new ones are stored, and those that are left out are still there."""
+        for digest in apart.keys() - self.digests:
+            self.files.put(self._file(digest), apart[digest])
+        return Replies(self.files, self.name, tuple(apart)[-KEPT_REPLIES:])
 
     def drop(self, *, but: tuple[bytes, ...] = ()) -> None:
         """Removes the files, but for some."""

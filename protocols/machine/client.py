@@ -500,6 +500,8 @@ class ClientMachine(Guarded, Client):
                 digest = hashlib.sha256(answer.reply).digest()
                 apart[digest] = answer.reply
                 saved[stage] = Answer(answer.request, digest, apart=True)
+        for digest in apart.keys() - {answer.reply for answer in saved.values() if answer.apart}:
+            del apart[digest]  # of a round that is over
         return saved
 
     def _whole(self, answer: Answer) -> Answer:

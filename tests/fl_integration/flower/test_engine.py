@@ -16,7 +16,7 @@ pytest.importorskip("flwr", reason="flwr is not installed")
 
 from tests.fl_integration.flower.deployment import Apps, Deployment, deployment
 from tests.fl_integration.flower.engine_apps import VICTIM, rounds_file, training_file
-from tests.fl_integration.flower.processes import FOLDER_VARIABLE, script, until
+from tests.fl_integration.flower.processes import FOLDER_VARIABLE, kill_marked, script, until
 from tests.fresh import ROOT, run
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
@@ -105,14 +105,19 @@ def test_the_quickstart_runs_as_it_stands(tmp_path: Path) -> None:
     environment = {
         **os.environ, **OFFLINE, "FLWR_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), "PATH": beside,
     }  # fmt: skip
-    done = subprocess.run(
-        [script("flwr"), "run", str(QUICKSTART), "--stream", "--federation-config", "num-supernodes=3"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [script("flwr"), "run", str(QUICKSTART), "--stream", "--federation-config", "num-supernodes=3"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+    finally:
+        kill_marked(
+            "FLWR_HOME", environment["FLWR_HOME"]
+        )  # Flower's local SuperLink stays on for the next run
     said = done.stdout + done.stderr
     accuracies = [float(each) for each in re.findall(r"round \d+: accuracy (\d\.\d+)", said)]
     assert len(accuracies) == 5, said
-    assert accuracies[-1] > accuracies[0] > 0.4
+    assert accuracies[-1] > 0.68  # more than the better half of guesses; 0.74 to 0.77 from four beginnings
 
 
 OPEN = """
