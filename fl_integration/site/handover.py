@@ -108,8 +108,9 @@ def answer(
         roster, session: of the session that runs now.
         base: 32 bytes that name the sums in the copy; no secret.
         copy: the copy, at least one byte, as all that are in step have it.
-        before: the last answer that this client gave the one that asks. If it is to this very request it is
-            given again, whatever the copy is now: a request has one answer. Store an answer before it leaves.
+        before: the last answer that this client gave the one that asks, if it was kept. If it is to this very
+            request it is given again, whatever the copy is now. Without it a request that comes twice has two
+            answers, each under keys of its own: they tell a member nothing that it may not know.
         entropy: for fresh keys and nonces.
 
     Raises:
