@@ -58,8 +58,10 @@ __all__ = [
     "RecordDict",
     "Strategy",
     "admit",
+    "arrays_in",
     "beside",
     "pack",
+    "record_of",
     "records_of",
     "refusal",
     "settings_digest",
@@ -153,11 +155,39 @@ def _sorted(record: ArrayRecord | ConfigRecord | MetricRecord) -> ArrayRecord | 
     return MetricRecord({name: record[name] for name in sorted(record)})
 
 
-def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -> RecordDict:
-    """The same records with these arrays as the model: in place of the one that is there, or under a name."""
+def record_of(arrays: Mapping[str, Any]) -> ArrayRecord:
+    """Arrays by name, in their order, as Flower carries them."""
     record = ArrayRecord()
     for name, array in arrays.items():
         record[name] = Array(np.asarray(array, order="C"))
+    return record
+
+
+def arrays_in(content: RecordDict, whose: str) -> dict[str, Any]:
+    """The arrays of the one ArrayRecord of a message, by name.
+
+    Args:
+        content: of the message.
+        whose: who sends it, for an error.
+
+    Raises:
+        ParameterError: there are none, or two records of them; or the bytes are no array.
+    """
+    records = [each for each in content.values() if isinstance(each, ArrayRecord)]
+    if len(records) != 1:
+        raise ParameterError(f"{whose} sends {len(records)} ArrayRecords; a secure sum works on one")
+    try:
+        found = {name: array.numpy() for name, array in records[0].items()}
+    except Exception as error:
+        raise ParameterError(f"{whose} sends an array that is none") from error
+    if not all(isinstance(array, np.ndarray) for array in found.values()):  # numpy opens archives, too
+        raise ParameterError(f"{whose} sends an array that is none")
+    return found
+
+
+def with_arrays(content: RecordDict, arrays: Mapping[str, Any], *, named: str) -> RecordDict:
+    """The same records with these arrays as the model: in place of the one that is there, or under a name."""
+    record = record_of(arrays)
     there = [name for name, each in content.items() if isinstance(each, ArrayRecord)]
     # In the order of `visible`: that a model was withheld is nothing that an application should see.
     return RecordDict(dict(sorted({**dict(content.items()), (there or [named])[0]: record}.items())))

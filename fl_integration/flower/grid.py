@@ -38,7 +38,9 @@ from fl_integration.flower.engine import (
     RecordDict,
     Strategy,
     admit,
+    arrays_in,
     beside,
+    record_of,
     records_of,
 )
 from fl_integration.flower.sums import (
@@ -268,7 +270,7 @@ class SecureGrid(Grid):
         behind: dict[ClientId, str] = {}
         began = b""
         failures = {node: "this node is no member" for node in by_node if node not in members}
-        old = _arrays(shown) if purpose is Purpose.TRAIN else {}
+        old = arrays_in(shown, "the strategy") if purpose is Purpose.TRAIN else {}
         manifest = manifest_of(old) if old else None
         outcome: Outcome | None = None
         try:
@@ -326,7 +328,7 @@ class SecureGrid(Grid):
             arrays = {} if manifest is None else apply_delta(old, total.mean, manifest=manifest)
         content = RecordDict({"metrics": MetricRecord({self._weighted_by_key: examples, **metrics})})
         if arrays:
-            content["arrays"] = _record(arrays, old)
+            content["arrays"] = record_of({name: arrays[name] for name in old})
         return content
 
     def _with_integers(self, content: RecordDict) -> RecordDict:
@@ -478,17 +480,3 @@ def _same_content(messages: Sequence[Message]) -> None:
                 f"{messages[0].metadata.dst_node_id}; in a secure sum all are shown the same, or one could "
                 "be read out of it"
             )
-
-
-def _arrays(content: RecordDict) -> dict[str, Any]:
-    records = [each for each in content.values() if isinstance(each, ArrayRecord)]
-    if len(records) != 1:
-        raise ParameterError(f"the strategy sends {len(records)} ArrayRecords; a secure sum works on one")
-    return {name: array.numpy() for name, array in records[0].items()}
-
-
-def _record(state: Mapping[str, Any], like: Mapping[str, Any]) -> ArrayRecord:
-    record = ArrayRecord()
-    for name in like:
-        record[name] = Array(state[name])
-    return record

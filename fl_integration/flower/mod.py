@@ -22,13 +22,13 @@ from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
 from fl_integration.flower.engine import (
     HEAD,
-    ArrayRecord,
     ClientAppCallable,
     ConfigRecord,
     Context,
     Message,
     MetricRecord,
     Mod,
+    arrays_in,
     beside,
     pack,
     records_of,
@@ -176,7 +176,7 @@ class _Delivered:
         records = [record for record in records_of(self._shown).values() if record.kind is Kind.ARRAYS]
         if not records:
             return None
-        return _arrays(self._shown, "the server"), array_digest(records[0])
+        return arrays_in(self._shown, "the server"), array_digest(records[0])
 
     def contribute(self, purpose: Purpose, model: Mapping[str, Any] | None, *, named: str) -> Contribution:
         if model is not None:
@@ -184,7 +184,7 @@ class _Delivered:
         # Before the app is called: it may train in the arrays that it was given, and answer with them.
         old: Mapping[str, Any] = {}
         if purpose is not Purpose.EVALUATE:
-            old = _arrays(self._shown, "the server") if model is None else model
+            old = arrays_in(self._shown, "the server") if model is None else model
         self._message.content = self._shown
         answer = self._call_next(self._message, self._context)
         if answer.has_error():
@@ -201,7 +201,7 @@ class _Delivered:
             )
         update: Vector = np.zeros(1, np.float32)  # of an evaluation; its metrics are what is summed
         if purpose is not Purpose.EVALUATE:
-            new = _arrays(answer.content, "the app")
+            new = arrays_in(answer.content, "the app")
             if new.keys() != old.keys():
                 odd = sorted(new.keys() ^ old.keys())[0]
                 raise ParameterError(
@@ -231,19 +231,6 @@ class _Delivered:
             if found[name] != value:
                 _LOG.warning("metric %r is outside its range [%s, %s] and counts as its end", name, low, high)
         return found
-
-
-def _arrays(content: Any, whose: str) -> dict[str, Any]:
-    records = [each for each in content.values() if isinstance(each, ArrayRecord)]
-    if len(records) != 1:
-        raise ParameterError(f"{whose} sends {len(records)} ArrayRecords; a strategy works on one")
-    try:
-        found = {name: array.numpy() for name, array in records[0].items()}
-    except Exception as error:
-        raise ParameterError(f"{whose} sends an array that is none") from error
-    if not all(isinstance(array, np.ndarray) for array in found.values()):  # numpy opens archives, too
-        raise ParameterError(f"{whose} sends an array that is none")
-    return found
 
 
 def _like(reference: Any, value: Any) -> Any:

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from fl_integration.embedding.carrier import Patience
 from fl_integration.embedding.member import UNABLE
 from fl_integration.embedding.parcels import Hello, Parcel, Place, Refused, Step, decode_head, encode_head
-from fl_integration.flower import mod
+from fl_integration.flower import engine, mod
 from fl_integration.flower.engine import pack, unpack
 from secagg.errors import ParameterError
 from secagg.secret import Secret
@@ -96,7 +96,7 @@ def test_an_array_that_is_none_is_refused_as_what_it_is(data: bytes, form: str) 
     array = Array(dtype="float32", shape=(2,), stype=form, data=data)
     content = RecordDict({"arrays": ArrayRecord({"w": array})})
     with pytest.raises(ParameterError, match="the server sends an array that is none"):
-        mod._arrays(content, "the server")
+        engine.arrays_in(content, "the server")
 
 
 def test_a_server_writes_no_lines_of_a_sites_log(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
