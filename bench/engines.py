@@ -186,7 +186,7 @@ def _simulation(home: Path, nodes: int) -> Iterator[Run]:
 @contextmanager
 def _deployment(home: Path, nodes: int) -> Iterator[Run]:
     """SuperLink and SuperNodes, each a process of its own."""
-    from tests.fl_integration.flower.deployment import Apps, deployment
+    from fl_integration.flower.deployment import Apps, deployment
 
     apps = import_module("bench.engine_apps")
     with deployment(home / "engine", nodes=nodes) as engine:

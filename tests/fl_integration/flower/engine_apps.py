@@ -26,9 +26,9 @@ from flwr.serverapp.strategy import FedAvg
 
 import fl_integration
 from fl_integration.flower import Enrolment, SecureGrid, secure_aggregation
+from fl_integration.loopback.processes import FOLDER_VARIABLE
 from protocols import Adversary, Identity, MaskedSum, Requirements, Roster
 from secagg.entropy import SeededEntropy
-from tests.fl_integration.flower.processes import FOLDER_VARIABLE
 
 __all__ = [
     "STEP",

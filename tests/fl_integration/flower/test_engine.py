@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("flwr", reason="flwr is not installed")
 
-from tests.fl_integration.flower.deployment import Apps, Deployment, deployment
+from fl_integration.flower.deployment import Apps, Deployment, deployment
+from fl_integration.loopback.processes import FOLDER_VARIABLE, kill_marked, script, until
 from tests.fl_integration.flower.engine_apps import VICTIM, rounds_file, training_file
-from tests.fl_integration.flower.processes import FOLDER_VARIABLE, kill_marked, script, until
 from tests.fresh import ROOT, run
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
@@ -123,7 +123,7 @@ def test_the_quickstart_runs_as_it_stands(tmp_path: Path) -> None:
 OPEN = """
 import sys, time
 from pathlib import Path
-from tests.fl_integration.flower.deployment import deployment
+from fl_integration.flower.deployment import deployment
 
 with deployment(Path(sys.argv[1]), nodes=1):
     print("open", flush=True)

@@ -37,7 +37,7 @@ def write_certificates(folder: Path) -> tuple[Path, Path, Path]:
         The authority's key is forgotten.
     """
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority_name = _name("secagg test authority")
+    authority_name = _name("secagg on this machine")
     identifier = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())
     authority = (
         _builder(authority_name, authority_name, authority_key)

@@ -1,12 +1,15 @@
-"""Flower's own engine on this machine, for tests and the bench: real processes that talk over TLS.
+"""Flower's own engine on this machine: real processes that talk over TLS.
 
     with deployment(folder, nodes=3) as engine:
         report = engine.run(Apps(server="package.module:app", client="package.module:app"), seconds=120)
 
 A SuperLink, `nodes` SuperNodes on free ports, one federation, each SuperNode known by its key. All that they
 write is in `folder`: certificates, keys, logs, Flower's home. The apps are named by module and attribute and
-imported from this checkout; they find `folder` in the environment (`FOLDER_VARIABLE`), where they may leave
-files for the test, which is how a test knows that a round is under way (`until`).
+imported from where this library lies; they find `folder` in the environment (`FOLDER_VARIABLE`), where they
+may leave files, which is how whoever started them knows that a round is under way (`until`).
+
+Flower is told to stay offline: it sends nothing about its use, asks for no newer version, and installs
+nothing for an app (its SuperLink runs uv for each app otherwise, even for one that depends on nothing).
 
 Nothing outlives the `with` block, and nothing is written elsewhere; `processes` says how.
 """
@@ -27,8 +30,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tests.fl_integration.flower.credentials import write_certificates, write_node_keys
-from tests.fl_integration.flower.processes import (
+from fl_integration.loopback.certificates import write_certificates, write_node_keys
+from fl_integration.loopback.processes import (
     FOLDER_VARIABLE,
     STOP_SECONDS,
     environment_of,
@@ -48,7 +51,7 @@ PYPROJECT: Final = """\
 [project]
 name = "{name}"
 version = "1.0.0"
-description = "A test's apps"
+description = "Two apps that run together"
 license = "Apache-2.0"
 dependencies = []
 
@@ -121,7 +124,7 @@ class Deployment:
         self._node_keys = [write_node_keys(self.folder, name=f"node-{node}") for node in range(nodes)]
         self._sockets = [reserve_port() for _ in range(nodes + 1)]
         self._link_port, *self._node_ports = (each.getsockname()[1] for each in self._sockets)
-        self._environment = environment_of(self.folder) | dict(environment)
+        self._environment = _environment(self.folder) | dict(environment)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._log_starts: dict[str, int] = {}
         self._runs: list[int] = []
@@ -383,3 +386,13 @@ def deployment(
         yield engine
     finally:
         engine.close()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return environment_of(folder, without="FLWR_") | {
+        "FLWR_HOME": str(home_of(folder)),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # 1 s by default, for which an app waits to be started
+    }

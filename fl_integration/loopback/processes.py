@@ -1,12 +1,9 @@
-"""Processes of Flower's on this machine: their ports, what they find around them, and their end.
+"""Processes of an engine on this machine: their ports, what they find around them, and their end.
 
-Flower detaches some of its processes from the group that started them, so a process counts as one of a
+Engines detach some of their processes from the group that started them, so a process counts as one of a
 deployment when its environment names the deployment's folder. Where the process that started them is itself
 killed, a guard that holds one end of a pipe notices, and ends them. Looking into environments needs /proc;
-elsewhere process groups have to do, and what Flower detaches ends itself when its parent is gone.
-
-Flower is told to stay offline: it sends nothing about its use, asks for no newer version, and installs
-nothing for an app (its SuperLink runs uv for each app otherwise, even for one that depends on nothing).
+elsewhere process groups have to do, and what an engine detaches ends itself when its parent is gone.
 """
 
 import contextlib
@@ -21,8 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tests.fresh import ROOT
-
 __all__ = [
     "FOLDER_VARIABLE",
     "STOP_SECONDS",
@@ -35,6 +30,8 @@ __all__ = [
     "until",
 ]
 
+ROOT: Final = Path(__file__).resolve().parents[2]
+"""Where this library is imported from; its processes import the same one."""
 FOLDER_VARIABLE: Final = "SECAGG_DEPLOYMENT"
 STOP_SECONDS: Final = 10
 LOOK_SECONDS: Final = 0.05
@@ -57,41 +54,42 @@ def until(look: Callable[[], T | None], *, seconds: float, what: str) -> T:
         time.sleep(LOOK_SECONDS)
 
 
-def environment_of(folder: Path) -> dict[str, str]:
-    """What every process gets, and nothing else of Flower's that happens to be set here."""
+def environment_of(folder: Path, *, without: str) -> dict[str, str]:
+    """What every process of a deployment gets.
+
+    Args:
+        folder: the deployment's; a home of its own is made in it.
+        without: the prefix of the engine's variables, of which none that happens to be set here is passed on.
+    """
     home = home_of(folder)
     home.mkdir(exist_ok=True)
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_")}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(without)}
     scripts = sysconfig.get_path("scripts")
     return inherited | {
         FOLDER_VARIABLE: str(folder),
-        "FLWR_HOME": str(home),
         "HOME": str(home),
-        "PATH": os.pathsep.join(
-            [scripts, os.environ.get("PATH", os.defpath)]
-        ),  # Flower starts its own by name
-        "PYTHONPATH": str(ROOT),  # the checkout under test, not the one that is installed
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # 1 s by default, for which an app waits to be started
+        # Engines start their own by name.
+        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
+        "PYTHONPATH": str(ROOT),  # the library that runs here, not another that is installed
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
 
 
 def home_of(folder: Path) -> Path:
+    """The home folder of a deployment's processes."""
     return folder / "home"
 
 
 def script(name: str) -> str:
+    """The path of a command that stands beside this interpreter."""
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
 def reserve_port() -> socket.socket:
     """A free port of this machine, kept from others while the socket is open.
 
-    Flower's servers may bind it all the same: on Linux two sockets share an address when both say so and
+    An engine's servers may bind it all the same: on Linux two sockets share an address when both say so and
     neither listens yet.
     """
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -121,7 +119,7 @@ def _kill_once(mark: bytes) -> bool:
 def start_guard(folder: Path) -> subprocess.Popen[bytes]:
     """A process that ends everything of a deployment when this one is gone, however it went."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.fl_integration.flower.processes", str(folder)],
+        [sys.executable, "-m", __spec__.name, str(folder)],
         stdin=subprocess.PIPE,
         cwd=ROOT,
         start_new_session=True,

@@ -1,0 +1,1 @@
+"""An engine's processes on this machine: certificates for a day, processes that all end."""

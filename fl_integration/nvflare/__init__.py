@@ -1,0 +1,1 @@
+"""NVFlare: secure sums over its Collab API."""
