@@ -89,6 +89,7 @@ class Meter:
             raise ParameterError(f"wires is {wires!r}; it is how many sites there are, in [1, {MOST_WIRES}]")
         self._to, self._wires = to, tuple(_Wire() for _ in range(wires))
         self._loop = asyncio.new_event_loop()
+        self._kept: set[asyncio.Task[None]] = set()
         self._serving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
 
@@ -131,6 +132,10 @@ class Meter:
 
     async def _serve(self, wire: _Wire) -> asyncio.Server:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # The loop keeps none of its tasks: one that waits for bytes alone would be collected.
+            if (task := asyncio.current_task()) is not None:
+                self._kept.add(task)
+                task.add_done_callback(self._kept.discard)
             # Only the end of the meter cancels it; asyncio would log that as an error of this function.
             with contextlib.suppress(asyncio.CancelledError):
                 await self._relay(wire, reader, writer)
