@@ -142,9 +142,7 @@ class Meter:
 
         return await asyncio.start_server(accept, sock=wire.listening, limit=CHUNK)
 
-    async def _relay(
-        self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _relay(self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until both directions have ended, or one of them was cut."""
         writers = [writer]
         # Nobody listens, or an end was cut: the other end sees no more than that either.
