@@ -11,7 +11,7 @@ from typing import Final
 
 from fl_integration.studies.heart.records import Site
 from protocols import Adversary, CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Requirements
-from protocols.machine.parameters import MachineProtocol, Parameters
+from protocols.machine.parameters import Parameters
 
 __all__ = ["BITS", "CLIP", "MAX_WEIGHT", "Choice", "short_name"]
 
@@ -36,7 +36,7 @@ class Choice(Enum):
         """The protocol's public name."""
         return _CLASSES[self].__name__
 
-    def protocol(self, *, clients: int) -> MachineProtocol:
+    def protocol(self, *, clients: int) -> Parameters:
         """The protocol with the study's parameters, for so many hospitals."""
         # A survivor set that a quorum signs lets four hospitals bear the loss of one even if the server lies;
         # without it all four would have to stay.
