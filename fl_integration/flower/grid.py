@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fl_integration.embedding.archive import Archive
 from fl_integration.embedding.carrier import Patience, check_seconds
 from fl_integration.embedding.coordinator import Coordinator
 from fl_integration.embedding.parcels import Purpose
@@ -55,7 +56,7 @@ from fl_integration.flower.sums import (
 from fl_integration.site.sealed_folder import SealedFolder
 from fl_integration.vectors.manifest import Manifest
 from fl_integration.vectors.vectorise import apply_delta, manifest_of
-from protocols.identity import ClientId, Roster
+from protocols.identity import ClientId, Identity, Roster
 from protocols.interface import Learner, Outcome
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
@@ -98,6 +99,9 @@ class SecureGrid(Grid):
         state_dir: a folder for the server's state, so that a server that was restarted in mid-training goes
             on in the same session. None: a new grid opens a new session.
         state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
+        records: a folder for the signed record of each round, which `secagg audit` reads; a training that
+            cannot write them stops. None: none is kept.
+        identity: the coordinator's own, which signs them; needed with `records`.
 
     Raises:
         ParameterError: the strategy needs more than a mean, samples cohorts that the protocol does not allow,
@@ -119,6 +123,8 @@ class SecureGrid(Grid):
         patience: Patience = Patience(),
         state_dir: str | os.PathLike[str] | None = None,
         state_key: Secret | None = None,
+        records: str | os.PathLike[str] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._sums = sums_of(protocol, evaluate_metrics)
         admit(strategy, mean_only, learns=protocol.learns)
@@ -130,6 +136,9 @@ class SecureGrid(Grid):
         if (state_dir is None) != (state_key is None):
             raise ParameterError("state_dir and state_key go together: a state is sealed")
         files = None if state_dir is None or state_key is None else SealedFolder(state_dir, key=state_key)
+        if (records is None) != (identity is None):
+            raise ParameterError("records and identity go together: a record is signed by the coordinator")
+        archive = None if records is None or identity is None else Archive(records, identity=identity)
         self._coordinator = Coordinator(
             self._carrier,
             sums=self._sums,
@@ -138,6 +147,7 @@ class SecureGrid(Grid):
             terms=terms_of(self._sums, weighted_by_key=self._weighted_by_key),
             patience=patience,
             files=files,
+            archive=archive,
         )
         rounds = plain(rounds)
         if rounds is not None and (type(rounds) is not int or rounds < 1):
