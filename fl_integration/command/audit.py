@@ -1,5 +1,6 @@
 """`secagg audit`: the records that a coordinator keeps of its rounds, checked and shown."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ Examples:
 
 Exit code 0 if every record is whole, signed by the key and none is missing in between; 1 if not.
 """
-_PROTOCOLS: Final = {1: "PlainSum", 2: "MaskedSum", 3: "LatticeSum", 4: "CkksSum", 5: "PaillierSum"}
+PROTOCOLS: Final = {1: "PlainSum", 2: "MaskedSum", 3: "LatticeSum", 4: "CkksSum", 5: "PaillierSum"}
 _PROVES: Final = """\
 A record proves what the holder of the key said of a round: who was asked, who is in the sum, who was lost and
 why, under which plan, and whether a sum was opened. It does not prove that this is true, nor what was trained
@@ -33,7 +34,7 @@ or on whose data. The times are by the coordinator's clock, and not signed. That
 end of a session it does not show: compare the last round with what the hospitals' logs say."""
 _PLAIN: Final = "PlainSum protects nothing: the coordinator saw every update of these rounds."
 _NOBODY: Final = (
-    "Nobody was asked whose key that is: pass --key with the coordinator's public line, after its fingerprint "
+    "Whose key that is, nobody looked: pass --key with the coordinator's public line, after its fingerprint "
     "was read to you on the telephone."
 )
 
@@ -53,11 +54,8 @@ def audit(
         raise ParameterError(f"the folder {str(folder)!r} holds no records (files that end in .record)")
     rounds, wrong = _read(paths, signer)
     rounds.sort(key=lambda each: (each.place.epoch, each.session, each.purpose, each.record.round))
-    if rounds:
-        _sessions(rounds)
-        typer.echo()
-        _rounds(rounds)
-        typer.echo()
+    for _, group in itertools.groupby(rounds, key=_shared):
+        _session(list(group))
     missing = [
         f"no record of {_what(gap.purpose)} {_numbers(gap.first, gap.end)} of session {gap.session.hex()[:8]}"
         for gap in gaps(rounds)
@@ -78,9 +76,7 @@ def _signer(path: Path) -> PublicIdentity:
     return found[0]
 
 
-def _read(
-    paths: Iterable[Path], signer: PublicIdentity | None
-) -> tuple[list[ArchivedRound], list[str]]:
+def _read(paths: Iterable[Path], signer: PublicIdentity | None) -> tuple[list[ArchivedRound], list[str]]:
     """The rounds that are right, and a sentence for each file that is not."""
     rounds, wrong = [], []
     for path in paths:
@@ -95,39 +91,39 @@ def _read(
     return rounds, wrong
 
 
-def _sessions(rounds: Sequence[ArchivedRound]) -> None:
-    rows: dict[tuple[bytes, int, bytes, bytes], list[str]] = {}
-    for each in rounds:
-        record = each.record
-        kind = each.session, record.protocol, record.parameters, each.signed.public_key
-        rows[kind] = [
-            each.session.hex()[:8],
-            _time(each.place.epoch),
-            _shown(each.place.study.decode("utf-8", "replace")),
-            f"{_PROTOCOLS.get(record.protocol, record.protocol)} {record.parameters.hex()[:8]}",
-            f"version {each.place.version}, {digest_fingerprint(each.place.roster)}",
-            fingerprint(each.signed.public_key),
-        ]
-    show(["session", "opened", "study", "protocol, parameters", "roster", "signed by"], rows.values())
-
-
-def _rounds(rounds: Iterable[ArchivedRound]) -> None:
+def _session(rounds: Sequence[ArchivedRound]) -> None:
+    """Rounds of one session under one plan: what they share, and a line for each."""
+    each, record = rounds[0], rounds[0].record
+    study = _shown(each.place.study.decode("utf-8", "replace"))
+    protocol = PROTOCOLS.get(record.protocol, f"protocol {record.protocol}")
+    shares = f"{record.threshold} of {record.degree + 1} shares rebuild a secret; " if record.degree else ""
+    typer.echo(f"session {each.session.hex()[:8]} of {study!r}, opened {_time(each.place.epoch)} UTC")
+    typer.echo(f"  protocol   {protocol}, parameters {record.parameters.hex()[:8]}")
+    typer.echo(f"  plan       {shares}{record.corrupt} of {record.roster} members may be corrupt")
+    typer.echo(f"  roster     {digest_fingerprint(each.place.roster)}")
+    typer.echo(f"  signed by  {fingerprint(each.signed.public_key)}\n")
     show(
-        ["ended", "session", "round", "asked", "in the sum", "lost, and why", "plan", "end"],
+        ["round", "ended, UTC", "asked", "in the sum", "lost, and why", "end"],
         (
             [
-                _time(each.ended),
-                each.session.hex()[:8],
                 f"{_what(Purpose(each.purpose))} {each.record.round}",
+                _time(each.ended),
                 _shown(", ".join(each.record.cohort)),
                 _shown(", ".join(sorted(each.record.contributors))) or "nobody",
                 _lost(each.record),
-                _plan(each.record),
                 _end(each.record),
             ]
             for each in rounds
         ),
     )
+    typer.echo()
+
+
+def _shared(each: ArchivedRound) -> tuple[object, ...]:
+    """What rounds have in common that stand in one table."""
+    record = each.record
+    plan = record.degree, record.threshold, record.corrupt, record.roster
+    return each.place, record.protocol, record.parameters, plan, each.signed.public_key
 
 
 def _lost(record: RoundRecord) -> str:
@@ -135,11 +131,6 @@ def _lost(record: RoundRecord) -> str:
         _shown(f"{name}{', WHO BROKE THE PROTOCOL' if name in record.culprits else ''}: {reason}")
         for name, reason in sorted(record.dropped.items())
     )
-
-
-def _plan(record: RoundRecord) -> str:
-    shares = f"{record.threshold} of {record.degree + 1} shares; " if record.degree else ""
-    return f"{shares}{record.corrupt} of {record.roster} may be corrupt; {record.ring_bits} bits a value"
 
 
 def _end(record: RoundRecord) -> str:
@@ -152,7 +143,7 @@ def _sentences(rounds: Sequence[ArchivedRound], signer: PublicIdentity | None) -
     typer.echo(f"{len(rounds)} records are whole, and signed{by}.")
     if signer is None:
         typer.echo(_NOBODY)
-    if any(_PROTOCOLS.get(each.record.protocol) == "PlainSum" for each in rounds):
+    if any(PROTOCOLS.get(each.record.protocol) == "PlainSum" for each in rounds):
         typer.echo(_PLAIN)
     typer.echo(_PROVES)
 

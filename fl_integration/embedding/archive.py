@@ -5,9 +5,10 @@ which plan; no value of an update is in it. The coordinator signs it with a key 
 is (`secagg identity new`), whose fingerprint the hospitals and their auditors compare by telephone: a key
 that each session draws anew would let whoever holds the folder sign another history tomorrow.
 
-A file holds the record and a head. The head's study, epoch and roster are bound: their hash is the session
-that the record names. **When the round ended is in the head too, and nobody signs it**: the protocols read no
-clock. The epoch is by convention the coordinator's clock when the session opened, in milliseconds.
+A file holds the record and a head. The head's study, epoch and the roster's digest are bound: their hash is
+the session that the record names. The number of the roster's version and **the time at which the round ended
+are in the head too, and nobody signs them**: the protocols read no clock. The epoch is the coordinator's
+clock when the session opened, in milliseconds.
 
 A record proves that the holder of the key said so, and that it tells no other auditor something else about
 that round, if the two compare. It does not prove that it is true: a coordinator that lies signs lies, though
@@ -161,9 +162,9 @@ class Archive:
         if os.path.lexists(path):
             if read_archived(path).signed != signed:
                 raise ParameterError(
-                    f"{str(path)!r} is another record of the same round: the coordinator's state was put back, "
-                    "or two coordinators share a folder. Take another folder for the state, which opens "
-                    "another session"
+                    f"{str(path)!r} is another record of the same round: the coordinator's state was put "
+                    "back, or two coordinators share a folder. Take another folder for the state, which "
+                    "opens another session"
                 )
             return
         data = MAGIC + bytes([VERSION]) + encode(made)
