@@ -21,7 +21,6 @@ from fl_integration.command.showing import output, progress, ticker, write_and_s
 from secagg.errors import SecAggError
 
 if TYPE_CHECKING:
-    from fl_integration.studies.heart.choices import Choice
     from fl_integration.studies.heart.findings import Act, Repeat
 
 __all__ = ["build_parser", "main"]

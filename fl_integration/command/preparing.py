@@ -1,4 +1,4 @@
-"""What is refused before a study begins: numbers that cannot be, a folder that is none, what is not installed.
+"""What is refused before a study begins: numbers that cannot be, no folder, what is not installed.
 
 >>> check_run(rounds=0, seed=1, out=Path("out"))
 Traceback (most recent call last):

@@ -23,7 +23,6 @@ from secagg.errors import ParameterError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from fl_integration.studies.heart.choices import Choice
     from fl_integration.studies.heart.federation.engine import Plan
     from fl_integration.studies.heart.federation.outcome import EngineRound, EngineRun
     from fl_integration.studies.heart.records import Hospital, Site
@@ -120,13 +119,15 @@ def _check(
         raise ParameterError("--engine nvflare does not run yet; take --engine flower")
     if protocol in (Protocol.CKKS, Protocol.PAILLIER):
         raise ParameterError(
-            f"--protocol {protocol.value} tells the sum to the hospitals alone, so there is no model to judge "
-            "outside them; over an engine take masked, lattice or plain"
+            f"--protocol {protocol.value} tells the sum to the hospitals alone, so nobody else has a model "
+            "to judge; over an engine take masked, lattice or plain"
         )
     if sites not in (3, 4):
         raise ParameterError(f"--sites is {sites}; 3 or 4 hospitals can take part")
     if kill and rounds < 2:
-        raise ParameterError(f"--rounds is {rounds}, and whoever is killed is back in the next; pass at least 2")
+        raise ParameterError(
+            f"--rounds is {rounds}, and whoever is killed is back in the next; pass at least 2"
+        )
     if port is not None and not 1 <= port <= 65535:
         raise ParameterError(f"--port is {port}; pass a number in [1, 65535]")
 

@@ -2,8 +2,8 @@
 
 Two counts stand beside each other. *Wire* is what a hospital's connections to the server carried, counted at
 a relay on the way (`fl_integration.loopback.meter`): TLS, the engine's own protocol, polling, the app's code,
-the model and the secure sum. *Protocol* is the bytes of this library's messages alone, the model among them, of
-the same rounds in one process.
+the model and the secure sum. *Protocol* is the bytes of this library's messages alone, the model among them,
+of the same rounds in one process.
 """
 
 from typing import Any, Final
