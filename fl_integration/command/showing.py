@@ -160,7 +160,7 @@ def _tables(console: "Console", act: "Act", costs: "dict[Choice, Cost]") -> "lis
 
     heads = report.headings(act)
     rows = [
-        (row, [*report.cells(act, row), *report.cost_cells(costs.get(row.choice) if row.choice else None)])
+        (row, [*report.cells(act, row), *report.row_cost(row, costs)])
         for row in act.rows
     ]
     whole = _table(heads, rows)

@@ -242,4 +242,4 @@ class _Told:
         self._bars.update(self.task, description=what)
 
     def _say(self, line: str) -> None:
-        self._bars.console.print(line, highlight=False)
+        self._bars.console.print(line, highlight=False, soft_wrap=True)

@@ -41,6 +41,7 @@ __all__ = [
     "picture",
     "repeat_sentence",
     "results",
+    "row_cost",
     "sentences",
     "setup_note",
     "small_sets",
@@ -215,6 +216,11 @@ def cost_cells(cost: Cost | None) -> list[str]:
     ]
 
 
+def row_cost(row: Row, costs: Mapping[Choice, Cost]) -> list[str]:
+    """The same of a row's protocol; nothing where an engine is in between, which was not measured so."""
+    return cost_cells(None if row.choice is None or row.kind == "engine" else costs.get(row.choice))
+
+
 def cost_note(costs: Mapping[Choice, Cost]) -> str:
     """How the figures for the large model were measured."""
     scaled = [(choice, cost) for choice, cost in costs.items() if cost.scaled]
@@ -333,7 +339,7 @@ def html(
             {
                 "act": act,
                 "headings": headings(act),
-                "rows": [(row, cells(act, row), _intervals(act, row), _cost(row, costs)) for row in act.rows],
+                "rows": [(row, cells(act, row), _intervals(act, row), row_cost(row, costs)) for row in act.rows],
                 "title": title(act),
                 "sentences": sentences(act, refusals),
                 "wire": {"headings": HEADINGS, "rows": wire_rows(act), "note": wire_note(act)},
@@ -422,10 +428,6 @@ def _list(names: list[str]) -> str:
 
 def _short(seconds: float) -> str:
     return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"
-
-
-def _cost(row: Row, costs: Mapping[Choice, Cost]) -> list[str]:
-    return cost_cells(costs.get(row.choice) if row.choice is not None else None)
 
 
 def _intervals(act: Act, row: Row) -> list[str]:
