@@ -12,7 +12,7 @@ from fl_integration.loopback.processes import EngineFailedError
 from fl_integration.site.keys import load_identity
 from fl_integration.site.roster_file import read_roster
 from fl_integration.site.site import Site as TrainingSite
-from fl_integration.studies.heart import charts, report, study
+from fl_integration.studies.heart import charts, findings, report, study
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.federation import running, wires
 from fl_integration.studies.heart.federation.engine import Plan
@@ -66,6 +66,7 @@ def quick(tmp_path_factory):
         patch.setattr(running, "LOOK_SECONDS", 0.005)
         patch.setattr(running, "CHECK_SECONDS", 0.01)
         patch.setattr(running, "founded", copied)
+        patch.setattr(findings, "_RESAMPLES", 20)  # intervals are tested elsewhere
         yield made
 
 
