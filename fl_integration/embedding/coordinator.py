@@ -74,6 +74,7 @@ class Coordinator:
         files: where the state is stored; None: nowhere, and a new coordinator opens a new session.
         archive: where the records of rounds are kept, and who signs them; None: nowhere, and nobody asks.
         clock, monotonic, pause: seconds since 1970; a clock for deadlines; waits so many seconds.
+        member_at: where an engine names nodes as the roster names members: who alone may prove to be there.
 
     Attributes:
         reasons: why clients did not answer since the members were asked for, in their sites' words or the
@@ -94,7 +95,9 @@ class Coordinator:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        member_at: Callable[[Node], ClientId] | None = None,
     ) -> None:
+        self._member_at = member_at
         self._carrier, self._sums, self._study, self._roster = carrier, dict(sums), study, roster
         self._terms, self._patience, self._files, self._archive = terms, patience, files, archive
         self._clock, self._monotonic, self._pause = clock, monotonic, pause
@@ -154,6 +157,7 @@ class Coordinator:
             patience=self._patience,
             monotonic=self._monotonic,
             pause=self._pause,
+            member_at=self._member_at,
         )
         share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
         self._bringing = Bringing(

@@ -86,6 +86,9 @@ _MEANS: Final[tuple[type, ...]] = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam
 _BLIND_MEANS: Final[tuple[type, ...]] = (FedAvg, FedProx)
 """Those of them that leave a model as it is when it comes back as it went."""
 
+CLEAR: Final = "message types, such as ('evaluate',)"
+"""What `in_the_clear` names on both sides."""
+
 Bodies: TypeAlias = dict[int, ArrayRecord]
 
 

@@ -1,4 +1,4 @@
-"""DEPLOY.md from its first command to its last: four folders for four machines, Flower's own processes, TLS."""
+"""DEPLOY.md from its first command to its last: four folders for four machines, Flower's own processes."""
 
 import ssl
 from contextlib import ExitStack
@@ -55,7 +55,6 @@ def test_the_page_runs_from_its_first_command_to_its_last(tmp_path: Path) -> Non
         assert {each.record.contributors for each in rounds} == {frozenset(HOSPITALS)}
         assert {each.place.version for each in rounds} == {1, 2}
         for line in (
-            "session ",
             "opens over version 1 of the roster",
             "opens over version 2",
             "the sum of 3 of 3",
