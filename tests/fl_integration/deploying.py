@@ -138,6 +138,7 @@ class Machines:
             self._processes[name] = subprocess.Popen(
                 ["/bin/sh", "start"], cwd=self.folder / name, env=self._environments[name],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                umask=int(unit()["Service"]["UMask"], 8),
             )  # fmt: skip
         process = self._processes[name]
 
@@ -196,7 +197,7 @@ def door(four: Machines) -> Iterator[None]:
 
     app = Starlette(routes=[Route("/{path:path}", passed, methods=["GET", "POST"])])
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=four.door_port, log_level="error",
+        app, host="127.0.0.1", port=four.door_port, log_level="error", ws="none",
         ssl_certfile=str(base / "server.crt"), ssl_keyfile=str(base / "server.key"),
     )  # fmt: skip
     server = uvicorn.Server(config)

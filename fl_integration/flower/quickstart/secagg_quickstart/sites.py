@@ -17,8 +17,9 @@ from protocols.identity import Roster
 from protocols.membership import RosterVersion
 from secagg.secret import Secret
 
-logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-logging.getLogger("secagg").setLevel(logging.INFO)  # a line a round, never a value or a key
+LOG = logging.getLogger("secagg")  # a line a round, never a value or a key
+LOG.setLevel(logging.INFO)
+LOG.addHandler(logging.StreamHandler())
 
 HOSPITALS = 3
 PROTOCOL = MaskedSum(max_weight=1000, metrics={"train-loss": (0.0, 2.0)})
