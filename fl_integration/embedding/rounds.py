@@ -105,8 +105,7 @@ class SecureRounds:
         patience: how long it waits for what.
         state_dir: a folder for the server's state. None: a new object opens a new session.
         state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
-        records: a folder for the signed record of each round, which `secagg audit` reads; a training that
-            cannot write them stops. None: none is kept.
+        records: a folder for the signed record of each round; None: none is kept.
         identity: the coordinator's own, which signs them; needed with `records`.
         member_at: where an engine names nodes as the roster names members: who alone may prove to be there.
 
