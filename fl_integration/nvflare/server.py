@@ -186,12 +186,12 @@ class SecureClients:
             old=showing.arrays() if purpose is Purpose.TRAIN else {},
             seconds=plain(seconds),
         )
-        total = end.total
+        total, roster = end.total, self._rounds.coordinator.version.roster
         return SecureRound(
             model=end.arrays or showing.arrays(),
             weight=None if total is None else total.total_weight,
             metrics={} if total is None else dict(total.metrics),
-            contributors=() if end.outcome is None else tuple(end.outcome.contributors),
+            contributors=() if end.outcome is None else roster.order(end.outcome.contributors),
             lost={site_of(node): why for node, why in end.lost.items()},
             aborted=end.aborted,
         )

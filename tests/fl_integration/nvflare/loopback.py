@@ -1,4 +1,4 @@
-"""Collab in one process: real apps, proxies and dispatch, NVFlare's own bytes, no cells; sites fail when told to.
+"""Collab in one process: real apps, proxies and dispatch, NVFlare's own bytes; sites fail when told to.
 
 Each call and each answer goes through FOBS, and through the code that takes a call at a site, so that what a
 function sees is what it would see over a link, and what comes back is what NVFlare would send. A site keeps
@@ -18,6 +18,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
+from nvflare.collab import collab
 from nvflare.collab.api._invocation import _InvocationDispatcher
 from nvflare.collab.api.app import ClientApp, ServerApp
 from nvflare.collab.api.constants import FL_CONTEXT_PROP
@@ -28,8 +29,6 @@ from nvflare.collab.runtime.defs import CallHeaderKey, CallReplyKey, ObjectCallK
 from nvflare.collab.runtime.dispatch import _call_app_method
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
 from nvflare.fuel.utils import fobs
-
-from nvflare.collab import collab
 
 JOB = "job-1"
 SERVER = "server"
@@ -85,7 +84,9 @@ class Loopback:
     forge: Callable[[str, Any], Any] = lambda site, payload: payload
     abort: Signal = field(default_factory=Signal)
 
-    def join(self, name: str, client: Any, *, simulated: bool = True, config: Any = None, **props: Any) -> Site:
+    def join(
+        self, name: str, client: Any, *, simulated: bool = True, config: Any = None, **props: Any
+    ) -> Site:
         """A site with this client's object; whatever was there of this name is gone."""
         root = self.folder / "workspaces" / name
         for each in ("startup", "local", f"{JOB}/app_{name}/config"):
