@@ -302,9 +302,7 @@ def test_what_nvflare_says_of_a_call_is_the_reason(tmp_path: Path) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("nth", [0, 1])
-def test_an_answer_of_another_kind_costs_nobody_else_the_round(
-    tmp_path: Path, forged: Any, nth: int
-) -> None:
+def test_an_answer_of_another_kind_costs_nobody_else_the_round(tmp_path: Path, forged: Any, nth: int) -> None:
     study, count = Study(tmp_path, names="abcd"), iter(range(99))
 
     def forge(site: str, payload: Any) -> Any:
