@@ -119,7 +119,11 @@ def test_a_site_that_publishes_no_secure_aggregation_is_sent_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     study, trained = Study(tmp_path), []
-    open_door = SimpleNamespace(train=collab.publish(lambda model: trained.append(model)))
+
+    def train(model: Any) -> None:
+        trained.append(model)
+
+    open_door = SimpleNamespace(train=collab.publish(train))
     study.job.join("d", open_door)
     outcome = study.train()
     assert outcome.lost == {"d": "this node is no member"}

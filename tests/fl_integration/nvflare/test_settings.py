@@ -1,4 +1,4 @@
-"""What a job sets for a site's code is bound like what a round shows: its configuration, and its properties."""
+"""What a job sets for a site's code is bound like what a round shows: its configuration, its properties."""
 
 import os
 from pathlib import Path
