@@ -78,6 +78,8 @@ class SecureClients:
         state_dir: a folder for the server's state, so that the next job, or this one started anew, goes on in
             the same session. None: a new object opens a new session.
         state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
+        published: the name that the sites give what `secure_aggregation` gave them, if they publish more than
+            one, each of a study of its own. None: the one that there is.
 
     Raises:
         ParameterError: an argument is anything else. Nothing was sent.
@@ -95,8 +97,9 @@ class SecureClients:
         patience: Patience = Patience(),
         state_dir: str | os.PathLike[str] | None = None,
         state_key: Secret | None = None,
+        published: str | None = None,
     ) -> None:
-        self._carrier = CollabCarrier()
+        self._carrier = CollabCarrier(published)
         self._rounds = SecureRounds(
             self._carrier,
             protocol,

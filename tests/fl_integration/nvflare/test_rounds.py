@@ -10,7 +10,7 @@ import pytest
 from nvflare.collab import collab
 from nvflare.collab.api.module_wrapper import wrap_if_module
 
-from fl_integration.nvflare import SecureClients, secure_aggregation
+from fl_integration.nvflare import Enrolment, SecureClients, secure_aggregation
 from protocols import LatticeSum, MaskedSum, PlainSum, Rounding
 from secagg.errors import ParameterError
 from secagg.secret import Secret
@@ -219,6 +219,8 @@ def test_the_run_ends_where_the_job_is_aborted(tmp_path: Path) -> None:
         ({"study": ""}, "study is ''; it names the training in 1 to 255 bytes"),
         ({"evaluate_metrics": {}}, "evaluate_metrics is empty"),
         ({"state_dir": "x"}, "state_dir and state_key go together"),
+        ({"published": ""}, "published is ''; it is the name of what the sites publish"),
+        ({"published": 1}, "published is 1"),
     ],
 )
 def test_a_server_says_what_it_cannot_work_with(tmp_path: Path, given: Any, message: str) -> None:
@@ -330,6 +332,25 @@ def test_rounding_is_of_both_sides(tmp_path: Path, caplog: pytest.LogCaptureFixt
     outcome = study.train()
     assert outcome.aborted
     assert "the server goes by train: PlainSum(" in caplog.text
+
+
+def test_two_studies_of_one_app_are_told_apart_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Study(tmp_path)
+
+    def enrol(site: str) -> Enrolment:
+        return Enrolment(identity=study.ids[site], roster=study.roster, state_dir=tmp_path / f"second-{site}")
+
+    for name in "abc":
+        second = study.door(by(0.5), enrol=enrol, study="second")
+        study.job.join(name, SimpleNamespace(first=study.door(by(0.25)), second=second))
+    assert moved(study.train(published="first")) == near(0.25)
+    assert moved(study.train(published="second", study="second")) == near(0.5)
+    assert study.train().aborted
+    assert "it publishes more than one secure_aggregation(...): name one, published=" in caplog.text
+    assert study.train(published="third").aborted
+    assert "it publishes no secure_aggregation(...) as 'third'" in caplog.text
 
 
 def test_what_else_the_server_calls_is_collabs_own_affair(tmp_path: Path) -> None:
