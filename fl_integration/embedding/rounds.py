@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from fl_integration.embedding.archive import Archive
 from fl_integration.embedding.carrier import Carrier, Node, Patience, check_seconds
 from fl_integration.embedding.coordinator import Coordinator
 from fl_integration.embedding.parcels import Purpose
@@ -19,7 +20,7 @@ from fl_integration.embedding.records import Record, Records, array_digest, reco
 from fl_integration.embedding.sums import Ranges, study_of, sums_of, terms_of
 from fl_integration.site.sealed_folder import SealedFolder
 from fl_integration.vectors.vectorise import apply_delta, manifest_of
-from protocols.identity import ClientId, Roster
+from protocols.identity import ClientId, Identity, Roster
 from protocols.interface import Learner, Outcome, Sum
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
@@ -104,6 +105,8 @@ class SecureRounds:
         patience: how long it waits for what.
         state_dir: a folder for the server's state. None: a new object opens a new session.
         state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
+        records: a folder for the signed record of each round; None: none is kept.
+        identity: the coordinator's own, which signs them; needed with `records`.
         member_at: where an engine names nodes as the roster names members: who alone may prove to be there.
 
     Attributes:
@@ -128,12 +131,17 @@ class SecureRounds:
         patience: Patience,
         state_dir: str | os.PathLike[str] | None,
         state_key: Secret | None,
+        records: str | os.PathLike[str] | None,
+        identity: Identity | None,
         member_at: Callable[[Node], ClientId] | None = None,
     ) -> None:
         self.sums = sums_of(protocol, evaluate_metrics)
         if (state_dir is None) != (state_key is None):
             raise ParameterError("state_dir and state_key go together: a state is sealed")
         files = None if state_dir is None or state_key is None else SealedFolder(state_dir, key=state_key)
+        if (records is None) != (identity is None):
+            raise ParameterError("records and identity go together: a record is signed by the coordinator")
+        archive = None if records is None or identity is None else Archive(records, identity=identity)
         self.coordinator = Coordinator(
             carrier,
             sums=self.sums,
@@ -142,6 +150,7 @@ class SecureRounds:
             terms=terms_of(self.sums, weighted_by_key=weighted_by_key),
             patience=patience,
             files=files,
+            archive=archive,
             member_at=member_at,
         )
         rounds = plain(rounds)

@@ -29,8 +29,9 @@ try:
         MetricRecord,
         RecordDict,
     )
+    from flwr.clientapp import ClientApp
     from flwr.clientapp.typing import ClientAppCallable, Mod
-    from flwr.serverapp import Grid
+    from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import (
         FedAdagrad,
         FedAdam,
@@ -46,16 +47,19 @@ except ImportError as error:
 __all__ = [
     "Array",
     "ArrayRecord",
+    "ClientApp",
     "ClientAppCallable",
     "ConfigRecord",
     "Context",
     "Error",
+    "FedAvg",
     "Grid",
     "Message",
     "MessageType",
     "MetricRecord",
     "Mod",
     "RecordDict",
+    "ServerApp",
     "Strategy",
     "admit",
     "arrays_in",

@@ -45,7 +45,7 @@ from fl_integration.flower.engine import (
     record_of,
     records_of,
 )
-from protocols.identity import Roster
+from protocols.identity import Identity, Roster
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
 from secagg.errors import ParameterError
@@ -85,6 +85,9 @@ class SecureGrid(Grid):
         state_dir: a folder for the server's state, so that a server that was restarted in mid-training goes
             on in the same session. None: a new grid opens a new session.
         state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
+        records: a folder for the signed record of each round, which `secagg audit` reads; a training that
+            cannot write them stops. None: none is kept.
+        identity: the coordinator's own, which signs them; needed with `records`.
 
     Raises:
         ParameterError: the strategy needs more than a mean, samples cohorts that the protocol does not allow,
@@ -106,6 +109,8 @@ class SecureGrid(Grid):
         patience: Patience = Patience(),
         state_dir: str | os.PathLike[str] | None = None,
         state_key: Secret | None = None,
+        records: str | os.PathLike[str] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._sums = sums_of(protocol, evaluate_metrics)
         admit(strategy, mean_only, learns=protocol.learns)
@@ -125,6 +130,8 @@ class SecureGrid(Grid):
             patience=patience,
             state_dir=state_dir,
             state_key=state_key,
+            records=records,
+            identity=identity,
         )
         self._check_sampling()
         self._check_evaluation()

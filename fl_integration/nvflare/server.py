@@ -26,7 +26,7 @@ from fl_integration.embedding.rounds import SecureRounds
 from fl_integration.embedding.sums import DEFAULT_WEIGHT, Ranges
 from fl_integration.nvflare.carrier import CollabCarrier, node_of, site_of
 from fl_integration.nvflare.shown import ARRAYS, CONFIG, SETTINGS, arrays_of, records_of, to_wire
-from protocols.identity import Roster
+from protocols.identity import Identity, Roster
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
 from secagg.errors import ParameterError
@@ -78,6 +78,9 @@ class SecureClients:
         state_dir: a folder for the server's state, so that the next job, or this one started anew, goes on in
             the same session. None: a new object opens a new session.
         state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
+        records: a folder for the signed record of each round, which `secagg audit` reads; a training that
+            cannot write them stops. None: none is kept.
+        identity: the coordinator's own, which signs them; needed with `records`.
         published: the name that the sites give what `secure_aggregation` gave them, if they publish more than
             one, each of a study of its own. None: the one that there is.
 
@@ -97,6 +100,8 @@ class SecureClients:
         patience: Patience = Patience(),
         state_dir: str | os.PathLike[str] | None = None,
         state_key: Secret | None = None,
+        records: str | os.PathLike[str] | None = None,
+        identity: Identity | None = None,
         published: str | None = None,
     ) -> None:
         self._carrier = CollabCarrier(published)
@@ -111,6 +116,8 @@ class SecureClients:
             patience=patience,
             state_dir=state_dir,
             state_key=state_key,
+            records=records,
+            identity=identity,
             member_at=site_of,
         )
 

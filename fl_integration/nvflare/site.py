@@ -42,7 +42,7 @@ from fl_integration.nvflare.carrier import DOOR, node_of, packed
 from fl_integration.nvflare.engine import collab
 from fl_integration.nvflare.here import Here
 from fl_integration.nvflare.shown import ARRAYS, SETTINGS, arrays_of, config_of, records_of
-from fl_integration.nvflare.startup_kit import check_names
+from fl_integration.nvflare.names import check_names
 from protocols.machine.parameters import Parameters
 from secagg.errors import DecodeError, ParameterError, SecAggError, VerificationError
 

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from fl_integration.nvflare import Rehearsed, by_site_files, secure_aggregation
 from fl_integration.nvflare.here import Here
-from fl_integration.nvflare.startup_kit import CERTIFICATE, ROOT, check_names
+from fl_integration.nvflare.names import CERTIFICATE, ROOT, check_names
 from fl_integration.site.keys import save_identity
 from fl_integration.site.private_files import write_private
 from fl_integration.site.roster_file import write_roster
