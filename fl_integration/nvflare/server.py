@@ -130,8 +130,9 @@ class SecureClients:
         self._rounds.coordinator.renew()
 
     def sites(self) -> tuple[str, ...]:
-        """The sites that are there and proved to be members of the roster, smallest cohort awaited."""
-        return tuple(self._rounds.members().values())
+        """The sites that are there and proved to be members, in the roster's order; a cohort is awaited."""
+        there = self._rounds.members().values()
+        return self._rounds.coordinator.version.roster.order(there)
 
     def train(
         self,

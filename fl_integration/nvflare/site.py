@@ -41,8 +41,8 @@ from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
 from fl_integration.nvflare.carrier import DOOR, node_of, packed
 from fl_integration.nvflare.engine import collab
 from fl_integration.nvflare.here import Here
-from fl_integration.nvflare.shown import ARRAYS, SETTINGS, arrays_of, config_of, records_of
 from fl_integration.nvflare.names import check_names
+from fl_integration.nvflare.shown import ARRAYS, SETTINGS, arrays_of, config_of, records_of
 from protocols.machine.parameters import Parameters
 from secagg.errors import DecodeError, ParameterError, SecAggError, VerificationError
 

@@ -121,6 +121,7 @@ def test_a_training_ends_with_one_model_at_all_sites_and_none_at_the_server(
             assert needle not in reply["result"]["body"]
 
 
+@pytest.mark.slow
 def test_an_optimiser_runs_at_every_site_alike_and_outlives_its_process(tmp_path: Path) -> None:
     study = Learners(tmp_path, optimiser=FedAdam(learning_rate=0.1))
     with study.secure(rounds=3) as secure:
@@ -166,6 +167,7 @@ def test_an_evaluation_that_fails_to_be_told_costs_nothing(
     study.agree()
 
 
+@pytest.mark.slow
 def test_a_site_that_missed_too_much_is_brought_along_by_its_peers(tmp_path: Path) -> None:
     study = Learners(tmp_path)
     with study.secure() as secure:

@@ -2,16 +2,24 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from nvflare.collab import CollabRecipe
 
 from fl_integration.embedding.member import SITS_OUT
 from fl_integration.loopback.processes import FOLDER_VARIABLE, kill_marked
 from fl_integration.nvflare import Rehearsed, site_model
+from fl_integration.nvflare.deployment import deployment
+from fl_integration.site.keys import save_identity
+from fl_integration.site.roster_file import write_roster
+from protocols import Identity, Roster
+from protocols.membership import RosterVersion
+from tests.fl_integration.nvflare import deployed_app
 from tests.fresh import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
@@ -82,3 +90,30 @@ def test_sites_that_learn_the_sum_end_with_one_model_and_keep_their_errors(tmp_p
     told = {log.parent.name: "a patient's name" in log.read_text() for log in workspace.rglob("log.txt")}
     assert told.get("site-4")
     assert not told["server"]
+
+
+def test_in_a_provisioned_deployment_sites_are_who_their_kits_say(tmp_path: Path) -> None:
+    """TLS, kits of NVFlare's own making, code that the sites have; and one site whose kit is another's."""
+    *honest, odd = deployed_app.SITES
+    identities = [Identity.generate(site) for site in deployed_app.SITES]
+    roster = RosterVersion(Roster.of(*identities))
+    recipe = CollabRecipe("deployed", server=deployed_app, client=deployed_app, min_clients=len(identities))
+    passwords = {site: {"SECAGG_PASSWORD": f"the password of {site}"} for site in deployed_app.SITES}
+    with deployment(tmp_path, sites=deployed_app.SITES, environment=passwords) as engine:
+        write_roster(roster, tmp_path / deployed_app.ROSTER.name)
+        for identity in identities:
+            site = identity.client
+            own = engine.kit(site) / "local"
+            save_identity(identity, own / "key.pem", password=passwords[site]["SECAGG_PASSWORD"])
+            write_roster(roster, own / "roster.txt")
+            settings = {"identity": "key.pem", "roster": "roster.txt", "state": "../secagg-state"}
+            (own / "secagg.json").write_text(json.dumps(settings))
+        # Its process is connected, by its own certificate; what lies in its kit is looked at in each call.
+        kits = [engine.kit(site) / "startup" / "client.crt" for site in (honest[0], odd)]
+        shutil.copy(*kits)
+        report = engine.run(recipe, seconds=SECONDS)
+        assert report.status == "FINISHED:COMPLETED", report.log
+    assert f"names '{honest[0]}', NVFlare's name of the site is '{odd}'" in report.log
+    first, second = json.loads((tmp_path / deployed_app.SAID.name).read_text())
+    assert first[:4] == second[:4] == [honest, {odd: "this node is no member"}, "", 60]
+    assert second[4] == pytest.approx(2 * 0.5 * (0.1 * 10 + 0.2 * 20 + 0.3 * 30) / 60, abs=1e-3)
