@@ -40,7 +40,14 @@ from secagg.numbers import plain, plain_fields
 from secagg.standard.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify
 from secagg.wire import Writer
 
-__all__ = ["RosterVersion", "digest_fingerprint", "fingerprint", "quorum", "session_id"]
+__all__ = [
+    "RosterVersion",
+    "digest_fingerprint",
+    "digest_session_id",
+    "fingerprint",
+    "quorum",
+    "session_id",
+]
 
 DIGEST_BYTES: Final = 32
 MAXIMUM_PREFIX: Final = 255
@@ -238,16 +245,27 @@ def session_id(prefix: bytes, version: RosterVersion, epoch: int) -> bytes:
     Raises:
         ParameterError: an argument is anything else.
     """
+    if not isinstance(version, RosterVersion):
+        raise ParameterError(f"a session is opened over a RosterVersion, not {type(version).__name__}")
+    return digest_session_id(prefix, version.digest, epoch)
+
+
+def digest_session_id(prefix: bytes, digest: bytes, epoch: int) -> bytes:
+    """The `session_id` over a version whose digest alone is at hand.
+
+    Raises:
+        ParameterError: `digest` is not 32 bytes, or as `session_id`.
+    """
     if type(prefix) is not bytes or not 1 <= len(prefix) <= MAXIMUM_PREFIX:
         raise ParameterError(
             f"prefix must be 1 to {MAXIMUM_PREFIX} bytes of type bytes that name the training"
         )
-    if not isinstance(version, RosterVersion):
-        raise ParameterError(f"a session is opened over a RosterVersion, not {type(version).__name__}")
+    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+        raise ParameterError(f"the digest of a version is {DIGEST_BYTES} bytes of type bytes")
     epoch = plain(epoch)
     if type(epoch) is not int or not 0 <= epoch < _INTEGERS:
         raise ParameterError(f"epoch is {epoch!r}; it must be an integer in [0, 2**63)")
-    encoded = Writer().fixed(labels.SESSION).blob(prefix).fixed(version.digest).uint(epoch, 8)
+    encoded = Writer().fixed(labels.SESSION).blob(prefix).fixed(digest).uint(epoch, 8)
     return hashlib.sha256(encoded.finish()).digest()
 
 

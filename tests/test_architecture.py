@@ -156,13 +156,15 @@ def rooms_of(floor: str) -> dict[str, set[str]]:
     """The rooms of a floor, folders whole, and what each imports of its own floor."""
     arrows: dict[str, set[str]] = {}
     for name, path in modules(floor):
+        if "quickstart" in path.parts:  # a user's app, which ships with the library and is no part of it
+            continue
         here = room(str(path.relative_to(ROOT)))
         there = {each.split(".")[1] for each in imports(name, path) if each.startswith(f"{floor}.")}
         arrows.setdefault(here, set()).update(there - {here})
     return {here: there & arrows.keys() for here, there in arrows.items()}
 
 
-@pytest.mark.parametrize(("floor", "floors"), [("secagg", 5), ("protocols", 7), ("fl_integration", 5)])
+@pytest.mark.parametrize(("floor", "floors"), [("secagg", 5), ("protocols", 7), ("fl_integration", 7)])
 def test_the_rooms_of_a_floor_stand_on_few_floors_and_in_no_circle(floor: str, floors: int) -> None:
     left, found = rooms_of(floor), 0
     while left:

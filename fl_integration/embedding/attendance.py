@@ -55,6 +55,7 @@ class Attendance:
         terms: what both sides must agree on, as texts.
         patience: how long it waits.
         monotonic, pause: a clock for deadlines; waits so many seconds.
+        member_at: where an engine names nodes as the roster names members: who alone may prove to be there.
 
     Attributes:
         nodes: the node behind each member that was met, by client.
@@ -73,7 +74,9 @@ class Attendance:
         patience: Patience,
         monotonic: Callable[[], float],
         pause: Callable[[float], None],
+        member_at: Callable[[Node], ClientId] | None = None,
     ) -> None:
+        self._member_at = member_at
         self._carrier, self.place, self._roster, self._terms = carrier, place, roster, terms
         self._patience, self._monotonic, self._pause = patience, monotonic, pause
         self.nodes: dict[ClientId, Node] = {}
@@ -178,6 +181,10 @@ class Attendance:
             welcome_statement(hello, head.client, head.settings, head.copy),
             label=labels.MEMBER_HELLO,
         )
+        if self._member_at is not None and head.client != self._member_at(node):
+            raise VerificationError(
+                f"it proves to be {head.client!r}; at {self._named(node)} only the member of that name counts"
+            )
         holder = self.nodes.get(head.client)
         rival = holder is not None and holder != node and holder in self._carrier.nodes()
         if rival and head.client not in self.silent:
@@ -194,7 +201,11 @@ class Attendance:
         before = self._turned_away.get(node)
         self._turned_away[node] = self._monotonic() + self._patience.again, reason
         if before is None or before[1] != reason:
-            _LOG.warning("node %s takes no part: %s", int.from_bytes(node, "big"), reason)
+            _LOG.warning("node %s takes no part: %s", self._named(node), reason)
+
+    def _named(self, node: Node) -> str:
+        """A node as a log names it."""
+        return str(int.from_bytes(node, "big")) if self._member_at is None else repr(self._member_at(node))
 
     def ask(
         self, parcels: Mapping[ClientId, Parcel], awaited: Collection[ClientId], *, seconds: float

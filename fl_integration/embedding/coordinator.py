@@ -14,6 +14,7 @@ server runs; a lying one can do what THREAT_MODEL.md allows it to, whatever stan
 
 With a folder for its state the server's machines are stored before each message leaves, and a coordinator
 that starts again over the same folder goes on in the same session; the round that was open is aborted first.
+With an archive each round that ends, well or not, leaves a signed record there, or the training stops.
 """
 
 import logging
@@ -23,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
+from fl_integration.embedding.archive import Archive
 from fl_integration.embedding.attendance import Attendance
 from fl_integration.embedding.bringing import Bringing
 from fl_integration.embedding.carrier import Carrier, Node, Patience
@@ -53,6 +55,7 @@ class Saved:
     epoch: U64
     roster: Key32
     moved: Annotated[bytes, UpTo(32)]
+    signer: Annotated[bytes, UpTo(32)]
     rounds: dict[U8, U64]
     shown: dict[U8, dict[U64, bytes]]
     machines: Annotated[dict[U8, bytes], UpTo(8)] = field(repr=False)
@@ -69,7 +72,9 @@ class Coordinator:
         terms: what both sides must agree on, as texts.
         patience: how long it waits.
         files: where the state is stored; None: nowhere, and a new coordinator opens a new session.
+        archive: where the records of rounds are kept, and who signs them; None: nowhere, and nobody asks.
         clock, monotonic, pause: seconds since 1970; a clock for deadlines; waits so many seconds.
+        member_at: where an engine names nodes as the roster names members: who alone may prove to be there.
 
     Attributes:
         reasons: why clients did not answer since the members were asked for, in their sites' words or the
@@ -86,12 +91,15 @@ class Coordinator:
         terms: tuple[str, ...],
         patience: Patience,
         files: SealedFolder | None = None,
+        archive: Archive | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        member_at: Callable[[Node], ClientId] | None = None,
     ) -> None:
+        self._member_at = member_at
         self._carrier, self._sums, self._study, self._roster = carrier, dict(sums), study, roster
-        self._terms, self._patience, self._files = terms, patience, files
+        self._terms, self._patience, self._files, self._archive = terms, patience, files, archive
         self._clock, self._monotonic, self._pause = clock, monotonic, pause
         self._version = roster()
         self._epoch = 0
@@ -149,6 +157,7 @@ class Coordinator:
             patience=self._patience,
             monotonic=self._monotonic,
             pause=self._pause,
+            member_at=self._member_at,
         )
         share = max(protocol.suite.requirements.corrupt_fraction for protocol in self._sums.values())
         self._bringing = Bringing(
@@ -175,7 +184,9 @@ class Coordinator:
     def _machine(self, purpose: Purpose) -> Server:
         if purpose not in self._machines:
             self._machines[purpose] = self._sums[purpose].server(
-                roster=self._version.roster, session=purpose_session(self.session, purpose)
+                roster=self._version.roster,
+                session=purpose_session(self.session, purpose),
+                identity=None if self._archive is None else self._archive.identity,
             )
         return self._machines[purpose]
 
@@ -188,7 +199,8 @@ class Coordinator:
         saved = decode(Saved, data)
         self._epoch, self._moved = saved.epoch, saved.moved
         self._rounds = {Purpose(each): number for each, number in saved.rounds.items()}
-        if saved.roster != self._version.digest:
+        # A machine signs under the key that it began with: another key is another session.
+        if saved.roster != self._version.digest or saved.signer != self._signer:
             return False
         self._shown = {Purpose(each): shown for each, shown in saved.shown.items()}
         for each, blob in saved.machines.items():
@@ -200,6 +212,7 @@ class Coordinator:
                 while machine.advance():
                     continue
             self._machines[Purpose(each)] = machine
+            self._keep(Purpose(each))
         _LOG.info("session %s goes on", self.session.hex()[:8])
         return True
 
@@ -210,6 +223,7 @@ class Coordinator:
             epoch=self._epoch,
             roster=self._version.digest,
             moved=self._moved,
+            signer=self._signer,
             rounds={each.value: number for each, number in self._rounds.items()},
             shown={each.value: shown for each, shown in self._shown.items()},
             machines={
@@ -217,6 +231,24 @@ class Coordinator:
             },
         )
         self._files.write(_FILE, encode(saved))
+
+    # Records
+
+    @property
+    def _signer(self) -> bytes:
+        """The public key that signs the records; empty if each session draws its own."""
+        return b"" if self._archive is None else self._archive.identity.key.public_key
+
+    def _keep(self, purpose: Purpose) -> None:
+        """Puts the record of the purpose's last round into the archive, if one ended."""
+        if self._archive is None:
+            return
+        try:
+            signed = self._machines[purpose].record()
+        except ParameterError:  # none has ended yet
+            return
+        place = Place(self._study, self._version.version, self._version.digest, self._epoch)
+        self._archive.keep(place, purpose, signed, ended=self._clock())
 
     def pause(self) -> None:
         """Waits as long as between two looks."""
@@ -293,7 +325,9 @@ class Coordinator:
                 self._moved = began
             return outcome
         finally:
+            # The state first: a coordinator that dies in between finds the record in it.
             self._store()
+            self._keep(purpose)
 
     def _exchange(
         self,

@@ -15,7 +15,7 @@ from fl_integration.embedding.parcels import Parcel, said
 from fl_integration.flower.engine import Bodies, Grid, Message, MessageType, RecordDict, pack, unpack
 from secagg.errors import DecodeError
 
-__all__ = ["FlowerCarrier", "node_id"]
+__all__ = ["FlowerCarrier", "node_id", "node_of"]
 
 NODE_BYTES: Final = 8
 LOOK_SECONDS: Final = 5.0
@@ -49,7 +49,7 @@ class FlowerCarrier:
         self._kind, self._group, self._shown = MessageType.TRAIN, "", RecordDict()
 
     def nodes(self) -> Collection[bytes]:
-        return [node.to_bytes(NODE_BYTES, "big") for node in self._grid.get_node_ids()]
+        return [node_of(node) for node in self._grid.get_node_ids()]
 
     def push(self, parcels: Mapping[bytes, Parcel], *, seconds: float) -> Mapping[bytes, str]:
         bodies: Bodies = {}
@@ -108,3 +108,8 @@ def _answer(message: Message) -> Parcel | Undelivered:
 def node_id(node: bytes) -> int:
     """Flower's number of a node."""
     return int.from_bytes(node, "big")
+
+
+def node_of(number: int) -> bytes:
+    """A node of Flower's number, as a carrier names it."""
+    return number.to_bytes(NODE_BYTES, "big")

@@ -11,7 +11,8 @@ may leave files, which is how whoever started them knows that a round is under w
 Flower is told to stay offline: it sends nothing about its use, asks for no newer version, and installs
 nothing for an app (its SuperLink runs uv for each app otherwise, even for one that depends on nothing).
 
-Nothing outlives the `with` block, and nothing is written elsewhere; `processes` says how.
+Nothing outlives the `with` block, and nothing is written elsewhere; `processes` says how. With
+`Wires.METERED` each SuperNode reaches the SuperLink through a relay of its own, which counts (`meter`).
 """
 
 import contextlib
@@ -24,16 +25,19 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from fl_integration.loopback.certificates import write_certificates, write_node_keys
+from fl_integration.loopback.meter import Carried, Meter
 from fl_integration.loopback.processes import (
     FOLDER_VARIABLE,
     STOP_SECONDS,
+    EngineFailedError,
     environment_of,
     home_of,
     kill_marked,
@@ -42,8 +46,9 @@ from fl_integration.loopback.processes import (
     start_guard,
     until,
 )
+from fl_integration.loopback.scratch import held_signals
 
-__all__ = ["FOLDER_VARIABLE", "Admission", "Apps", "Deployment", "RunReport", "deployment", "until"]
+__all__ = ["FOLDER_VARIABLE", "Admission", "Apps", "Deployment", "RunReport", "Wires", "deployment", "until"]
 
 NODE_VARIABLE: Final = "SECAGG_NODE"
 CONNECTION: Final = "here"
@@ -68,6 +73,10 @@ clientapp = "{client}"
 START_SECONDS: Final = 60
 REJOIN_SECONDS: Final = 120
 """A killed SuperNode counts as online for up to 60 s more, and its key is refused for so long."""
+RESTART_SECONDS: Final = 1.0
+SHOW_SECONDS: Final = 10
+ONLINE: Final = "SuperNode ID:"
+"""What a SuperNode says once it is let in."""
 TAIL: Final = 4000
 
 Value = bool | int | float | str
@@ -81,6 +90,14 @@ class Admission(Enum):
     """Those whose public key was registered; a node keeps its id over a restart."""
     ANYONE = auto()
     """Everybody, under a key made at each start and with a new id each time."""
+
+
+class Wires(Enum):
+    """How the SuperNodes reach the SuperLink."""
+
+    DIRECT = auto()
+    METERED = auto()
+    """Each through a relay of its own, which counts what passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,17 +133,29 @@ class RunReport:
 class Deployment:
     """A SuperLink and its SuperNodes; `deployment` makes one. Nodes are numbered from 0."""
 
-    def __init__(self, folder: Path, *, nodes: int, admission: Admission, environment: Mapping[str, str]):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node_configs: Sequence[Mapping[str, Value]],
+        admission: Admission,
+        environment: Mapping[str, str],
+        wires: Wires,
+        port: int,
+    ):
         self.folder = folder.resolve()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._admission = admission
-        self._authority, self._certificate, self._key = write_certificates(self.folder)
-        self._node_keys = [write_node_keys(self.folder, name=f"node-{node}") for node in range(nodes)]
-        self._sockets = [reserve_port() for _ in range(nodes + 1)]
+        self._admission, self._node_configs = admission, tuple(node_configs)
+        nodes = range(len(self._node_configs))
+        self._sockets = [reserve_port(port), *(reserve_port() for _ in nodes)]
         self._link_port, *self._node_ports = (each.getsockname()[1] for each in self._sockets)
+        self._meter = Meter(to=self._link_port, wires=len(nodes)) if wires is Wires.METERED else None
+        self._authority, self._certificate, self._key = write_certificates(self.folder)
+        self._node_keys = [write_node_keys(self.folder, name=f"node-{node}") for node in nodes]
         self._environment = _environment(self.folder) | dict(environment)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._log_starts: dict[str, int] = {}
+        self._started: dict[int, float] = {}
         self._runs: list[int] = []
 
     # Runs
@@ -158,13 +187,17 @@ class Deployment:
         Raises:
             TimeoutError: it did not end in `seconds`; the logs' ends are in the text.
         """
-        # The log's stream ends with the run.
-        try:
-            log = self._flwr("log", str(run_id), CONNECTION, "--stream", seconds=seconds)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(f"run {run_id} did not end in {seconds:.0f} s\n{self.tails()}") from None
+        self.until(lambda: self.has_ended(run_id), seconds=seconds, what=f"the end of run {run_id}")
         listed = json.loads(self._flwr("list", CONNECTION, "--run-id", str(run_id), "--format", "json"))
-        return RunReport(run_id=run_id, status=str(listed["runs"][0]["status"]), log=log)
+        status = str(listed["runs"][0]["status"])
+        return RunReport(run_id=run_id, status=status, log=self.log(_run_name(run_id)))
+
+    def has_ended(self, run_id: int) -> bool:
+        """Whether a run is over; it may be asked often."""
+        name = _run_name(run_id)
+        if name not in self._processes:  # the log's stream ends with the run
+            self._spawn(name, "flwr", ["log", str(run_id), CONNECTION, "--stream"])
+        return self._processes[name].poll() is not None
 
     # Nodes
 
@@ -193,6 +226,22 @@ class Deployment:
                 raise TimeoutError(f"node {node} did not come online in {seconds:.0f} s\n{self.tails()}")
             time.sleep(1)
 
+    def revive(self, node: int) -> bool:
+        """Starts a SuperNode that is not running, at most once a second; whether it is online.
+
+        It returns at once, so that whoever supervises can do something else meanwhile: ask again.
+        """
+        name = f"node-{node}"
+        if self._processes[name].poll() is not None:
+            if time.monotonic() - self._started[node] >= RESTART_SECONDS:
+                self._spawn_node(node)
+            return False
+        return ONLINE in self.log(name)[self._log_starts[name] :]
+
+    def carried(self) -> tuple[Carried, ...]:
+        """What each SuperNode's wire has carried so far; of `Wires.METERED` only."""
+        return () if self._meter is None else self._meter.carried()
+
     def is_running(self, node: int) -> bool:
         """Whether a SuperNode's process is there."""
         return self._processes[f"node-{node}"].poll() is None
@@ -206,12 +255,16 @@ class Deployment:
 
     def tails(self) -> str:
         """The ends of all logs, for a failure's text."""
-        said = {name: self.log(name) for name in self._processes}
         for run_id in self._runs:
-            # What is wrong already may be the SuperLink, and then it is its own log that tells.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                said[f"run {run_id}"] = self._show(run_id)
-        return "\n".join(f"--- {name}\n{text[-TAIL:]}" for name, text in said.items())
+            if _run_name(run_id) not in self._processes:
+                # What is wrong already may be the SuperLink, and then it is its own log that tells.
+                with contextlib.suppress(EngineFailedError, TimeoutError):
+                    until(partial(self.has_ended, run_id), seconds=SHOW_SECONDS, what="the log")
+        return "\n".join(self.tail(name) for name in self._processes if name != "guard")
+
+    def tail(self, name: str) -> str:
+        """The end of one log, under its name."""
+        return f"--- {name}\n{self.log(name)[-TAIL:]}"
 
     def until(self, look: Callable[[], T | None], *, seconds: float, what: str) -> T:
         """As `processes.until`, with the logs' ends in the error's text."""
@@ -229,11 +282,17 @@ class Deployment:
         if self._admission is Admission.BY_KEY:
             arguments.append("--enable-supernode-auth")
         link = self._spawn("superlink", "flower-superlink", arguments)
-        until(
+        self.until(
             lambda: self._listens(self._link_port) or link.poll() is not None,
             seconds=START_SECONDS,
             what="the SuperLink listens",
         )
+        if link.poll() is not None:
+            raise EngineFailedError(
+                f"the SuperLink did not start; is port {self._link_port} taken?\n{self.tail('superlink')}"
+            )
+        if self._meter is not None:
+            self._meter.__enter__()
         self._write_connection()
         if self._admission is Admission.BY_KEY:
             for _, public in self._node_keys:
@@ -242,15 +301,21 @@ class Deployment:
             self._spawn_node(node)
         for node in range(len(self._node_ports)):
             if not self._joined(node):
-                raise RuntimeError(f"node {node} did not start\n{self.tails()}")
+                raise EngineFailedError(f"SuperNode {node} did not start\n{self.tail(f'node-{node}')}")
 
     def close(self) -> None:
         """Ends every process of this deployment."""
+        with held_signals():
+            self._close()
+
+    def _close(self) -> None:
         for name in reversed([name for name in self._processes if name != "guard"]):
             self._end(name, signal.SIGKILL)
         kill_marked(FOLDER_VARIABLE, str(self.folder))
         if guard := self._processes.pop("guard", None):
             guard.communicate()  # closes its pipe, upon which it ends
+        if self._meter is not None:
+            self._meter.close()
         for each in self._sockets:
             each.close()
 
@@ -264,7 +329,7 @@ class Deployment:
         process = self._processes[f"node-{node}"]
         start = self._log_starts[f"node-{node}"]
         until(
-            lambda: "SuperNode ID:" in self.log(f"node-{node}")[start:] or process.poll() is not None,
+            lambda: ONLINE in self.log(f"node-{node}")[start:] or process.poll() is not None,
             seconds=START_SECONDS,
             what=f"node {node} is online or has given up",
         )
@@ -272,12 +337,15 @@ class Deployment:
 
     def _spawn_node(self, node: int) -> None:
         private, _ = self._node_keys[node]
-        arguments = ["--superlink", f"127.0.0.1:{self._link_port}"]
+        port = self._link_port if self._meter is None else self._meter.ports[node]
+        config = {"partition-id": node, "num-partitions": len(self._node_ports), **self._node_configs[node]}
+        arguments = ["--superlink", f"127.0.0.1:{port}"]
         arguments += ["--root-certificates", str(self._authority)]
         arguments += ["--host", "127.0.0.1", "--port", str(self._node_ports[node]), *self._tls()]
-        arguments += ["--node-config", f"partition-id={node} num-partitions={len(self._node_ports)}"]
+        arguments += ["--node-config", " ".join(f"{key}={json.dumps(config[key])}" for key in config)]
         if self._admission is Admission.BY_KEY:
             arguments += ["--auth-supernode-private-key", str(private)]
+        self._started[node] = time.monotonic()
         self._spawn(f"node-{node}", "flower-supernode", arguments)
 
     def _spawn(self, name: str, command: str, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -310,11 +378,16 @@ class Deployment:
         kill_marked(NODE_VARIABLE, f"{self.folder}:{name}")
 
     def _flwr(self, *arguments: str, seconds: float = START_SECONDS) -> str:
-        """What Flower's command line says; RuntimeError with its words, and the logs' ends, when it fails."""
-        done = self._call(*arguments, seconds=seconds)
+        """What Flower's command line says; an error with its words, and the logs' ends, when it fails."""
+        try:
+            done = self._call(*arguments, seconds=seconds)
+        except subprocess.TimeoutExpired:
+            raise EngineFailedError(
+                f"flwr {shlex.join(arguments)} did not end in {seconds:.0f} s\n{self.tail('superlink')}"
+            ) from None
         if done.returncode:
             said = f"{done.stdout}{done.stderr}"
-            raise RuntimeError(f"flwr {shlex.join(arguments)} failed:\n{said}\n{self.tails()}")
+            raise EngineFailedError(f"flwr {shlex.join(arguments)} failed:\n{said}\n{self.tails()}")
         return done.stdout
 
     def _call(self, *arguments: str, seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
@@ -328,10 +401,6 @@ class Deployment:
             env=self._environment,
             check=False,
         )
-
-    def _show(self, run_id: int) -> str:
-        done = self._call("log", str(run_id), CONNECTION, "--show")
-        return f"{done.stdout}{done.stderr}"
 
     def _tls(self) -> list[str]:
         return [
@@ -366,26 +435,45 @@ def deployment(
     folder: Path,
     *,
     nodes: int = 3,
+    node_configs: Sequence[Mapping[str, Value]] | None = None,
     admission: Admission = Admission.BY_KEY,
     environment: Mapping[str, str] | None = None,
+    wires: Wires = Wires.DIRECT,
+    port: int = 0,
 ) -> Iterator[Deployment]:
     """A SuperLink and SuperNodes while the block lasts.
 
     Args:
         folder: for all that they write; holds private keys, so let it be a fresh one of the test's own.
         nodes: SuperNodes, at least one; node i has `partition-id` i in its `context.node_config`.
+        node_configs: what each node has in there besides, in place of `nodes`.
         admission: whom the SuperLink lets in.
         environment: further variables for all processes.
+        wires: whether what the nodes' connections carry is counted.
+        port: the SuperLink's, in [1, 65535]; 0 takes one that is free.
 
     Raises:
-        RuntimeError, TimeoutError: it did not start; the text has the logs' ends.
+        ParameterError: the port is taken; nothing was started.
+        EngineFailedError, TimeoutError: it did not start; the text has the logs' ends.
     """
-    engine = Deployment(folder, nodes=nodes, admission=admission, environment=environment or {})
+    engine = Deployment(
+        folder,
+        node_configs=[{} for _ in range(nodes)] if node_configs is None else node_configs,
+        admission=admission,
+        environment=environment or {},
+        wires=wires,
+        port=port,
+    )
     try:
         engine.open()
         yield engine
     finally:
         engine.close()
+
+
+def _run_name(run_id: int) -> str:
+    """The name of a run's log."""
+    return f"run-{run_id}"
 
 
 def _environment(folder: Path) -> dict[str, str]:

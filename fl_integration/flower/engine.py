@@ -29,8 +29,9 @@ try:
         MetricRecord,
         RecordDict,
     )
+    from flwr.clientapp import ClientApp
     from flwr.clientapp.typing import ClientAppCallable, Mod
-    from flwr.serverapp import Grid
+    from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import (
         FedAdagrad,
         FedAdam,
@@ -46,16 +47,19 @@ except ImportError as error:
 __all__ = [
     "Array",
     "ArrayRecord",
+    "ClientApp",
     "ClientAppCallable",
     "ConfigRecord",
     "Context",
     "Error",
+    "FedAvg",
     "Grid",
     "Message",
     "MessageType",
     "MetricRecord",
     "Mod",
     "RecordDict",
+    "ServerApp",
     "Strategy",
     "admit",
     "arrays_in",
@@ -85,6 +89,9 @@ _MEANS: Final[tuple[type, ...]] = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam
 """Strategies whose `aggregate_train` asks for nothing but the weighted mean."""
 _BLIND_MEANS: Final[tuple[type, ...]] = (FedAvg, FedProx)
 """Those of them that leave a model as it is when it comes back as it went."""
+
+CLEAR: Final = "message types, such as ('evaluate',)"
+"""What `in_the_clear` names on both sides."""
 
 Bodies: TypeAlias = dict[int, ArrayRecord]
 

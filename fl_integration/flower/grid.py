@@ -16,17 +16,19 @@ A grid never sees its strategy, so it is told: whether a strategy can live on a 
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from fl_integration.embedding.carrier import Patience, check_seconds
-from fl_integration.embedding.coordinator import Coordinator
-from fl_integration.embedding.parcels import Purpose
-from fl_integration.embedding.records import Kind, array_digest, records_digest
-from fl_integration.flower.carrier import FlowerCarrier, node_id
+from fl_integration.embedding.parcels import DEFAULT_STUDY, Purpose
+from fl_integration.embedding.records import Kind, Record, Records, records_digest
+from fl_integration.embedding.rounds import RoundEnd, SecureRounds
+from fl_integration.embedding.sums import DEFAULT_WEIGHT, Ranges, names_of, sums_of
+from fl_integration.flower.carrier import FlowerCarrier, node_id, node_of
 from fl_integration.flower.engine import (
+    CLEAR,
     UNAVAILABLE,
     Array,
     ArrayRecord,
@@ -43,23 +45,10 @@ from fl_integration.flower.engine import (
     record_of,
     records_of,
 )
-from fl_integration.flower.sums import (
-    DEFAULT_STUDY,
-    DEFAULT_WEIGHT,
-    Ranges,
-    kinds_of,
-    study_of,
-    sums_of,
-    terms_of,
-)
-from fl_integration.site.sealed_folder import SealedFolder
-from fl_integration.vectors.manifest import Manifest
-from fl_integration.vectors.vectorise import apply_delta, manifest_of
-from protocols.identity import ClientId, Roster
-from protocols.interface import Learner, Outcome
+from protocols.identity import Identity, Roster
 from protocols.machine.parameters import Parameters
 from protocols.membership import RosterVersion
-from secagg.errors import ParameterError, RoundAborted
+from secagg.errors import ParameterError
 from secagg.numbers import plain
 from secagg.secret import Secret
 
@@ -67,8 +56,6 @@ __all__ = ["SecureGrid"]
 
 _LOG: Final = logging.getLogger("secagg")
 _PURPOSES: Final = {MessageType.TRAIN: Purpose.TRAIN, MessageType.EVALUATE: Purpose.EVALUATE}
-_DEFAULT_SECONDS: Final = 3600.0
-"""What Flower's own strategies give a round."""
 _INTEGERS: Final = frozenset(
     {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 )
@@ -98,6 +85,9 @@ class SecureGrid(Grid):
         state_dir: a folder for the server's state, so that a server that was restarted in mid-training goes
             on in the same session. None: a new grid opens a new session.
         state_key: 32 bytes under which that state is sealed; needed with `state_dir`.
+        records: a folder for the signed record of each round, which `secagg audit` reads; a training that
+            cannot write them stops. None: none is kept.
+        identity: the coordinator's own, which signs them; needed with `records`.
 
     Raises:
         ParameterError: the strategy needs more than a mean, samples cohorts that the protocol does not allow,
@@ -119,41 +109,30 @@ class SecureGrid(Grid):
         patience: Patience = Patience(),
         state_dir: str | os.PathLike[str] | None = None,
         state_key: Secret | None = None,
+        records: str | os.PathLike[str] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._sums = sums_of(protocol, evaluate_metrics)
         admit(strategy, mean_only, learns=protocol.learns)
-        self._grid, self._strategy, self._in_the_clear = grid, strategy, kinds_of(in_the_clear)
+        self._grid, self._strategy = grid, strategy
+        self._in_the_clear = names_of(in_the_clear, of=CLEAR)
         self._weighted_by_key = getattr(strategy, "weighted_by_key", DEFAULT_WEIGHT)
         self._carrier = FlowerCarrier(grid)
         self._integers: dict[str, str] = {}
-        self._waited = 0.0
-        if (state_dir is None) != (state_key is None):
-            raise ParameterError("state_dir and state_key go together: a state is sealed")
-        files = None if state_dir is None or state_key is None else SealedFolder(state_dir, key=state_key)
-        self._coordinator = Coordinator(
+        self._rounds = SecureRounds(
             self._carrier,
-            sums=self._sums,
-            study=study_of(study),
-            roster=_version_of(roster),
-            terms=terms_of(self._sums, weighted_by_key=self._weighted_by_key),
+            protocol,
+            roster=roster,
+            study=study,
+            evaluate_metrics=evaluate_metrics,
+            weighted_by_key=self._weighted_by_key,
+            rounds=rounds,
             patience=patience,
-            files=files,
+            state_dir=state_dir,
+            state_key=state_key,
+            records=records,
+            identity=identity,
         )
-        rounds = plain(rounds)
-        if rounds is not None and (type(rounds) is not int or rounds < 1):
-            raise ParameterError(
-                f"rounds is {rounds!r}; it is how many rounds start will run, at least 1, or None"
-            )
-        self._patience, self._rounds_left = patience, rounds
-        # A site whose operator has the next roster takes no message of the session before.
-        self._changes = callable(roster)
-        self._smallest: dict[int, int] = {}
-        if protocol.max_weight == 1:
-            _LOG.warning(
-                "max_weight is 1, so each site weighs the same and a site that says more than one example "
-                "under %r is refused; pass max_weight=, the most examples of a site", self._weighted_by_key,
-            )  # fmt: skip
-        self._blind = protocol.learns is Learner.CLIENTS
         self._check_sampling()
         self._check_evaluation()
 
@@ -200,26 +179,15 @@ class SecureGrid(Grid):
         For sites that lost their release log, which take part in no session that their state knows. Each
         session counts toward every site's `Enrolment(max_sessions=…)`.
         """
-        self._coordinator.renew()
+        self._rounds.coordinator.renew()
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are there and proved to be members of the roster, smallest cohort awaited."""
-        return [node_id(node) for node in self._members()]
+        return [node_id(node) for node in self._rounds.members()]
 
     def get_nodes(self) -> Iterable[Any]:
         members = set(self.get_node_ids())
         return [node for node in self._grid.get_nodes() if node.node_id in members]
-
-    def _members(self) -> Mapping[bytes, ClientId]:
-        members = self._coordinator.members()
-        # A strategy asks more than once for one round; together it waits once.
-        while len(members) < self._least() and self._waited < self._patience.connect:
-            if not self._waited:
-                _LOG.info("%d of at least %d members are there; waiting", len(members), self._least())
-            self._coordinator.pause()
-            self._waited += self._patience.last_look
-            members = self._coordinator.members()
-        return members
 
     # Rounds
 
@@ -241,7 +209,8 @@ class SecureGrid(Grid):
         """
         if timeout is not None:
             check_seconds("timeout", timeout := plain(timeout))
-        asked, self._waited = list(messages), 0.0
+        asked = list(messages)
+        self._rounds.asked()
         if not asked:
             return []
         kind, node_ids = _one_type(asked), [message.metadata.dst_node_id for message in asked]
@@ -265,70 +234,33 @@ class SecureGrid(Grid):
         timeout: float | None,
     ) -> list[Message]:
         shown = self._with_integers(asked[0].content)
-        members = {node_id(node): client for node, client in self._coordinator.members().items()}
-        cohort = [members[node] for node in by_node if node in members]
-        behind: dict[ClientId, str] = {}
-        began = b""
-        failures = {node: "this node is no member" for node in by_node if node not in members}
         old = arrays_in(shown, "the strategy") if purpose is Purpose.TRAIN else {}
-        manifest = manifest_of(old) if old else None
-        outcome: Outcome | None = None
-        try:
-            group = asked[0].metadata.group_id
-            self._carrier.begin(kind, group, shown)
-            withheld: dict[str, bytes] = {}
-            if self._blind:
-                began, behind, withheld = self._brought_along(cohort, shown)
-                cohort = [client for client in cohort if client not in behind]
-            if len(cohort) < (least := self._least()):  # some went away since the strategy asked who is there
-                raise RoundAborted(f"{len(cohort)} members can take part, and a sum is of at least {least}")
-            called = beside(kind, group, self._coordinator.settings(cohort))
-            model = records_digest(records_of(shown), replaced=called)
-            outcome = self._coordinator.sum(
-                purpose,
-                cohort,
-                length=1 if manifest is None else manifest.length,
-                model=model,
-                withheld=withheld,
-                seconds=_DEFAULT_SECONDS if timeout is None else timeout,
-                began=began,
-            )
-        except RoundAborted as error:
-            reasons = {client: self._coordinator.reasons.get(client, error.reason) for client in cohort}
-            _LOG.warning("%s: no sum: %s", purpose.name.lower(), error.reason)
-        else:
-            lost = {**outcome.dropped, **self._coordinator.reasons}
-            reasons = {client: why for client, why in lost.items() if client not in outcome.contributors}
-            _LOG.info("%s: the sum of %d of %d", purpose.name.lower(), len(outcome.contributors), len(cohort))
-        finally:
-            self._carrier.end()
-        self._hand_out(purpose)
-        reasons |= behind
-        failures |= {node: reasons[client] for node, client in members.items() if client in reasons}
+        end = self._rounds.run(
+            purpose,
+            [node_of(node) for node in by_node],
+            _Shown(self._carrier, kind, asked[0].metadata.group_id, shown),
+            old=old,
+            seconds=timeout,
+        )
         replies = [
-            Message(Error(UNAVAILABLE, reason), reply_to=by_node[node])
-            for node, reason in failures.items()
-            if node in by_node
+            Message(Error(UNAVAILABLE, reason), reply_to=by_node[node_id(node)])
+            for node, reason in end.lost.items()
         ]
-        content = None if outcome is None else self._mean(outcome, old, manifest)
-        if content is not None:
+        if (content := self._mean(purpose, end)) is not None:
             replies.insert(0, Message(content, reply_to=asked[0]))
         return replies
 
-    def _mean(self, outcome: Outcome, old: Mapping[str, Any], manifest: Manifest | None) -> RecordDict | None:
+    def _mean(self, purpose: Purpose, end: RoundEnd) -> RecordDict | None:
         """What a single client would have answered; of what clients learn, that the model is theirs now."""
-        total = outcome.total
-        if total is None:
-            if manifest is None:
-                return None
-            # The arrays stay; nothing here is known of the mean, nor of the examples behind it.
-            examples, metrics, arrays = len(outcome.contributors), {}, dict(old)
-        else:
-            examples, metrics = total.total_weight, total.metrics
-            arrays = {} if manifest is None else apply_delta(old, total.mean, manifest=manifest)
+        if end.outcome is None or (end.total is None and purpose is Purpose.EVALUATE):
+            return None
+        # Where clients learn, the arrays stay; nothing is known of the mean, nor of the examples behind it.
+        examples, metrics = len(end.outcome.contributors), dict[str, float]()
+        if end.total is not None:
+            examples, metrics = end.total.total_weight, dict(end.total.metrics)
         content = RecordDict({"metrics": MetricRecord({self._weighted_by_key: examples, **metrics})})
-        if arrays:
-            content["arrays"] = record_of({name: arrays[name] for name in old})
+        if end.arrays:
+            content["arrays"] = record_of(end.arrays)
         return content
 
     def _with_integers(self, content: RecordDict) -> RecordDict:
@@ -349,55 +281,10 @@ class SecureGrid(Grid):
             RecordDict({key: made.get(key, record) for key, record in content.items()}) if made else content
         )
 
-    # Where clients learn the sum
-
-    def _brought_along(
-        self, cohort: Collection[ClientId], shown: RecordDict
-    ) -> tuple[bytes, dict[ClientId, str], dict[str, bytes]]:
-        """The arrays' digest; who stays behind, and why; the digest by name, if the arrays do not travel."""
-        arrays = {name: each for name, each in records_of(shown).items() if each.kind is Kind.ARRAYS}
-        if len(arrays) != 1:
-            raise ParameterError(f"the strategy sends {len(arrays)} ArrayRecords; a secure sum works on one")
-        ((name, record),) = arrays.items()
-        began = array_digest(record)
-        behind = self._coordinator.bring_along(cohort, began=began)
-        if not self._coordinator.withholds([client for client in cohort if client not in behind], began):
-            return began, behind, {}
-        self._carrier.shows(RecordDict({each: value for each, value in shown.items() if each != name}))
-        return began, behind, {name: began}
-
-    def _hand_out(self, purpose: Purpose) -> None:
-        """Hands out at once what no later round may carry, or what an evaluation builds upon.
-
-        Whether or not this round had a sum: one of an earlier round may still wait for somebody.
-        """
-        if not self._blind:
-            return
-        if purpose is Purpose.TRAIN and self._rounds_left is not None:
-            self._rounds_left -= 1
-        last = self._rounds_left is None or self._rounds_left < 1
-        if last or self._changes or (purpose is Purpose.TRAIN and Purpose.EVALUATE in self._sums):
-            self._coordinator.deliver(purpose)
-
     # What can never work
 
-    def _least(self) -> int:
-        """Members of the smallest cohort that the protocol allows, of this roster."""
-        size, protocol = len(self._coordinator.version.roster), self._sums[Purpose.TRAIN]
-        if size in self._smallest:
-            return self._smallest[size]
-        for n in range(protocol.requirements.min_contributors, size + 1):
-            try:
-                protocol.plan(n, roster=size)
-            except ParameterError:
-                continue
-            self._smallest[size] = n
-            return n
-        protocol.plan(size)  # says what to change
-        return size
-
     def _check_sampling(self) -> None:
-        size, least = len(self._coordinator.version.roster), self._least()
+        size, least = len(self._rounds.coordinator.version.roster), self._rounds.least()
         for what in ("train", "evaluate") if Purpose.EVALUATE in self._sums else ("train",):
             fraction = getattr(self._strategy, f"fraction_{what}", 1.0)
             cohort = max(int(size * fraction), getattr(self._strategy, f"min_{what}_nodes", 0))
@@ -440,15 +327,35 @@ class SecureGrid(Grid):
             )
 
 
-def _version_of(roster: object) -> Callable[[], RosterVersion]:
-    if isinstance(roster, Roster):
-        version = RosterVersion(roster)
-        return lambda: version
-    if isinstance(roster, RosterVersion):
-        return lambda: roster
-    if callable(roster):
-        return roster
-    raise ParameterError(f"roster is a {type(roster).__name__}; pass a Roster, a RosterVersion or a function")
+class _Shown:
+    """What a round's messages show, as Flower carries it."""
+
+    def __init__(self, carrier: FlowerCarrier, kind: str, group: str, content: RecordDict) -> None:
+        self._carrier, self._kind, self._group, self._content = carrier, kind, group, content
+
+    def records(self) -> Records:
+        return records_of(self._content)
+
+    def model(self) -> tuple[str, Record]:
+        arrays = {name: each for name, each in self.records().items() if each.kind is Kind.ARRAYS}
+        if len(arrays) != 1:
+            raise ParameterError(f"the strategy sends {len(arrays)} ArrayRecords; a secure sum works on one")
+        ((name, record),) = arrays.items()
+        return name, record
+
+    def beside(self, settings: bytes) -> Mapping[str, bytes]:
+        return beside(self._kind, self._group, settings)
+
+    def begin(self) -> None:
+        self._carrier.begin(self._kind, self._group, self._content)
+
+    def withhold(self, name: str) -> None:
+        self._carrier.shows(
+            RecordDict({each: value for each, value in self._content.items() if each != name})
+        )
+
+    def end(self) -> None:
+        self._carrier.end()
 
 
 def _one_type(messages: Sequence[Message]) -> str:

@@ -9,18 +9,27 @@ in the clear; whoever wants that for a kind of message types it (`in_the_clear`)
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import numpy as np
-
+from fl_integration.embedding.answers import contribution_of
 from fl_integration.embedding.delivery import Contribution
 from fl_integration.embedding.enrolment import Enrolment
 from fl_integration.embedding.member import UNABLE, Member, Memory, refused
 from fl_integration.embedding.parcels import Purpose
 from fl_integration.embedding.records import Kind, array_digest, records_digest
+from fl_integration.embedding.sums import (
+    DEFAULT_STUDY,
+    DEFAULT_WEIGHT,
+    Ranges,
+    names_of,
+    optimiser_of,
+    study_of,
+    sums_of,
+    terms_of,
+)
 from fl_integration.flower.engine import (
+    CLEAR,
     HEAD,
     ClientAppCallable,
     ConfigRecord,
@@ -38,19 +47,7 @@ from fl_integration.flower.engine import (
     visible,
     with_arrays,
 )
-from fl_integration.flower.sums import (
-    DEFAULT_STUDY,
-    DEFAULT_WEIGHT,
-    Ranges,
-    kinds_of,
-    study_of,
-    sums_of,
-    terms_of,
-)
 from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
-from fl_integration.vectors.arrays import Vector
-from fl_integration.vectors.vectorise import delta, manifest_of
-from protocols.interface import Learner
 from protocols.machine.parameters import Parameters
 from protocols.messages.schema import decode, encode
 from secagg.errors import DecodeError, ParameterError, SecAggError, VerificationError
@@ -97,17 +94,9 @@ def secure_aggregation(
         ParameterError: an argument can never work.
     """
     sums, name = sums_of(protocol, evaluate_metrics), study_of(study)
-    clear = kinds_of(in_the_clear)
+    clear = names_of(in_the_clear, of=CLEAR)
     terms = terms_of(sums, weighted_by_key=weighted_by_key)
-    if not isinstance(server_optimiser, ServerOptimiser) or server_optimiser.controls:
-        raise ParameterError(
-            "server_optimiser is one of FedAvg, FedAvgM, FedAdagrad, FedAdam and FedYogi of secagg"
-        )
-    if protocol.learns is Learner.SERVER and server_optimiser != FedAvg():
-        raise ParameterError(
-            "this protocol tells the sum to the server, whose strategy moves the model; server_optimiser is "
-            "for protocols whose clients learn the sum"
-        )
+    optimiser_of(server_optimiser, learns=protocol.learns, moves="strategy")
     if not callable(enrol):
         raise ParameterError("enrol is called with the app's context and gives an Enrolment")
 
@@ -189,62 +178,19 @@ class _Delivered:
         answer = self._call_next(self._message, self._context)
         if answer.has_error():
             raise ParameterError("the app answered with an error, see the log of this site")
-        metrics = self._metrics(answer)
-        weight = metrics.get(self._weighted_by_key)
-        # Flower lets an app say 32.0 examples; a fraction of one is nothing that a sum has.
-        if isinstance(weight, float) and weight.is_integer():
-            weight = int(weight)
-        if not isinstance(weight, int) or weight < 1:
-            raise ParameterError(
-                f"the app's metrics have no positive integer under {self._weighted_by_key!r}: the number of "
-                "examples, by which its answer is weighted"
-            )
-        update: Vector = np.zeros(1, np.float32)  # of an evaluation; its metrics are what is summed
-        if purpose is not Purpose.EVALUATE:
-            new = arrays_in(answer.content, "the app")
-            if new.keys() != old.keys():
-                odd = sorted(new.keys() ^ old.keys())[0]
-                raise ParameterError(
-                    f"only one of the server and the app has an array {odd!r}; answer with the same"
-                )
-            fitting = {name: _like(old[name], value) for name, value in new.items()}
-            update = delta(fitting, old, manifest=manifest_of(old))
-        return Contribution(update=update, weight=weight, metrics=self._summed(purpose, metrics))
+        return contribution_of(
+            None if purpose is Purpose.EVALUATE else arrays_in(answer.content, "the app"),
+            self._metrics(answer),
+            old=old,
+            protocol=self._sums[purpose],
+            weighted_by_key=self._weighted_by_key,
+        )
 
     def _metrics(self, answer: Message) -> dict[str, Any]:
         records = [each for each in answer.content.values() if isinstance(each, MetricRecord)]
         if len(records) != 1:
             raise ParameterError(f"the app answers with {len(records)} MetricRecords; a strategy needs one")
         return dict(records[0].items())
-
-    def _summed(self, purpose: Purpose, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """The metrics that the protocol names, each within its range; the others stay here."""
-        found: dict[str, float] = {}
-        for name, low, high in self._sums[purpose].surface.metrics:
-            value = metrics.get(name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-                raise ParameterError(
-                    f"the protocol sums the metric {name!r}, and the app answers with {sorted(metrics)}; it "
-                    "must be one number"
-                )
-            found[name] = min(max(float(value), low), high)
-            if found[name] != value:
-                _LOG.warning("metric %r is outside its range [%s, %s] and counts as its end", name, low, high)
-        return found
-
-
-def _like(reference: Any, value: Any) -> Any:
-    """A value in the dtype that was sent: an app may answer in double precision what came in single.
-
-    Integers stay integers, because they are kept and not summed. An integer where a float was sent stays what
-    it is, and is refused: its change is no small number, and would be clipped without a word.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):  # whoever sums looks for what is not finite
-        if reference.dtype.kind == "f" and value.dtype.kind == "f":
-            return value.astype(reference.dtype, copy=False)
-        if reference.dtype.kind in "iub" and value.dtype.kind in "iubf":
-            return value.astype(reference.dtype, copy=False)
-    return value
 
 
 def _remembered(context: Context) -> dict[Purpose, Memory]:

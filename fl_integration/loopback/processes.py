@@ -8,6 +8,7 @@ elsewhere process groups have to do, and what an engine detaches ends itself whe
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +16,18 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
+
+from secagg.errors import ParameterError, SecAggError
 
 __all__ = [
     "FOLDER_VARIABLE",
     "STOP_SECONDS",
+    "EngineFailedError",
+    "Remains",
+    "end_all",
     "environment_of",
     "home_of",
     "kill_marked",
@@ -37,6 +44,19 @@ STOP_SECONDS: Final = 10
 LOOK_SECONDS: Final = 0.05
 
 T = TypeVar("T")
+
+
+class EngineFailedError(SecAggError, RuntimeError):
+    """An engine's processes on this machine did not do what they should; the text ends with their logs."""
+
+
+class Remains(Enum):
+    """What is left of a deployment that has ended."""
+
+    FOLDER = "folder"
+    """What it wrote, for whoever started it to look at."""
+    NOTHING = "nothing"
+    """Its folder is removed: keys lie there."""
 
 
 def until(look: Callable[[], T | None], *, seconds: float, what: str) -> T:
@@ -86,15 +106,30 @@ def script(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
-def reserve_port() -> socket.socket:
-    """A free port of this machine, kept from others while the socket is open.
+def reserve_port(port: int = 0) -> socket.socket:
+    """A port of this machine, kept from others while the socket is open.
 
     An engine's servers may bind it all the same: on Linux two sockets share an address when both say so and
     neither listens yet.
+
+    Args:
+        port: in [1, 65535]; 0 takes one that is free.
+
+    Raises:
+        ParameterError: the port is no such number, is taken, or is not for this user.
     """
+    if type(port) is not int or not 0 <= port <= 65535:
+        raise ParameterError(f"the port is {port!r}; it is a number in [1, 65535], or 0 for one that is free")
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", 0))
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", port))
+    except OSError as error:
+        reserved.close()
+        raise ParameterError(
+            f"port {port} of this machine cannot be had ({error.strerror}); name another, or none for one "
+            "that is free"
+        ) from error
     return reserved
 
 
@@ -116,10 +151,20 @@ def _kill_once(mark: bytes) -> bool:
     return found
 
 
-def start_guard(folder: Path) -> subprocess.Popen[bytes]:
-    """A process that ends everything of a deployment when this one is gone, however it went."""
+def end_all(folder: Path, remains: Remains) -> None:
+    """Ends every process of a deployment, and then what is to go with it."""
+    kill_marked(FOLDER_VARIABLE, str(folder))
+    if remains is Remains.NOTHING and folder.exists():
+        shutil.rmtree(folder)
+
+
+def start_guard(folder: Path, *, remains: Remains = Remains.FOLDER) -> subprocess.Popen[bytes]:
+    """A process that ends everything of a deployment when this one is gone, however it went.
+
+    It also does so when its standard input is closed, and then ends itself: `communicate()` waits for that.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", __spec__.name, str(folder)],
+        [sys.executable, "-m", __spec__.name, str(folder), remains.value],
         stdin=subprocess.PIPE,
         cwd=ROOT,
         start_new_session=True,
@@ -128,4 +173,4 @@ def start_guard(folder: Path) -> subprocess.Popen[bytes]:
 
 if __name__ == "__main__":
     sys.stdin.read()  # until the pipe closes: whoever started us has ended
-    kill_marked(FOLDER_VARIABLE, sys.argv[1])
+    end_all(Path(sys.argv[1]), Remains(sys.argv[2]))

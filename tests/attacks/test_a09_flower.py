@@ -22,6 +22,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl_integration.embedding import rounds
 from fl_integration.embedding.parcels import Answer, Parcel, Step, decode_head
 from fl_integration.embedding.records import HASH, Kind, Record, array_digest, records_digest
 from fl_integration.flower import engine, grid, mod
@@ -155,7 +156,7 @@ def constant(*arguments: Any, **named: Any) -> bytes:
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy whose both halves bind nothing of what is shown."""
     monkeypatch.setattr(mod, "records_digest", constant)
-    monkeypatch.setattr(grid, "records_digest", constant)
+    monkeypatch.setattr(rounds, "records_digest", constant)
 
 
 @pytest.mark.usefixtures("believing")

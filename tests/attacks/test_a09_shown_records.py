@@ -25,11 +25,12 @@ pytest.importorskip("flwr", reason="the engine is an extra")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fl_integration.embedding import rounds
 from fl_integration.embedding.held_model import _Answering
 from fl_integration.embedding.own_model import OwnModel
 from fl_integration.embedding.parcels import Parcel, Step, decode_head, encode_head
 from fl_integration.embedding.records import array_digest
-from fl_integration.flower import grid, mod
+from fl_integration.flower import mod
 from fl_integration.flower.engine import BODY, HEAD, pack, records_of, unpack
 from protocols import Adversary, CkksSum, MaskedSum, Requirements
 from protocols.interface import Sum
@@ -102,13 +103,13 @@ def believe(patch: pytest.MonkeyPatch, change: Change) -> None:
         patch.setattr(OwnModel, "holds", lambda *_: True)
         return
     said: list[bytes] = []
-    real = grid.records_digest
+    real = rounds.records_digest
 
     def noted(*given: Any, **named: Any) -> bytes:
         said.append(real(*given, **named))
         return said[-1]
 
-    patch.setattr(grid, "records_digest", noted)
+    patch.setattr(rounds, "records_digest", noted)
     patch.setattr(mod, "records_digest", lambda *_, **__: said[-1])
 
 

@@ -19,7 +19,7 @@ from protocols import (
     Round,
     session_id,
 )
-from protocols.membership import digest_fingerprint, fingerprint, quorum
+from protocols.membership import digest_fingerprint, digest_session_id, fingerprint, quorum
 from secagg import labels
 from secagg.entropy import SeededEntropy
 from secagg.errors import VerificationError
@@ -294,6 +294,7 @@ def test_a_session_is_bound_to_training_version_and_epoch() -> None:
     ]
     assert len(set(sessions)) == 24
     assert session_id(b"x", signed(FIRST, ALICE), 0) == session_id(b"x", FIRST, 0)
+    assert digest_session_id(b"xy", FIRST.digest, 5) == session_id(b"xy", FIRST, 5)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +313,12 @@ def test_a_session_is_bound_to_training_version_and_epoch() -> None:
 def test_sessions_that_are_refused(prefix: Any, version: Any, epoch: Any, named: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(named)):
         session_id(prefix, version, epoch)
+
+
+@pytest.mark.parametrize("digest", [b"", bytes(31), bytes(33), "x" * 32, bytearray(32), None])
+def test_sessions_over_no_version(digest: Any) -> None:
+    with pytest.raises(ParameterError, match="the digest of a version is 32 bytes"):
+        digest_session_id(b"x", digest, 0)
 
 
 def test_a_leaver_neither_speaks_nor_is_spoken_to() -> None:

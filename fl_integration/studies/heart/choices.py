@@ -1,4 +1,6 @@
-"""What the demonstration trains with: the protocols to choose from and the parameters that all of them share.
+"""What the demonstration sums with: the protocols to choose from and the parameters that all of them share.
+
+Nothing here needs torch, which an engine's processes would load for every message.
 
 >>> Choice("masked").title, Choice.CKKS.worst_moment
 ('MaskedSum', 'Contribute')
@@ -7,18 +9,12 @@
 from enum import Enum
 from typing import Final
 
-from torch.nn.functional import binary_cross_entropy_with_logits
-
-from fl_integration.site.training import LocalTraining
 from fl_integration.studies.heart.records import Site
 from protocols import Adversary, CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Requirements
-from protocols.machine.parameters import MachineProtocol, Parameters
+from protocols.machine.parameters import Parameters
 
-__all__ = ["BITS", "CLIP", "LOCAL", "MAX_WEIGHT", "Choice", "short_name"]
+__all__ = ["BITS", "CLIP", "MAX_WEIGHT", "Choice", "short_name"]
 
-LOCAL: Final = LocalTraining(
-    loss=binary_cross_entropy_with_logits, epochs=5, batch_size=32, learning_rate=0.1, weight_decay=0.01
-)
 CLIP: Final = 1.0
 BITS: Final = 24
 MAX_WEIGHT: Final = 256
@@ -40,7 +36,7 @@ class Choice(Enum):
         """The protocol's public name."""
         return _CLASSES[self].__name__
 
-    def protocol(self, *, clients: int) -> MachineProtocol:
+    def protocol(self, *, clients: int) -> Parameters:
         """The protocol with the study's parameters, for so many hospitals."""
         # A survivor set that a quorum signs lets four hospitals bear the loss of one even if the server lies;
         # without it all four would have to stay.

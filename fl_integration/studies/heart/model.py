@@ -1,4 +1,4 @@
-"""A model that the hospitals can share, and how well it ranks patients.
+"""A model that the hospitals can share, how each of them trains it, and how well it ranks patients.
 
 Logistic regression is what these records bear: a few hundred rows a site and 15 inputs. It starts at zero,
 so parties that begin together begin equal, without a seed to agree on.
@@ -19,16 +19,22 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from fl_integration.site.training import LocalTraining
 from fl_integration.studies.heart.records import FEATURES
 from secagg.errors import MissingExtraError, ParameterError
 
 try:
     import torch
     from torch import nn
+    from torch.nn.functional import binary_cross_entropy_with_logits
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["HeartModel", "auc"]
+__all__ = ["LOCAL", "HeartModel", "auc"]
+
+LOCAL: Final = LocalTraining(
+    loss=binary_cross_entropy_with_logits, epochs=5, batch_size=32, learning_rate=0.1, weight_decay=0.01
+)
 
 _CLASSES: Final = (0, 1)
 

@@ -14,9 +14,10 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Final
 
-from fl_integration.studies.heart.choices import BITS, CLIP, LOCAL, MAX_WEIGHT, Choice, short_name
+from fl_integration.studies.heart.choices import BITS, CLIP, MAX_WEIGHT, Choice, short_name
 from fl_integration.studies.heart.costs import CLIENTS, PARAMETERS, Cost
 from fl_integration.studies.heart.findings import Act, Auc, Gain, Repeat, Row
+from fl_integration.studies.heart.model import LOCAL
 from secagg.errors import MissingExtraError, ParameterError
 
 __all__ = [

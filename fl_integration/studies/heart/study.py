@@ -27,7 +27,7 @@ from fl_integration.loop.report import RoundReport, TrainingAborted
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.site.site import Site as TrainingSite
 from fl_integration.site.training import predict
-from fl_integration.studies.heart.choices import LOCAL, Choice, short_name
+from fl_integration.studies.heart.choices import Choice, short_name
 from fl_integration.studies.heart.findings import (
     Act,
     Auc,
@@ -40,7 +40,7 @@ from fl_integration.studies.heart.findings import (
     interval,
     usage_of,
 )
-from fl_integration.studies.heart.model import HeartModel, auc
+from fl_integration.studies.heart.model import LOCAL, HeartModel, auc
 from fl_integration.studies.heart.records import FEATURES, Hospital, Site, load_hospitals
 from fl_integration.vectors.vectorise import flatten
 from protocols import Message, Sum

@@ -46,12 +46,12 @@ class Time:
 @pytest.fixture(autouse=True)
 def time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Time:
     """The clock of every SecureGrid of a test: it goes on by what the coordinator waits, by nothing else."""
-    from fl_integration.flower import grid
+    from fl_integration.embedding import rounds
 
     clock = Time()
     if request.node.get_closest_marker("engine"):
         return clock  # processes answer when they do
     monkeypatch.setattr(
-        grid, "Coordinator", partial(Coordinator, monotonic=clock.monotonic, pause=clock.pause)
+        rounds, "Coordinator", partial(Coordinator, monotonic=clock.monotonic, pause=clock.pause)
     )
     return clock

@@ -13,10 +13,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from fl_integration.embedding import rounds
 from fl_integration.embedding.carrier import Patience
 from fl_integration.embedding.coordinator import Coordinator
 from fl_integration.embedding.held_model import _Answering
-from fl_integration.flower import SecureGrid, SiteModel, grid, secure_aggregation, site_model
+from fl_integration.flower import SecureGrid, SiteModel, secure_aggregation, site_model
 from fl_integration.loop.optimisers import FedAvg as Plain
 from fl_integration.loop.optimisers import ServerOptimiser
 from fl_integration.vectors.vectorise import manifest_of
@@ -56,7 +57,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of every SecureGrid of this test."""
     made = Clock()
-    monkeypatch.setattr(grid, "Coordinator", partial(Coordinator, monotonic=made.monotonic, pause=made.pause))
+    monkeypatch.setattr(
+        rounds, "Coordinator", partial(Coordinator, monotonic=made.monotonic, pause=made.pause)
+    )
     return made
 
 

@@ -244,7 +244,7 @@ def test_arrays_that_no_round_binds_replace_nothing(tmp_path: Path) -> None:
     trained = study.agree("abc")
     course.secure.renew()
     course.secure.get_node_ids()
-    place = course.secure._coordinator._attendance.place
+    place = course.secure._rounds.coordinator._attendance.place
     other = RecordDict({"arrays": record_of({"w": np.zeros(3, np.float32)})})
     for errand, body in ((Errand.TAKE, b""), (Errand.ASK, b""), (Errand.TAKE, b"no copy")):
         shows = errand is Errand.TAKE
@@ -296,7 +296,7 @@ def test_a_copy_is_taken_by_who_was_left_behind_alone(tmp_path: Path) -> None:
     course.rounds(2)
     before = study.model("d")
     misses(course, "d", 1)
-    coordinator, sent = course.secure._coordinator, len(study.grid.sent)
+    coordinator, sent = course.secure._rounds.coordinator, len(study.grid.sent)
     asked = coordinator._bringing._errands(Errand.ASK, {"d": b""})
     course.secure._carrier.begin("train", "", RecordDict({"arrays": course.arrays}))
     coordinator._bringing._hand_over("d", asked["d"], ["a", "b", "c"], began=bytes(32))
@@ -336,7 +336,7 @@ def test_one_liar_that_says_it_was_moved_keeps_nobody_from_beginning(
     study = Learners(tmp_path)
     course = Course(study)
     course.secure.get_node_ids()
-    coordinator, arrays = course.secure._coordinator, records_of(RecordDict({"arrays": course.arrays}))
+    coordinator, arrays = course.secure._rounds.coordinator, records_of(RecordDict({"arrays": course.arrays}))
     said = Copy(array_digest(arrays["arrays"]), moved=True)
     coordinator._attendance._copies["d"] = said
     course.rounds(1)
@@ -513,7 +513,7 @@ def test_a_server_that_was_restarted_goes_on_with_the_clients_model(
     before = Course(study, given=given)
     before.rounds(2)
     after = Course(study, given=given)
-    assert (after.secure._coordinator.session == before.secure._coordinator.session) is keeps
+    assert (after.secure._rounds.coordinator.session == before.secure._rounds.coordinator.session) is keeps
     after.rounds(2)
     assert not errands(study)
     assert len(study.seen["d"]) == 4

@@ -145,7 +145,7 @@ def test_strangers_that_come_under_ever_new_names_fill_no_memory(tmp_path: Any, 
         secure.get_node_ids()
         del study.grid.nodes[node]
         time.now += PATIENCE.again
-    assert len(secure._coordinator._attendance._turned_away) <= 2
+    assert len(secure._rounds.coordinator._attendance._turned_away) <= 2
 
 
 def steps_sent(study: Study) -> list[Step]:
@@ -170,8 +170,8 @@ def test_a_node_that_was_started_anew_in_mid_round_is_not_waited_for(
     monkeypatch.setattr(time, "pause", pause)
     secure = study.secure(average())
     assert len(list(secure.get_node_ids())) == 4
-    monkeypatch.setattr(secure._coordinator, "_pause", pause)
-    monkeypatch.setattr(secure._coordinator._attendance, "_pause", pause)
+    monkeypatch.setattr(secure._rounds.coordinator, "_pause", pause)
+    monkeypatch.setattr(secure._rounds.coordinator._attendance, "_pause", pause)
     asked = [Message(zeros_content(), dst_node_id=each, message_type="train") for each in study.grid.nodes]
     answers = list(secure.send_and_receive(asked, timeout=3600.0))
     assert time.now < 60.0

@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
+from protocols import Identity
 from secagg.errors import ParameterError
 from tests.fl_integration.flower.loopback import LoopbackGrid, Node
 from tests.fl_integration.flower.stage import (
@@ -217,6 +218,8 @@ def test_naming_a_class_does_not_admit_another_that_it_inherits_from_or_that_inh
         ({"study": "ä" * 128}, "it names the training in 1 to 255 bytes"),
         ({"study": b"heart"}, "study is b'heart'; it names the training in 1 to 255 bytes"),
         ({"state_dir": "somewhere"}, "state_dir and state_key go together"),
+        ({"records": "somewhere"}, "records and identity go together"),
+        ({"identity": Identity.generate("coordinator")}, "records and identity go together"),
         ({"evaluate_metrics": {}}, "evaluate_metrics is empty; name each metric"),
         ({"evaluate_metrics": {"num-examples": (0, 1)}}, "a metric is named 'num-examples'"),
     ],
