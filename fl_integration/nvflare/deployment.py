@@ -3,7 +3,7 @@
     with deployment(folder, sites=("cleveland", "hungarian", "va")) as engine:
         report = engine.run(recipe, seconds=120)
 
-A server and its sites, provisioned as NVFlare provisions hospitals (`startup_kits`). All that they write is
+A server and its sites, provisioned as NVFlare provisions hospitals (`provisioning`). All that they write is
 in `folder`: kits, jobs, logs, what NVFlare would put under /tmp and into the user's home. A job's code finds
 `folder` in the environment (`FOLDER_VARIABLE`), where it may leave files, which is how whoever started it
 knows that a round is under way (`until`). What a site alone knows, such as where its key lies, comes to it
@@ -45,7 +45,7 @@ from fl_integration.loopback.processes import (
     until,
 )
 from fl_integration.nvflare.command_line import PRIVATE, Answer, ask
-from fl_integration.nvflare.startup_kits import (
+from fl_integration.nvflare.provisioning import (
     ADMIN,
     HOST,
     PROJECT,
@@ -197,13 +197,17 @@ class Deployment:
         return self.folder / KITS / PROJECT / "prod_00" / (HOST if name == SERVER else name)
 
     def kill(self, site: str) -> None:
-        """Ends a site and its part of every job as a power cut does: no goodbye."""
+        """Ends a site and its part of every job as a power cut does: no goodbye.
+
+        The job of a site whose process for it alone has died, NVFlare ends for everybody.
+        """
         self._end(self._known(site))
 
     def start(self, site: str, *, seconds: float = START_SECONDS) -> None:
         """Starts a site that was killed and waits until the server knows it. It is in jobs that begin now.
 
         Raises:
+            ParameterError: it is running.
             TimeoutError, RuntimeError: it was not let in; the logs' ends are in the text.
         """
         if self.is_running(site):
@@ -213,7 +217,8 @@ class Deployment:
 
     def is_running(self, site: str) -> bool:
         """Whether a site's process is there."""
-        return self._processes[self._known(site)].poll() is None
+        process = self._processes.get(self._known(site))
+        return process is not None and process.poll() is None
 
     # What they said
 
@@ -341,7 +346,7 @@ class Deployment:
             raise RuntimeError(f"{site} did not start\n{self.tails()}")
 
     def _end(self, name: str) -> None:
-        """Ends a process, its group, and what it has detached from it."""
+        """Ends a process, then what it has detached: alive, it would report its job's end as a failure."""
         process = self._processes[name]
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):

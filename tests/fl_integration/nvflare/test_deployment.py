@@ -71,10 +71,13 @@ def test_jobs_a_killed_site_and_nothing_left_behind(tmp_path: Path) -> None:
 
         # Started again it is in the next job, with what is its own; and it runs the code installed there.
         engine.start("va")
+        with pytest.raises(ParameterError, match="va is running; kill it before it is started again"):
+            engine.start("va")
         greeted.unlink()
         assert engine.run(recipe(), seconds=JOB_SECONDS).status == "FINISHED:COMPLETED"
         answers = json.loads(greeted.read_text())
         assert answers == {site: [site, f"{site}'s own", app.__file__] for site in SITES}
+        assert "log streaming" not in engine.log("va")  # what a site logs is not sent to the server
         running = processes_of(tmp_path)
     assert running
     assert not processes_of(tmp_path)
@@ -167,3 +170,27 @@ def test_a_folder_needs_a_plain_path(tmp_path: Path, name: str) -> None:
     ):
         Deployment(tmp_path / name, sites=SITES)
     assert not (tmp_path / name).exists()
+
+
+def test_only_sites_are_killed_and_started(tmp_path: Path) -> None:
+    engine = Deployment(tmp_path, sites=SITES)
+    try:
+        for act in (engine.kill, engine.start, engine.is_running):
+            with pytest.raises(ParameterError, match="there is no site 'server'; there are cleveland, va"):
+                act("server")
+    finally:
+        engine.close()
+
+
+def test_every_site_needs_a_port(tmp_path: Path) -> None:
+    def none_for_the_last(port: int) -> list[int]:
+        assert port > 0
+        return [port]
+
+    message = "through gave 1 ports for 2 sites; give each one"
+    with (
+        pytest.raises(ParameterError, match=message),
+        deployment(tmp_path, sites=SITES, through=none_for_the_last),
+    ):
+        pytest.fail("it has started")
+    assert not processes_of(tmp_path)

@@ -7,7 +7,8 @@ the server may change in the kit's `local`. This is what those operators do here
 Whose code runs at a site is the first question of security. NVFlare ships a job's code to the sites, and who
 may submit jobs can then run anything there, before any mask is drawn: its default policy lets the
 coordinator. `Code.OF_THE_SITE` is the answer: a job that brings code is refused by the server and by each
-site on its own, and a job may only name classes on the site's list, code that is installed there.
+site on its own, and a job may only name classes on the site's list, code that is installed there. What a
+site logs stays there in either case; by default its errors go to the server.
 
 >>> project(port=8002, ports={"va": 8002})["participants"][1]["connect_to"]
 {'host': 'localhost', 'port': 8002}
@@ -134,6 +135,7 @@ def settle(kit: Path, *, code: Code, store: Path) -> None:
     local = kit / "local"
     resources = (local / "resources.json.default").read_text(encoding="utf-8")
     settings = json.loads(resources.replace(NVFLARE_STORE, str(store)))
+    settings["allow_log_streaming"] = False  # a site sends the server the errors that it logs otherwise
     if code is Code.OF_THE_SITE:
         settings["class_allow_list"] += [*COLLAB_CLASSES, OWN_CLASSES]
         policy = json.loads((local / "authorization.json.default").read_text(encoding="utf-8"))
