@@ -25,12 +25,13 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from fl_integration.flower.bundle import Apps, Value, write_bundle
 from fl_integration.loopback.certificates import write_certificates, write_node_keys
 from fl_integration.loopback.processes import (
     FOLDER_VARIABLE,
@@ -50,24 +51,6 @@ __all__ = ["FOLDER_VARIABLE", "Admission", "Apps", "Deployment", "RunReport", "d
 
 NODE_VARIABLE: Final = "SECAGG_NODE"
 CONNECTION: Final = "here"
-PYPROJECT: Final = """\
-[project]
-name = "{name}"
-version = "1.0.0"
-description = "Two apps that run together"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "secagg"
-
-[tool.flwr.app.components]
-serverapp = "{server}"
-clientapp = "{client}"
-
-[tool.flwr.app.config]
-{config}
-"""
 START_SECONDS: Final = 60
 REJOIN_SECONDS: Final = 120
 """A killed SuperNode counts as online for up to 60 s more, and its key is refused for so long."""
@@ -77,7 +60,6 @@ ONLINE: Final = "SuperNode ID:"
 """What a SuperNode says once it is let in."""
 TAIL: Final = 4000
 
-Value = bool | int | float | str
 T = TypeVar("T")
 
 
@@ -88,21 +70,6 @@ class Admission(Enum):
     """Those whose public key was registered; a node keeps its id over a restart."""
     ANYONE = auto()
     """Everybody, under a key made at each start and with a new id each time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Apps:
-    """Two apps that run together.
-
-    Attributes:
-        server: `module:attribute` of a `ServerApp`.
-        client: `module:attribute` of a `ClientApp`.
-        config: the run's configuration, which both find in `context.run_config`.
-    """
-
-    server: str
-    client: str
-    config: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +129,7 @@ class Deployment:
     def begin(self, apps: Apps) -> int:
         """Starts a run; returns its number."""
         app = self.folder / f"app-{len(self._runs) + 1}"
-        app.mkdir()
-        config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in apps.config.items())
-        text = PYPROJECT.format(name=app.name, server=apps.server, client=apps.client, config=config)
-        (app / "pyproject.toml").write_text(text, encoding="utf-8")
-        # Flower refuses a bundle without a module, though it finds ours elsewhere.
-        (app / "placeholder.py").write_text("", encoding="utf-8")
+        write_bundle(app, apps)
         answer = json.loads(self._flwr("run", str(app), CONNECTION, "--format", "json"))
         self._runs.append(int(answer["run-id"]))
         return self._runs[-1]

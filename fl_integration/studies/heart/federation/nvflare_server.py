@@ -18,7 +18,7 @@ ROUNDS: Final = "rounds"
 ROUND_SECONDS: Final = 240.0
 
 
-@collab.main
+@collab.main  # type: ignore[untyped-decorator]  # NVFlare has no types
 def main() -> None:
     """Trains, and says in the journal why if it cannot."""
     coordinator = Federation(Path(os.environ[FOLDER_VARIABLE])).coordinator

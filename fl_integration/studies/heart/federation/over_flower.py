@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from fl_integration.flower.deployment import Apps, Deployment, Value, deployment
+from fl_integration.flower.bundle import Apps, Value
+from fl_integration.flower.deployment import Deployment, deployment
 from fl_integration.loopback.meter import Carried, Meter
 from fl_integration.loopback.processes import EngineFailedError
 from fl_integration.studies.heart.federation.engine import Plan
