@@ -159,10 +159,7 @@ def _tables(console: "Console", act: "Act", costs: "dict[Choice, Cost]") -> "lis
     from fl_integration.studies.heart import report
 
     heads = report.headings(act)
-    rows = [
-        (row, [*report.cells(act, row), *report.row_cost(row, costs)])
-        for row in act.rows
-    ]
+    rows = [(row, [*report.cells(act, row), *report.row_cost(row, costs)]) for row in act.rows]
     whole = _table(heads, rows)
     if console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width:
         return [whole]

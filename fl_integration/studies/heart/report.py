@@ -339,7 +339,9 @@ def html(
             {
                 "act": act,
                 "headings": headings(act),
-                "rows": [(row, cells(act, row), _intervals(act, row), row_cost(row, costs)) for row in act.rows],
+                "rows": [
+                    (row, cells(act, row), _intervals(act, row), row_cost(row, costs)) for row in act.rows
+                ],
                 "title": title(act),
                 "sentences": sentences(act, refusals),
                 "wire": {"headings": HEADINGS, "rows": wire_rows(act), "note": wire_note(act)},

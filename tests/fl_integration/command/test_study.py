@@ -43,7 +43,13 @@ def refused(capsys, *arguments: str) -> str:
         (("--engine", "flower", "--out", __file__), "which is a file; name a folder"),
         (("--engine", "flower", "--protocol", "ckks"), "take masked, lattice or plain"),
         (("--engine", "flower", "--protocol", "paillier"), "take masked, lattice or plain"),
-        (("--engine", "carrier-pigeon",), "Invalid value for '--engine'"),
+        (
+            (
+                "--engine",
+                "carrier-pigeon",
+            ),
+            "Invalid value for '--engine'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(arguments, said, capsys, tmp_path, monkeypatch):
@@ -79,7 +85,18 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_left(capsys, tmp_path, mon
 
 
 def test_without_an_engine_it_is_what_hospitals_does(capsys, tmp_path):
-    arguments = ["--protocol", "plain", "--sites", "3", "--rounds", "1", "--out", str(tmp_path), "--seed", "3"]
+    arguments = [
+        "--protocol",
+        "plain",
+        "--sites",
+        "3",
+        "--rounds",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--seed",
+        "3",
+    ]
     assert main(["study", "heart", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "Act one: three hospitals; 1 rounds, seed 3" in printed
@@ -159,7 +176,9 @@ def test_among_four_the_round_survives_the_death_of_one_who_is_in_the_next(tmp_p
     assert [each["aborted"] for each in rounds] == ["", ""]
     assert [list(each["missing"]) for each in rounds] == [["budapest"], []]
     text = " ".join(printed.split())
-    assert re.search(r"killed while it trained in round 1, which ended with 3 hospitals \(\d+ patients\)", text)
+    assert re.search(
+        r"killed while it trained in round 1, which ended with 3 hospitals \(\d+ patients\)", text
+    )
     assert left(tmp_path) == []
 
 

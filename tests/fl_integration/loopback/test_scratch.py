@@ -149,7 +149,9 @@ def test_a_port_that_is_taken_is_named() -> None:
     with reserve_port() as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ParameterError, match=rf"port {port} of this machine cannot be had .*name another"):
+        with pytest.raises(
+            ParameterError, match=rf"port {port} of this machine cannot be had .*name another"
+        ):
             reserve_port(port)
 
 

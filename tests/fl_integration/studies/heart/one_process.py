@@ -102,7 +102,8 @@ class OneProcess:
             else:
                 state = {
                     name: np.float32(
-                        sum(each[name].astype(np.float64) * count for each, count in answers.values()) / weight
+                        sum(each[name].astype(np.float64) * count for each, count in answers.values())
+                        / weight
                     )
                     for name in state
                 }
