@@ -28,12 +28,17 @@ def main() -> int:
         "page",
         nargs="?",
         choices=["flamby", "engines"],
-        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on Flower's own engine",
+        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on the engines themselves",
     )
     parser.add_argument(
         "--deployment",
         action="store_true",
         help="engines: SuperLink and SuperNodes in place of the simulation",
+    )
+    parser.add_argument(
+        "--nvflare",
+        action="store_true",
+        help="engines: NVFlare's simulator in place of Flower's",
     )
     parser.add_argument("--quick", action="store_true", help="leave out what takes many seconds")
     parser.add_argument(
@@ -45,7 +50,9 @@ def main() -> int:
     if options.page == "flamby":
         return show_flamby(options.out)
     if options.page == "engines":
-        return show_engines(options.out, deployment=options.deployment, quick=options.quick)
+        engines = {"DEPLOYMENT": options.deployment, "NVFLARE": options.nvflare}
+        named = next((name for name, wanted in engines.items() if wanted), "SIMULATION")
+        return show_engines(options.out, named, quick=options.quick)
     source = options.json or options.out / "benchmark.json"
     code = 0 if options.json else measure(source, quick=options.quick)
     if not source.exists():
@@ -73,12 +80,12 @@ def show_flamby(out: Path) -> int:
     return 0
 
 
-def show_engines(out: Path, *, deployment: bool, quick: bool) -> int:
-    """Times rounds on one of Flower's engines, prints the table, and leaves it as `engines.txt`."""
+def show_engines(out: Path, named: str, *, quick: bool) -> int:
+    """Times rounds on an engine, prints the table, and leaves it as `engines.txt`."""
     from bench.engines import Engine, table_of
     from bench.engines import measure as measure_engine
 
-    engine = Engine.DEPLOYMENT if deployment else Engine.SIMULATION
+    engine = Engine[named]
     table = table_of(engine, measure_engine(engine, quick=quick))
     Console(width=None if sys.stdout.isatty() else 132).print(table)
     with (out / "engines.txt").open("w", encoding="utf-8") as file:

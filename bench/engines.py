@@ -1,21 +1,25 @@
-"""What a round costs on Flower's own engine: `python -m bench engines`.
+"""What a round costs on the engines themselves: `python -m bench engines`.
 
-Two engines. The simulation is Flower's own on Ray: nodes are virtual, and apps run in two processes that
+Three of them. The simulation is Flower's own on Ray: nodes are virtual, and apps run in two processes that
 stay. The deployment (`--deployment`) is a SuperLink and three SuperNodes on the loopback interface over TLS,
 each let in by its key. There Flower starts a process for each message to each node, and a SuperNode that
-finds no message sleeps for three seconds: that is most of what stands in its table.
+finds no message sleeps for three seconds: that is most of what stands in its table. NVFlare's simulator
+(`--nvflare`) runs a process for each site and keeps it; its contenders share one job (`nvflare_app`).
 
 Training is next to nothing (`engine_apps`), and the contenders take turns, so that a busy neighbour meets
 all of them. A round's seconds are the median over the rounds of all runs, without each run's first two: they
 start processes and make a session's keys. Wall clock: read the ratios to FedAvg in the clear.
 
-Needs flwr, and for the simulation its extra `simulation` (Ray); what is missing costs its rows. Both are
-told to stay offline: they send nothing about their use and look for no newer version.
+Needs flwr, and for the simulation its extra `simulation` (Ray), or nvflare; what is missing costs its rows.
+Flower is told to stay offline: it sends nothing about its use and looks for no newer version.
 """
 
+import json
 import logging
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -44,7 +48,6 @@ OFFLINE: Final = {
     # Ray will stop touching this variable, and warns of it at each start.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-BASE: Final = "FedAvg"
 CAPTION: Final = f"{VALUES:,} values, next to no training, wall clock, medians; read the ratios."
 
 
@@ -53,15 +56,22 @@ class Engine(Enum):
 
     SIMULATION = auto()
     DEPLOYMENT = auto()
+    NVFLARE = auto()
 
 
 TITLES: Final = {
     Engine.SIMULATION: "Flower's simulation on Ray, two processes for the clients",
     Engine.DEPLOYMENT: "SuperLink and SuperNodes on loopback over TLS",
+    Engine.NVFLARE: "NVFlare's simulator, a process for each site",
 }
-NODES: Final = {Engine.SIMULATION: (3, 10), Engine.DEPLOYMENT: (3,)}
-LAPS: Final = {Engine.SIMULATION: 3, Engine.DEPLOYMENT: 1}
-ROUNDS: Final = {Engine.SIMULATION: 8, Engine.DEPLOYMENT: 5}
+BASES: Final = {
+    Engine.SIMULATION: "FedAvg",
+    Engine.DEPLOYMENT: "FedAvg",
+    Engine.NVFLARE: "average in the clear",
+}
+NODES: Final = {Engine.SIMULATION: (3, 10), Engine.DEPLOYMENT: (3,), Engine.NVFLARE: (3,)}
+LAPS: Final = {Engine.SIMULATION: 3, Engine.DEPLOYMENT: 1, Engine.NVFLARE: 1}
+ROUNDS: Final = {Engine.SIMULATION: 8, Engine.DEPLOYMENT: 5, Engine.NVFLARE: 22}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +104,8 @@ def measure(engine: Engine, *, quick: bool = False) -> list[Row]:
     """
     if missing := _missing(engine):
         return [Row(contender="all", nodes=nodes, reason=missing) for nodes in NODES[engine]]
+    if engine is Engine.NVFLARE:
+        return _nvflare(rounds=8 if quick else ROUNDS[engine])
     os.environ.update(OFFLINE)
     try:
         apps = import_module("bench.engine_apps")
@@ -136,9 +148,9 @@ def table_of(engine: Engine, rows: list[Row]) -> Table:
     """The rows, with ratios to FedAvg among as many nodes."""
     table = Table(title=TITLES[engine], caption=CAPTION, title_justify="left", caption_justify="left")
     table.add_column("contender")
-    for heading in ("nodes", "s a round", "× FedAvg"):
+    for heading in ("nodes", "s a round", f"× {BASES[engine]}"):
         table.add_column(heading, justify="right")
-    plain = {row.nodes: row.seconds for row in rows if row.contender == BASE}
+    plain = {row.nodes: row.seconds for row in rows if row.contender == BASES[engine]}
     for row in rows:
         if row.seconds is None:
             table.add_row(f"{row.contender}: {row.reason}", str(row.nodes))
@@ -151,11 +163,36 @@ def table_of(engine: Engine, rows: list[Row]) -> Table:
 
 def _missing(engine: Engine) -> str:
     """Why this engine cannot run here; empty where it can."""
+    if engine is Engine.NVFLARE:
+        return "" if find_spec("nvflare") else "nvflare is not installed"
     if find_spec("flwr") is None:
         return "flwr is not installed"
     if engine is Engine.SIMULATION and find_spec("ray") is None:
         return "ray is not installed (flwr's extra 'simulation')"
     return ""
+
+
+def _nvflare(*, rounds: int) -> list[Row]:
+    """A row for each contender of one job; they take turns in it."""
+    (nodes,) = NODES[Engine.NVFLARE]
+    with tempfile.TemporaryDirectory(prefix="secagg-engines-") as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.nvflare_app", folder, str(rounds)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=RUN_SECONDS,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        report = Path(folder) / "report.json"
+        if not report.exists():
+            last = next(iter(reversed((done.stdout + done.stderr).splitlines())), "the job said nothing")
+            return [Row(contender="all", nodes=nodes, reason=last)]
+        seconds: dict[str, list[float]] = json.loads(report.read_text(encoding="utf-8"))
+    return [
+        Row(contender=name, nodes=nodes, seconds=statistics.median(each[STEADY:]))
+        for name, each in seconds.items()
+    ]
 
 
 def _open(engine: Engine, home: Path, nodes: int) -> AbstractContextManager[Run]:

@@ -272,7 +272,7 @@ class SecureRounds:
         return RoundEnd(
             outcome=outcome,
             aborted=aborted,
-            lost={node: why for node, why in lost.items() if node in set(nodes)},
+            lost={node: lost[node] for node in dict.fromkeys(nodes) if node in lost},
             arrays={name: arrays[name] for name in old},
         )
 

@@ -23,20 +23,26 @@ DOOR: Final = ("secagg_head", "secagg_body", "secagg_shown")
 """The parameters of the method that a site publishes."""
 MOST_WORDS: Final = 400
 MOST_NAME: Final = 64
-_NO_DOOR: Final = "it publishes no secure_aggregation(...): its side runs without secagg"
 
 
 class CollabCarrier:
     """A carrier over the sites of the job at hand; made inside of `@collab.main`.
 
+    Args:
+        published: the name that the sites give the method, if they have more than one for parcels.
+
     Raises:
-        ParameterError: a site's name is longer than a member's may be.
+        ParameterError: `published` is no name, or a site's name is longer than a member's may be.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, published: str | None = None) -> None:
+        if published is not None and (type(published) is not str or not published):
+            raise ParameterError(
+                f"published is {published!r}; it is the name of what the sites publish, or None"
+            )
         self._numbers = count(1)
         self._calls: dict[str, Any] = {}
-        self._doors = {proxy.name: _door(proxy) for proxy in collab.clients}
+        self._doors = {proxy.name: _door(proxy, published) for proxy in collab.clients}
         self.shown: Wire | None = None
         if long := [site for site in self._doors if len(site.encode()) > MOST_NAME]:
             raise ParameterError(
@@ -61,8 +67,9 @@ class CollabCarrier:
 
     def _call(self, site: str, parcel: Parcel, seconds: float) -> Any:
         """The live results of a call that goes out now, or why there is none."""
-        if (door := self._doors[site]) is None:
-            return Undelivered(_NO_DOOR)
+        door = self._doors[site]
+        if isinstance(door, Undelivered):
+            return door
         target, method = door
         calls = collab.get_clients([site])(blocking=False, timeout=max(seconds, 1.0), target=target)
         values = (bytes(parcel.head), parcel.body, self.shown if parcel.shows else None)
@@ -79,13 +86,20 @@ class CollabCarrier:
         return answers
 
 
-def _door(proxy: Any) -> tuple[str | None, str] | None:
-    """The object of a site (None: the app itself) and its method that takes parcels; None: there is none."""
-    for target, owner in [(None, proxy), *proxy.children.items()]:
-        for method, parameters in owner.target_interface.items():
-            if tuple(parameters) == DOOR:
-                return target, method
-    return None
+def _door(proxy: Any, published: str | None) -> tuple[str | None, str] | Undelivered:
+    """The object of a site (None: the app itself) and its method that takes parcels; why there is none."""
+    found = [
+        (target, method)
+        for target, owner in [(None, proxy), *proxy.children.items()]
+        for method, parameters in owner.target_interface.items()
+        if tuple(parameters) == DOOR and published in (None, method)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        return Undelivered("it publishes more than one secure_aggregation(...): name one, published=...")
+    named = "" if published is None else f" as {published!r}"
+    return Undelivered(f"it publishes no secure_aggregation(...){named}: its side runs without secagg")
 
 
 def _stop_if_aborted() -> None:

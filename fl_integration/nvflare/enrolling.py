@@ -117,8 +117,9 @@ class Rehearsed:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
-        object.__setattr__(self, "sites", tuple(self.sites))
-        if isinstance(self.sites, str) or len(set(self.sites)) != len(self.sites) or len(self.sites) < 2:
+        named = () if isinstance(self.sites, str) else tuple(self.sites)
+        object.__setattr__(self, "sites", named)
+        if len(set(named)) != len(named) or len(named) < 2:
             raise ParameterError(
                 f"sites is {self.sites!r}; a rehearsal has at least two, each of its own name"
             )

@@ -81,6 +81,8 @@ class SecureClients:
         records: a folder for the signed record of each round, which `secagg audit` reads; a training that
             cannot write them stops. None: none is kept.
         identity: the coordinator's own, which signs them; needed with `records`.
+        published: the name that the sites give what `secure_aggregation` gave them, if they publish more than
+            one, each of a study of its own. None: the one that there is.
 
     Raises:
         ParameterError: an argument is anything else. Nothing was sent.
@@ -100,8 +102,9 @@ class SecureClients:
         state_key: Secret | None = None,
         records: str | os.PathLike[str] | None = None,
         identity: Identity | None = None,
+        published: str | None = None,
     ) -> None:
-        self._carrier = CollabCarrier()
+        self._carrier = CollabCarrier(published)
         self._rounds = SecureRounds(
             self._carrier,
             protocol,
@@ -127,8 +130,9 @@ class SecureClients:
         self._rounds.coordinator.renew()
 
     def sites(self) -> tuple[str, ...]:
-        """The sites that are there and proved to be members of the roster, smallest cohort awaited."""
-        return tuple(self._rounds.members().values())
+        """The sites that are there and proved to be members, in the roster's order; a cohort is awaited."""
+        there = self._rounds.members().values()
+        return self._rounds.coordinator.version.roster.order(there)
 
     def train(
         self,
@@ -193,12 +197,12 @@ class SecureClients:
             old=showing.arrays() if purpose is Purpose.TRAIN else {},
             seconds=plain(seconds),
         )
-        total = end.total
+        total, roster = end.total, self._rounds.coordinator.version.roster
         return SecureRound(
             model=end.arrays or showing.arrays(),
             weight=None if total is None else total.total_weight,
             metrics={} if total is None else dict(total.metrics),
-            contributors=() if end.outcome is None else tuple(end.outcome.contributors),
+            contributors=() if end.outcome is None else roster.order(end.outcome.contributors),
             lost={site_of(node): why for node, why in end.lost.items()},
             aborted=end.aborted,
         )

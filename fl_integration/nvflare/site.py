@@ -41,8 +41,8 @@ from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
 from fl_integration.nvflare.carrier import DOOR, node_of, packed
 from fl_integration.nvflare.engine import collab
 from fl_integration.nvflare.here import Here
+from fl_integration.nvflare.names import check_names
 from fl_integration.nvflare.shown import ARRAYS, SETTINGS, arrays_of, config_of, records_of
-from fl_integration.nvflare.startup_kit import check_names
 from protocols.machine.parameters import Parameters
 from secagg.errors import DecodeError, ParameterError, SecAggError, VerificationError
 
@@ -144,7 +144,7 @@ class _Site:
         self._functions, self._weighted_by_key, self._clear = functions, weighted_by_key, clear
         self._optimiser, self._on_evaluation = optimiser, on_evaluation
         # By site, because a simulator may run more than one in a process. NVFlare calls in threads, of which
-        # one works on a state; a state that is ahead of what is remembered here was not restored from a backup.
+        # one works on a state; a state ahead of what is remembered here was not restored from a backup.
         self._remembered: dict[str, dict[Purpose, Memory]] = {}
 
     def answer(self, head: object, body: object, shown: object) -> Parcel:

@@ -28,7 +28,8 @@ from fl_integration.embedding.records import HASH, Kind, Record, array_digest, r
 from fl_integration.flower import engine, grid, mod
 from protocols import MaskedSum, PlainSum
 from secagg.errors import VerificationError
-from tests.fl_integration.flower.loopback import Node, folder_in_memory, identity_put_back
+from tests.fl_integration.disks import folder_in_memory
+from tests.fl_integration.flower.loopback import Node, identity_put_back
 from tests.fl_integration.flower.stage import FIRST_NODE, Study, average, context_of, record_of
 
 pytestmark = pytest.mark.usefixtures("own_identity")

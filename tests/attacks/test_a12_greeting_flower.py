@@ -16,7 +16,8 @@ from fl_integration.embedding import attendance, parcels
 from fl_integration.embedding.parcels import Copy, Hello
 from fl_integration.flower.engine import pack, unpack
 from secagg.wire import Writer
-from tests.fl_integration.flower.loopback import Node, folder_in_memory, identity_put_back
+from tests.fl_integration.disks import folder_in_memory
+from tests.fl_integration.flower.loopback import Node, identity_put_back
 from tests.fl_integration.flower.stage import (
     FIRST_NODE,
     PLAIN,

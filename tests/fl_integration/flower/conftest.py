@@ -23,7 +23,7 @@ def identity_of_this_process() -> Iterator[None]:
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """For states that are forced to the disk with every message."""
-    from tests.fl_integration.flower.loopback import folder_in_memory
+    from tests.fl_integration.disks import folder_in_memory
 
     with folder_in_memory() as folder:
         yield folder

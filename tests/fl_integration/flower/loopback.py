@@ -4,13 +4,10 @@ Each message goes through Flower's own bytes (deflated and inflated), so that wh
 would see over a link. A node keeps its context from message to message, as a SuperNode does.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from flwr.app import (
@@ -38,14 +35,6 @@ def identity_put_back() -> Iterator[None]:
     yield
     for name, value in before.items():
         setattr(TaskIdentity, name, value)
-
-
-@contextmanager
-def folder_in_memory() -> Iterator[Path]:
-    """A folder on a disk of memory, where there is one: a site waits for its disk several times a message."""
-    memory = Path("/dev/shm")
-    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @dataclass

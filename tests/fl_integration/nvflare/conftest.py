@@ -10,7 +10,7 @@ pytest.importorskip("nvflare", reason="the engine is an extra")
 
 from fl_integration.embedding import rounds
 from fl_integration.embedding.coordinator import Coordinator
-from tests.fl_integration.flower.loopback import folder_in_memory
+from tests.fl_integration.disks import folder_in_memory
 from tests.fl_integration.nvflare.loopback import settle
 
 
@@ -38,7 +38,7 @@ class Time:
 
 @pytest.fixture(autouse=True)
 def time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Time:
-    """The clock of every SecureClients of a test: it goes on by what the coordinator waits, by nothing else."""
+    """The clock of every SecureClients of a test: it goes on by what the coordinator waits, no more."""
     clock = Time()
     if request.node.get_closest_marker("engine"):
         return clock  # processes answer when they do

@@ -1,4 +1,4 @@
-"""Collab in one process: real apps, proxies and dispatch, NVFlare's own bytes, no cells; sites fail when told to.
+"""Collab in one process: real apps, proxies and dispatch, NVFlare's own bytes; sites fail when told to.
 
 Each call and each answer goes through FOBS, and through the code that takes a call at a site, so that what a
 function sees is what it would see over a link, and what comes back is what NVFlare would send. A site keeps
@@ -22,7 +22,7 @@ from nvflare.collab import collab
 from nvflare.collab.api._invocation import _InvocationDispatcher
 from nvflare.collab.api.app import ClientApp, ServerApp
 from nvflare.collab.api.constants import FL_CONTEXT_PROP
-from nvflare.collab.api.context import set_call_context
+from nvflare.collab.api.context import get_call_context, set_call_context
 from nvflare.collab.api.exceptions import CollabCallError
 from nvflare.collab.api.proxy import Proxy
 from nvflare.collab.runtime.defs import CallHeaderKey, CallReplyKey, ObjectCallKey
@@ -114,12 +114,13 @@ class Loopback:
         (self.folder / "workspaces" / SERVER / "startup").mkdir(parents=True, exist_ok=True)
         (self.folder / "workspaces" / SERVER / "local").mkdir(exist_ok=True)
         server.setup(Workspace(str(self.folder / "workspaces" / SERVER), SERVER), mine, proxies, self.abort)
+        before = get_call_context()
         server.new_context(SERVER, SERVER)
         try:
             yield
         finally:
             settle()
-            set_call_context(None)
+            set_call_context(before)
 
     def _proxy(self, server: ServerApp, name: str, app: ClientApp) -> Proxy:
         dispatcher = _Dispatcher(self, name)
