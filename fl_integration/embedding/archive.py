@@ -154,6 +154,7 @@ class Archive:
             ParameterError: the disk refuses, or another record of this round stands there. A training that is
                 to leave a record of each round stops here.
             VerificationError: the record is signed under another key, or is of another session.
+            DecodeError: something else stands there under the record's name.
         """
         made = ArchivedRound(place, purpose.value, max(int(ended * 1000), 0), signed)
         signed.verify(self.identity.key.public_key)

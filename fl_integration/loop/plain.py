@@ -58,10 +58,11 @@ def fedavg(
     """Trains as `federate` does, without any protocol.
 
     Args:
-        absent: round (from 0) -> clients whose updates are not in its mean. The rest is as in `federate`.
+        absent: round (from 0) -> clients whose updates are not in its mean; where these are all, the round
+            has none and the model stays, as when a secure sum aborts. The rest is as in `federate`.
 
     Raises:
-        ParameterError: as `federate`, or nobody is left in a round.
+        ParameterError: as `federate`.
         RoundAborted: no round had a mean.
     """
     rounds, seed, absent = plain(rounds), plain(seed), {} if absent is None else absent
@@ -88,7 +89,7 @@ def fedavg(
                 current = current.moved(mean, round=number)
                 if watch.on_model is not None:
                     watch.on_model(number, mean, prepared.state(current))
-            elif not any(each.contributors for each in history):
+            elif present and not any(each.contributors for each in history):
                 reasons = "; ".join(f"{name!r}: {reason}" for name, reason in report.dropped.items())
                 raise ParameterError(f"no site can take part: {reasons}")
             if evaluator.asks([*history, report]):
@@ -131,7 +132,7 @@ def _mean(
         contributors=there,
         dropped={name: error.reason for name, error in failed.items()},
         total_weight=weight or None,
-        aborted="" if there else "no site could train",
+        aborted="" if there else "no site could train" if present else "every site is absent",
         metrics={metric: value / told for metric, (value, told) in metrics.items()},
     )
     mean = Sum(total / weight, weight, there, report.metrics, round=number) if there else None
@@ -170,5 +171,3 @@ def _check_absent(
         for name in names:
             if name not in sites:
                 raise ParameterError(f"{name!r} is to be lost and is no client; they are {list(sites)}")
-        if len(set(names)) == len(sites):
-            raise ParameterError(f"nobody is left in round {number}; leave somebody out of absent")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fl_integration.studies.heart.choices import Choice, short_name
+from fl_integration.studies.heart.federation.wires import back_in
 from fl_integration.studies.heart.findings import Act, Glimpse
 from secagg.errors import MissingExtraError
 
@@ -51,6 +52,13 @@ _STYLES: Final[dict[Choice, dict[str, Any]]] = {
     Choice.PLAIN: {"color": _PURPLE, "linestyle": "none", "marker": "+", "markersize": 8},
 }
 """One inside the other, so that equal values stay visible."""
+_ENGINE_STYLE: Final[dict[str, Any]] = {
+    "color": _PURPLE,
+    "linestyle": "none",
+    "marker": "^",
+    "markersize": 25,
+    "fillstyle": "none",
+}
 
 
 _NAMES: Final = {
@@ -89,13 +97,13 @@ def auc_by_round(act: Act) -> bytes:
             elif row.kind == "plain":
                 axes.plot(rounds, row.curve, color=_INK, linewidth=2.2, label=row.title, zorder=3)
             if row.choice is not None:
-                style_of = _STYLES[row.choice]
+                style_of = _ENGINE_STYLE if row.kind == "engine" else _STYLES[row.choice]
                 axes.plot(rounds, row.curve, label=row.title, markeredgewidth=1.8, zorder=4, **style_of)
         if act.lost is not None:
             site, number = act.lost
             axes.axvspan(number + 0.6, number + 1.4, color=_GRID, zorder=0)
             axes.annotate(
-                f"{short_name(site)} is lost in round {number + 1}\nand back in round {number + 2}",
+                _loss(act, short_name(site), number),
                 xy=(number + 1.55, 0.42),
                 xycoords=("data", "axes fraction"),
                 color=_INK,
@@ -151,11 +159,23 @@ def what_the_server_saw(glimpse: Glimpse, *, hospitals: int) -> bytes:
         return finish()
 
 
+def _loss(act: Act, name: str, number: int) -> str:
+    if (run := act.engine) is None:
+        return f"{name} is lost in round {number + 1}\nand back in round {number + 2}"
+    left = len(run.contributors(number))
+    ends = "which has no sum" if run.rounds[number].aborted else f"which ends with {left}"
+    back = back_in(run)
+    returns = f"it is back in round {back + 1}" if back is not None else "it does not come back"
+    return f"{name} is killed in round {number + 1},\n{ends}; {returns}"
+
+
 def _headline(act: Act) -> str:
     secure = [row for row in act.secure if row.difference is not None]
     same = all(row.difference is not None and row.difference < _SAME for row in secure)
     found = "the same model as" if same else "a model close to"
     lost = ", one lost on the way" if act.lost is not None else ""
+    if act.engine is not None:
+        lost = f" over {act.engine.engine}{', one killed on the way' if act.lost is not None else ''}"
     return f"{len(act.hospitals)} hospitals{lost}: the secure sums learn {found} FedAvg in the clear"
 
 

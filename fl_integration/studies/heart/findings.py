@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fl_integration.loop.report import FederatedRun, RoundReport
 from fl_integration.studies.heart.choices import Choice
+from fl_integration.studies.heart.federation.outcome import EngineRun
 from fl_integration.studies.heart.records import Hospital, Site
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "gain_of",
     "interval",
     "usage_of",
+    "usage_over",
 ]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -53,15 +55,15 @@ class Usage:
     Attributes:
         sent, received: bytes of one hospital.
         setup_sent: the largest number of bytes that a hospital sent more in the first round.
-        client_seconds: processor seconds of cryptography at one hospital.
+        client_seconds: processor seconds of cryptography at one hospital; None where nobody measured them.
         server_seconds: the same at the server.
     """
 
     sent: int
     received: int
     setup_sent: int
-    client_seconds: float
-    server_seconds: float
+    client_seconds: float | None
+    server_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Row:
 
     Attributes:
         title: for people.
-        kind: "alone", "pooled", "plain" (FedAvg in the clear) or "secure".
+        kind: "alone", "pooled", "plain" (FedAvg in the clear), "secure", or "engine" (the same over one).
         site: the hospital that trained alone.
         choice: the protocol.
         aucs: on each hospital's own test patients.
@@ -153,6 +155,7 @@ class Act:
     Attributes:
         lost: the hospital that vanishes in the middle of a round, and the round (from 0).
         glimpse: of the first round of MaskedSum, if that ran.
+        engine: the run over an engine, if there was one.
     """
 
     hospitals: tuple[Hospital, ...]
@@ -162,6 +165,13 @@ class Act:
     gains: tuple[Gain, ...]
     lost: tuple[Site, int] | None
     glimpse: Glimpse | None
+    engine: EngineRun | None = None
+
+    @property
+    def joint(self) -> Row:
+        """The row of the model that the hospitals train together, as near to a deployment as there is one."""
+        by_kind = {row.kind: row for row in reversed(self.rows)}
+        return next(by_kind[kind] for kind in ("engine", "secure", "plain") if kind in by_kind)
 
     @property
     def secure(self) -> tuple[Row, ...]:
@@ -211,4 +221,18 @@ def usage_of(run: FederatedRun, *, clients: tuple[str, ...]) -> Usage:
         setup_sent=max(max(first.traffic[c].sent for c in clients) - sent, 0),
         client_seconds=float(np.median([r.seconds[c] for r in steady for c in clients])),
         server_seconds=float(np.median([r.seconds["server"] for r in steady])),
+    )
+
+
+def usage_over(run: EngineRun) -> Usage:
+    """What the hospitals' wires carried: medians over the rounds after the first that nobody missed."""
+    first = run.rounds[0]
+    steady = [each for each in run.rounds[1:] if not each.missing] or [first]
+    sent = int(np.median([each.carried[site].up for each in steady for site in run.sites]))
+    return Usage(
+        sent=sent,
+        received=int(np.median([each.carried[site].down for each in steady for site in run.sites])),
+        setup_sent=max(max(first.carried[site].up for site in run.sites) - sent, 0),
+        client_seconds=None,
+        server_seconds=None,
     )

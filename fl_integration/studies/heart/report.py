@@ -16,6 +16,13 @@ from typing import Any, Final
 
 from fl_integration.studies.heart.choices import BITS, CLIP, MAX_WEIGHT, Choice, short_name
 from fl_integration.studies.heart.costs import CLIENTS, PARAMETERS, Cost
+from fl_integration.studies.heart.federation.wires import (
+    HEADINGS,
+    engine_numbers,
+    engine_sentences,
+    wire_note,
+    wire_rows,
+)
 from fl_integration.studies.heart.findings import Act, Auc, Gain, Repeat, Row
 from fl_integration.studies.heart.model import LOCAL
 from secagg.errors import MissingExtraError, ParameterError
@@ -34,8 +41,11 @@ __all__ = [
     "picture",
     "repeat_sentence",
     "results",
+    "row_cost",
+    "sentences",
     "setup_note",
     "small_sets",
+    "title",
     "versions",
     "write",
 ]
@@ -84,6 +94,24 @@ _WHO_LEARNS: Final[dict[Choice, tuple[str, str, str]]] = {
         "Everything: nothing is hidden. It is here to be compared with.",
     ),
 }
+
+
+def title(act: Act) -> str:
+    """What an act is about."""
+    number = {3: "three", 4: "four"}[len(act.hospitals)]
+    if act.engine is not None:
+        what = ", and one is killed" if act.engine.killed is not None else ""
+        return f"Over {act.engine.engine}: {number} hospitals{what}"
+    if act.lost is not None:
+        return f"Act two: {number} hospitals, and one vanishes"
+    return f"Act one: {number} hospitals"
+
+
+def sentences(act: Act, refusals: Mapping[Choice, str]) -> list[str]:
+    """What an act has shown."""
+    if act.engine is not None:
+        return [*engine_sentences(act), *_why_three(refusals), *gain_sentences(act)]
+    return gain_sentences(act) if act.lost is None else act_two_sentences(act, refusals)
 
 
 def gain_sentences(act: Act) -> list[str]:
@@ -140,13 +168,16 @@ def act_two_sentences(act: Act, refusals: Mapping[Choice, str]) -> list[str]:
     found.append(
         f"FedAvg in the clear lost {name} in the same round: what differs is the cryptography alone."
     )
-    found += [
+    return [*found, *_why_three(refusals)]
+
+
+def _why_three(refusals: Mapping[Choice, str]) -> list[str]:
+    return [
         f"With three hospitals the same loss ends the round: {choice.title} says '{reason}'. Of two who are "
         "left each subtracts its own part from the sum and reads the other's, so min_contributors is 3 and "
         "the round is not worth that."
         for choice, reason in refusals.items()
     ]
-    return found
 
 
 def headings(act: Act) -> list[str]:
@@ -169,7 +200,8 @@ def cells(act: Act, row: Row) -> list[str]:
     aucs.append(f"{row.overall.value:.3f}")
     if row.usage is None or row.difference is None:
         return [*aucs, "", "", ""]
-    milliseconds = f"{1e3 * row.usage.client_seconds:.1f} + {1e3 * row.usage.server_seconds:.1f}"
+    client, server = row.usage.client_seconds, row.usage.server_seconds
+    milliseconds = "" if client is None or server is None else f"{1e3 * client:.1f} + {1e3 * server:.1f}"
     return [*aucs, f"{row.difference:.0e}", f"{row.usage.sent:,}", milliseconds]
 
 
@@ -182,6 +214,11 @@ def cost_cells(cost: Cost | None) -> list[str]:
         f"{cost.sent / 1e6:.2f}{star}",
         f"{_short(cost.client_seconds)} + {_short(cost.server_seconds)}{star}",
     ]
+
+
+def row_cost(row: Row, costs: Mapping[Choice, Cost]) -> list[str]:
+    """The same of a row's protocol; nothing where an engine is in between, which was not measured so."""
+    return cost_cells(None if row.choice is None or row.kind == "engine" else costs.get(row.choice))
 
 
 def cost_note(costs: Mapping[Choice, Cost]) -> str:
@@ -210,17 +247,20 @@ def setup_note(act: Act) -> str:
     parts = [
         f"{row.title} {row.usage.setup_sent:,}"
         for row in act.rows
-        if row.usage is not None and row.choice in (Choice.CKKS, Choice.PAILLIER)
+        if row.kind != "engine" and row.usage is not None and row.choice in (Choice.CKKS, Choice.PAILLIER)
     ]
     if parts:
         note += f" In the first a key is set up; its maker sends so many bytes more: {', '.join(parts)}."
-    linked = [row.title for row in act.rows if row.choice is not None and row.choice.makes_channels]
+    here = [row for row in act.rows if row.kind != "engine"]
+    linked = [row.title for row in here if row.choice is not None and row.choice.makes_channels]
     if linked:
         note += (
             f" {_list(linked)} {'makes' if len(linked) == 1 else 'make'} channels in the first round, and "
             "again with a hospital that was lost before; the keys of every other round ride on the round "
             "before it and are in its figures."
         )
+    if act.engine is not None:
+        note += f" The bytes of {act.joint.title} are those of a hospital's wire, see below."
     return note
 
 
@@ -299,8 +339,12 @@ def html(
             {
                 "act": act,
                 "headings": headings(act),
-                "rows": [(row, cells(act, row), _intervals(act, row), _cost(row, costs)) for row in act.rows],
-                "sentences": gain_sentences(act) if act.lost is None else act_two_sentences(act, refusals),
+                "rows": [
+                    (row, cells(act, row), _intervals(act, row), row_cost(row, costs)) for row in act.rows
+                ],
+                "title": title(act),
+                "sentences": sentences(act, refusals),
+                "wire": {"headings": HEADINGS, "rows": wire_rows(act), "note": wire_note(act)},
                 "setup": " ".join([*small_sets(act), setup_note(act)]),
                 "picture": picture(act, of=len(acts)),
                 "tests": ", ".join(f"{short_name(h.site)} {len(h.test_y)}" for h in act.hospitals),
@@ -368,8 +412,7 @@ def as_json(numbers: Mapping[str, Any]) -> bytes:
 
 
 def _gain_sentence(gain: Gain, act: Act) -> str:
-    joint = next((row for row in act.rows if row.kind == "secure"), None)
-    joint = joint or next(row for row in act.rows if row.kind == "plain")
+    joint = act.joint
     alone = next(row for row in act.rows if row.site is gain.site)
     verdict = (
         "better together" if gain.low > 0 else "worse together" if gain.high < 0 else "no clear difference"
@@ -387,10 +430,6 @@ def _list(names: list[str]) -> str:
 
 def _short(seconds: float) -> str:
     return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"
-
-
-def _cost(row: Row, costs: Mapping[Choice, Cost]) -> list[str]:
-    return cost_cells(costs.get(row.choice) if row.choice is not None else None)
 
 
 def _intervals(act: Act, row: Row) -> list[str]:
@@ -416,6 +455,7 @@ def _act(act: Act) -> dict[str, Any]:
         "seed": act.seed,
         "lost": None if act.lost is None else {"site": act.lost[0].value, "round": act.lost[1] + 1},
         "rows": [_row(row) for row in act.rows],
+        "engine": engine_numbers(act),
         "gains": [
             {"site": g.site.value, "patients": g.patients, "low": g.low, "value": g.value, "high": g.high}
             for g in act.gains

@@ -31,7 +31,7 @@ def small(monkeypatch):
     """The shape of the demonstration, not its size."""
     monkeypatch.setattr(costs, "PARAMETERS", 2000)
     monkeypatch.setattr(costs, "_MEASURED", {Choice.PAILLIER: 200})
-    monkeypatch.setattr("fl_integration.command.hospitals._SPLITS", 1)
+    monkeypatch.setattr("fl_integration.command.hospitals.SPLITS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_files_are_written_before_anything_is_shown(tmp_path, monkeypatch, capsy
     def unplugged(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fl_integration.command.hospitals._show", unplugged)
+    monkeypatch.setattr("fl_integration.command.showing.show_act", unplugged)
     assert main(["--rounds", "1", "--protocol", "plain", "--sites", "3", "--out", str(tmp_path)]) == 130
     assert (tmp_path / "report.html").exists()
     assert f"the results are in {tmp_path}" in capsys.readouterr().err

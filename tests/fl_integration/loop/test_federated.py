@@ -32,6 +32,7 @@ from protocols import (
     PlainSum,
     Requirements,
     Roster,
+    RoundAborted,
 )
 
 LOCAL = LocalTraining(loss=mse_loss, learning_rate=0.02, epochs=2, batch_size=4)
@@ -366,9 +367,19 @@ def test_bad_arguments_are_refused(options, text):
         federate(PROTOCOLS["plain"], model(), local=LOCAL, **arguments)
 
 
-def test_fedavg_refuses_a_round_without_anybody():
-    with pytest.raises(ParameterError, match="nobody is left in round 1"):
-        plain(absent={1: {"a", "b", "c"}})
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_round_of_fedavg_without_anybody_leaves_the_model_as_it_was(number):
+    """As a secure sum's that was aborted; the first round is no other."""
+    run = plain(absent={number: {"a", "b", "c"}})
+    assert run.history[number].aborted == "every site is absent"
+    assert run.history[number].total_weight is None
+    assert run.history[1 - number].contributors == {"a", "b", "c"}
+    assert run.digest != plain().digest
+
+
+def test_fedavg_without_anybody_in_any_round_is_no_training():
+    with pytest.raises(RoundAborted, match="had a mean"):
+        plain(absent={number: {"a", "b", "c"} for number in range(2)})
 
 
 def test_diverged_training_everywhere_names_the_sites_and_the_remedy():

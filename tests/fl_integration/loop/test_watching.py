@@ -414,7 +414,6 @@ OF_A_PROTOCOL = ("min_contributors", "max_clients")
         ("absent", {0: 5}, "absent maps a round"),
         ("absent", {2: "a"}, "round 2; the rounds are 0 to 1"),
         ("absent", {0: "z"}, "'z' is to be lost"),
-        ("absent", {0: "abcd"}, "nobody is left in round 0"),
     ],
     ids=message,
 )

@@ -24,6 +24,7 @@ judges the model.
 """
 
 import io
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from fl_integration.studies.heart.federation.journal import Journal
 from fl_integration.studies.heart.records import FEATURES, Hospital, Site
 from protocols.identity import Identity, Roster
 from protocols.membership import RosterVersion
+from secagg.errors import ParameterError
 
 __all__ = ["Coordinator", "Federation", "HospitalFiles", "Patients", "State", "first_state", "founded"]
 
@@ -145,6 +147,8 @@ def founded(root: Path, *, hospitals: tuple[Hospital, ...]) -> Federation:
         ParameterError: something stands there, or it cannot be written.
     """
     federation = Federation(root)
+    if taken := [each for each in (root / "hospitals", federation.coordinator.root) if os.path.lexists(each)]:
+        raise ParameterError(f"{str(taken[0])!r} is there already; a federation is founded in a fresh folder")
     identities = [Identity.generate(hospital.site.value) for hospital in hospitals]
     version = RosterVersion(Roster.of(*identities))
     for identity in identities:

@@ -68,7 +68,7 @@ def run_over(
 
     Raises:
         ParameterError: a port is taken.
-        EngineFailedError: the engine does not start, or stops before the last round; its logs are in the text.
+        EngineFailedError: the engine does not start, or stops too soon; its logs are in the text.
     """
     told.starting()
     federation = founded(folder, hospitals=hospitals)

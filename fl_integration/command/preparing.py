@@ -1,0 +1,50 @@
+"""What is refused before a study begins: numbers that cannot be, no folder, what is not installed.
+
+>>> check_run(rounds=0, seed=1, out=Path("out"))
+Traceback (most recent call last):
+    ...
+secagg.errors.ParameterError: --rounds is 0; pass at least 1
+"""
+
+import importlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from secagg.errors import MissingExtraError, ParameterError
+
+__all__ = ["check_run", "need_packages"]
+
+
+def check_run(*, rounds: int, seed: int, out: Path) -> None:
+    """Returns if these can be.
+
+    Raises:
+        ParameterError: they cannot; the text names the option.
+    """
+    if rounds < 1:
+        raise ParameterError(f"--rounds is {rounds}; pass at least 1")
+    if not 0 <= seed < 1 << 32:
+        raise ParameterError(f"--seed is {seed}; pass a number in [0, 2**32)")
+    if out.exists() and not out.is_dir():
+        raise ParameterError(f"--out is {str(out)!r}, which is a file; name a folder")
+
+
+def need_packages(protocols: Collection[str], more: Sequence[tuple[str, str, str]] = ()) -> None:
+    """Imports what a study needs.
+
+    Args:
+        protocols: their names on the command line.
+        more: module, package and extra of what else is needed; they come first.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    needed = [*more, ("torch", "torch", "train"), ("sklearn", "scikit-learn", "demo")]
+    needed += [(package, package, "demo") for package in ("rich", "matplotlib", "jinja2")]
+    if "ckks" in protocols:
+        needed.append(("tenseal", "tenseal", "ckks"))
+    for module, package, extra in needed:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise MissingExtraError(package=package, extra=extra) from error

@@ -1,0 +1,1 @@
+"""Adapters of one's own, which EMBEDDING.md prints as they stand: queues between threads, HTTPS."""

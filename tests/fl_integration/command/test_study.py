@@ -1,0 +1,206 @@
+"""`secagg study`: what it refuses before anything runs, and the whole way over Flower's engine."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer", reason="typer is not installed")
+
+from fl_integration.command.main import main
+from fl_integration.loopback.processes import until
+from tests.fresh import ROOT
+
+SECONDS = 400
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert main(["study", "heart", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return " ".join(printed.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--kill",), "--kill is for a run over --engine; name one"),
+        (("--port", "9092"), "--port is for a run over --engine; name one"),
+        (("--engine", "flower", "--sites", "5"), "--sites is 5; 3 or 4 hospitals can take part"),
+        (("--engine", "flower", "--rounds", "0"), "--rounds is 0; pass at least 1"),
+        (("--engine", "flower", "--rounds", "1", "--kill"), "--rounds is 1, and whoever is killed"),
+        (("--engine", "flower", "--seed", "-1"), "--seed is -1; pass a number in [0, 2**32)"),
+        (("--engine", "flower", "--port", "65536"), "--port is 65536; pass a number in [1, 65535]"),
+        (("--engine", "flower", "--port", "0"), "--port is 0; pass a number in [1, 65535]"),
+        (("--engine", "flower", "--out", __file__), "which is a file; name a folder"),
+        (("--engine", "flower", "--protocol", "ckks"), "take masked, lattice or plain"),
+        (("--engine", "flower", "--protocol", "paillier"), "take masked, lattice or plain"),
+        (
+            (
+                "--engine",
+                "carrier-pigeon",
+            ),
+            "Invalid value for '--engine'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("package", "extra"), [("flwr", "flower"), ("torch", "train"), ("jinja2", "demo")])
+def test_a_missing_package_is_named_with_its_extra(package, extra, capsys, tmp_path, monkeypatch):
+    real = importlib.import_module
+
+    def without(name, *rest):
+        if name == package:
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    said = refused(capsys, "--engine", "flower", "--out", str(tmp_path / "out"))
+    assert said == f"secagg: {package} is not installed; run: pip install 'secagg[{extra}]'"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_port_that_is_taken_is_named_and_nothing_is_left(capsys, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        arguments = ["--engine", "flower", "--port", port, "--out", str(tmp_path / "out")]
+        assert main(["study", "heart", *arguments]) == 2
+    assert f"secagg: port {port} of this machine cannot be had" in capsys.readouterr().err
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_without_an_engine_it_is_what_hospitals_does(capsys, tmp_path):
+    arguments = [
+        "--protocol",
+        "plain",
+        "--sites",
+        "3",
+        "--rounds",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--seed",
+        "3",
+    ]
+    assert main(["study", "heart", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "Act one: three hospitals; 1 rounds, seed 3" in printed
+    assert json.loads((tmp_path / "results.json").read_text())["acts"][0]["engine"] is None
+
+
+def test_help_names_every_option_and_says_how_long(capsys):
+    assert main(["study", "heart", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for word in ("--engine", "--protocol", "--sites", "--rounds", "--seed", "--kill", "--port", "--out"):
+        assert word in text
+    assert "about a minute" in text
+    assert "up to three minutes for ten rounds" in text
+
+
+# --- over Flower's engine ---------------------------------------------------------------------------------
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command, as a user runs it; whatever is temporary lies in `folder`."""
+    (folder / "temporary").mkdir()
+    command = [sys.executable, "-m", "fl_integration.command.main", "study", "heart", "--engine", "flower"]
+    return subprocess.Popen(
+        [*command, "--out", str(folder / "out"), *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(folder / "temporary")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left(folder: Path) -> list[str]:
+    """Processes that have anything of the run's in their environment or arguments, and files of it."""
+    mark, found = os.fsencode(folder / "temporary"), []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (path / "environ").read_bytes() + (path / "cmdline").read_bytes():
+                found.append(path.name)
+        except OSError:
+            continue
+    return found + [str(path) for path in (folder / "temporary").iterdir()]
+
+
+@pytest.mark.engine
+@pytest.mark.xdist_group("engine")
+def test_three_hospitals_as_three_processes(tmp_path):
+    pytest.importorskip("flwr", reason="flwr is not installed")
+    with start(tmp_path, "--rounds", "2") as run:
+        printed, said = run.communicate(timeout=SECONDS)
+    assert run.returncode == 0, said
+    assert re.search(r"Round 2 of 2: 3 hospitals, AUC 0\.\d{3}", said)
+    assert "MaskedSum over Flower" in printed
+    act = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]
+    (row,) = (each for each in act["rows"] if each["kind"] == "engine")
+    assert row["largest_difference_from_fedavg"] < 1e-6
+    patients = sum(site["train"] for site in act["sites"].values())
+    assert [each["total_weight"] for each in act["engine"]["rounds"]] == [patients, patients]
+    alone = next(each for each in act["rows"] if each["kind"] == "secure")["usage"]
+    for site in act["sites"]:
+        carried = [each["wire_bytes"][site] for each in act["engine"]["rounds"]]
+        assert all(each["up"] > 10 * alone["sent"] for each in carried)
+        assert carried[0]["up"] > carried[1]["up"]  # keys are set up, and the app arrives
+    assert left(tmp_path) == []
+
+
+@pytest.mark.engine
+@pytest.mark.xdist_group("engine")
+def test_among_four_the_round_survives_the_death_of_one_who_is_in_the_next(tmp_path):
+    pytest.importorskip("flwr", reason="flwr is not installed")
+    with start(tmp_path, "--rounds", "2", "--sites", "4", "--kill") as run:
+        printed, said = run.communicate(timeout=SECONDS)
+    assert run.returncode == 0, said
+    assert "Budapest is killed while it trains" in said
+    assert "Budapest is back." in said
+    rounds = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]["engine"]["rounds"]
+    assert [each["aborted"] for each in rounds] == ["", ""]
+    assert [list(each["missing"]) for each in rounds] == [["budapest"], []]
+    text = " ".join(printed.split())
+    assert re.search(
+        r"killed while it trained in round 1, which ended with 3 hospitals \(\d+ patients\)", text
+    )
+    assert left(tmp_path) == []
+
+
+@pytest.mark.engine
+@pytest.mark.xdist_group("engine")
+@pytest.mark.parametrize(
+    ("how", "when"), [(signal.SIGINT, "superlink.log"), (signal.SIGTERM, "hospitals/cleveland/journal")]
+)
+def test_an_interruption_leaves_nothing(how, when, tmp_path):
+    """While the engine starts, and in the middle of a round."""
+    pytest.importorskip("flwr", reason="flwr is not installed")
+    with start(tmp_path) as run:
+        until(
+            lambda: run.poll() is not None or list((tmp_path / "temporary").glob(f"*/{when}")),
+            seconds=SECONDS,
+            what=f"there is a {when}",
+        )
+        time.sleep(0.5)  # somewhere behind that
+        run.send_signal(how)
+        run.send_signal(how)  # whoever is impatient
+        _, said = run.communicate(timeout=SECONDS)
+    assert run.returncode == 130, said
+    assert said.endswith("secagg: interrupted\n")
+    until(lambda: not left(tmp_path), seconds=30, what="nothing is left")
+    assert not list((tmp_path / "out").iterdir())
