@@ -8,10 +8,10 @@ from secagg.errors import MissingExtraError
 
 try:
     from nvflare.apis.fl_constant import FLContextKey
-    from nvflare.collab import collab
+    from nvflare.collab import CollabRecipe, collab
     from nvflare.collab.api.constants import FL_CONTEXT_PROP
     from nvflare.collab.api.exceptions import RunAborted
 except ImportError as error:
     raise MissingExtraError(package="nvflare", extra="nvflare") from error
 
-__all__ = ["FL_CONTEXT_PROP", "FLContextKey", "RunAborted", "collab"]
+__all__ = ["FL_CONTEXT_PROP", "CollabRecipe", "FLContextKey", "RunAborted", "collab"]
