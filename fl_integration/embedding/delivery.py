@@ -1,6 +1,7 @@
 """What an engine's adapter shows of one message, and how it lets the application work on it.
 
-`fl_integration.flower.mod` has the one for Flower. Another engine's adapter writes its own.
+`fl_integration.flower.mod` has the one for Flower, `fl_integration.nvflare.site` the one for NVFlare. Another
+engine's adapter writes its own.
 """
 
 from collections.abc import Mapping

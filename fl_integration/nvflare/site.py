@@ -78,8 +78,9 @@ def secure_aggregation(
     Args:
         protocol: the very parameters that the server has, such as `MaskedSum(max_weight=10_000)`. Its
             `metrics` names what of the training's metrics is summed; others stay at the site.
-        enrol: called with the site's name for each message; says who this site is and where its state lies:
-            `by_site_files`, or `Rehearsed(...).enrol` in a simulation.
+        enrol: called with the site's name at each greeting, which begins every session, and where a process
+            meets a session anew; says who this site is and where its state lies: `by_site_files`, or
+            `Rehearsed(...).enrol` in a simulation. Another roster holds from the next greeting on.
         train: what the site does in a round. The arrays are its own to change; it answers with arrays of the
             same names and shapes, and with the number of examples among its metrics.
         evaluate: how good a model is on the site's data; goes together with `evaluate_metrics`.
@@ -146,6 +147,7 @@ class _Site:
         # By site, because a simulator may run more than one in a process. NVFlare calls in threads, of which
         # one works on a state; a state ahead of what is remembered here was not restored from a backup.
         self._remembered: dict[str, dict[Purpose, Memory]] = {}
+        self._enrolments: dict[str, Enrolment] = {}
 
     def answer(self, head: object, body: object, shown: object) -> Parcel:
         """The reply to one call. It raises nothing."""
@@ -171,7 +173,7 @@ class _Site:
         asked = decode_head(head)
         if isinstance(asked, Hello) and asked.node != node_of(here.name):
             raise VerificationError(f"a greeting for another site came to {here.name!r}")
-        enrolment = self._enrolled(here.name)
+        enrolment = self._enrolled(here.name, anew=isinstance(asked, Hello))
         check_names(here, enrolment.identity.client)
         delivery = _Delivered(
             shown,
@@ -182,13 +184,18 @@ class _Site:
         )
         return self._reply(Parcel(head, body, shows=shown is not None), delivery, enrolment, here)
 
-    def _enrolled(self, site: str) -> Enrolment:
+    def _enrolled(self, site: str, *, anew: bool) -> Enrolment:
+        """A site's part in the study; to open a key under its password takes as long as a round."""
+        if not anew and site in self._enrolments:
+            return self._enrolments[site]
+        self._enrolments.pop(site, None)
         try:
             enrolment = self._enrol(site)
         except SecAggError as error:  # its words are of this site's own files
             raise ParameterError(f"this site cannot enrol: {error}") from error
         if not isinstance(enrolment, Enrolment):
             raise ParameterError(f"enrol gave a {type(enrolment).__name__}; it gives an Enrolment")
+        self._enrolments[site] = enrolment
         return enrolment
 
     def _reply(self, parcel: Parcel, delivery: "_Delivered", enrolment: Enrolment, here: Here) -> Parcel:
