@@ -27,8 +27,9 @@ def main() -> int:
     parser.add_argument(
         "page",
         nargs="?",
-        choices=["flamby", "engines"],
-        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on the engines themselves",
+        choices=["flamby", "engines", "filters"],
+        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on the engines themselves; "
+        "the filter pair against NVFlare's HE filters",
     )
     parser.add_argument(
         "--deployment",
@@ -53,6 +54,8 @@ def main() -> int:
         engines = {"DEPLOYMENT": options.deployment, "NVFLARE": options.nvflare}
         named = next((name for name, wanted in engines.items() if wanted), "SIMULATION")
         return show_engines(options.out, named, quick=options.quick)
+    if options.page == "filters":
+        return show_filters(options.out, quick=options.quick)
     source = options.json or options.out / "benchmark.json"
     code = 0 if options.json else measure(source, quick=options.quick)
     if not source.exists():
@@ -89,6 +92,18 @@ def show_engines(out: Path, named: str, *, quick: bool) -> int:
     table = table_of(engine, measure_engine(engine, quick=quick))
     Console(width=None if sys.stdout.isatty() else 132).print(table)
     with (out / "engines.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=132).print(table)
+    return 0
+
+
+def show_filters(out: Path, *, quick: bool) -> int:
+    """Times rounds of the filter pair beside NVFlare's, prints the table, and leaves it as `filters.txt`."""
+    from bench.filters import measure as measure_filters
+    from bench.filters import table_of as table_of_filters
+
+    table = table_of_filters(measure_filters(rounds=2) if quick else measure_filters())
+    Console(width=None if sys.stdout.isatty() else 132).print(table)
+    with (out / "filters.txt").open("w", encoding="utf-8") as file:
         Console(file=file, width=132).print(table)
     return 0
 

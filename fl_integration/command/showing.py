@@ -75,7 +75,7 @@ def write_and_show(
     Raises:
         ParameterError: the folder cannot be written to.
     """
-    from fl_integration.studies.heart import charts, report
+    from fl_integration.studies.heart import charts, numbers, report
 
     files: dict[str, bytes] = {}
     for act in acts:
@@ -85,7 +85,7 @@ def write_and_show(
                 act.glimpse, hospitals=len(act.hospitals)
             )
     files["report.html"] = report.html(acts, costs, repeats, refusals, files).encode()
-    files["results.json"] = report.as_json(report.results(acts, costs, repeats, refusals))
+    files["results.json"] = numbers.as_json(numbers.results(acts, costs, repeats, refusals))
     written += report.write(folder, files)
     for act in acts:
         show_act(console, act, costs, repeats, refusals, explain=act is acts[0])

@@ -23,7 +23,7 @@ from secagg.errors import ParameterError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from fl_integration.studies.heart.federation.engine import Plan
+    from fl_integration.studies.heart.federation.engine import Opened, Plan
     from fl_integration.studies.heart.federation.outcome import EngineRound, EngineRun
     from fl_integration.studies.heart.records import Hospital, Site
 
@@ -32,6 +32,7 @@ __all__ = ["app"]
 _ROUNDS: Final = 10
 _OUT: Final = Path("secagg-hospitals-out")
 _BACK: Final = "Flower lets a node that was killed in again after about a minute"
+_TITLES: Final = {EngineName.FLOWER: "Flower", EngineName.NVFLARE: "NVFlare"}
 _NEEDS: Final = {
     EngineName.FLOWER: ("flwr", "flwr", "flower"),
     EngineName.NVFLARE: ("nvflare", "nvflare", "nvflare"),
@@ -42,6 +43,7 @@ Examples:
   secagg study heart                                  all in one process, as secagg hospitals
   secagg study heart --engine flower                  a SuperLink and three SuperNodes, over TLS
   secagg study heart --engine flower --sites 4 --kill one of four is killed, and the round goes on
+  secagg study heart --engine nvflare                 a server and three clients of NVFlare
 
 With --engine the model is judged by whoever runs the command, on test patients that no hospital's process
 has seen. It takes up to three minutes for ten rounds, and with --kill a minute and a half more.
@@ -103,20 +105,23 @@ def heart(
         options = [f"{name}={value}" for name, value in given.items() if value is not None]
         raise typer.Exit(hospitals.main([*options, f"--seed={seed}", f"--out={out}"]))
     rounds, sites = _ROUNDS if rounds is None else rounds, 3 if sites is None else sites
-    _check(engine, protocol or Protocol.MASKED, sites=sites, rounds=rounds, kill=kill, port=port)
+    chosen = Protocol.MASKED if protocol is None else protocol
+    _check(engine, chosen, sites=sites, rounds=rounds, kill=kill, port=port)
     check_run(rounds=rounds, seed=seed, out=out)
-    need_packages([(protocol or Protocol.MASKED).value], [_NEEDS[engine]])
-    _over(
-        protocol or Protocol.MASKED, sites=sites, rounds=rounds, seed=seed, kill=kill, port=port or 0, out=out
-    )
+    need_packages([chosen.value], [_NEEDS[engine]])
+    _over(engine, chosen, sites=sites, rounds=rounds, seed=seed, kill=kill, port=port or 0, out=out)
 
 
 def _check(
     engine: EngineName, protocol: Protocol, *, sites: int, rounds: int, kill: bool, port: int | None
 ) -> None:
     """What can be refused before anything is loaded."""
-    if engine is EngineName.NVFLARE:
-        raise ParameterError("--engine nvflare does not run yet; take --engine flower")
+    if engine is EngineName.NVFLARE and kill:
+        raise ParameterError(
+            "--kill is for --engine flower: a site that NVFlare has lost is in no round of the same job again"
+        )
+    if engine is EngineName.NVFLARE and port is not None:
+        raise ParameterError("--port is for --engine flower; NVFlare is given one that is free")
     if protocol in (Protocol.CKKS, Protocol.PAILLIER):
         raise ParameterError(
             f"--protocol {protocol.value} tells the sum to the hospitals alone, so nobody else has a model "
@@ -133,7 +138,15 @@ def _check(
 
 
 def _over(
-    protocol: Protocol, *, sites: int, rounds: int, seed: int, kill: bool, port: int, out: Path
+    engine: EngineName,
+    protocol: Protocol,
+    *,
+    sites: int,
+    rounds: int,
+    seed: int,
+    kill: bool,
+    port: int,
+    out: Path,
 ) -> None:
     """Runs, judges, writes and shows."""
     import torch
@@ -159,7 +172,7 @@ def _over(
     )
     with interruptible(), progress() as bars:
         with scratch() as folder:
-            run = _run(bars, folder, plan, members)
+            run = _run(bars, engine, folder, plan, members)
         task = bars.add_task(f"a million parameters: {choice.title}", total=1)
         costs = {choice: cost_of(choice)}
         bars.advance(task)
@@ -173,18 +186,31 @@ def _over(
     write_and_show(output(), (act,), costs, repeats, refusals, folder=out, written=[])
 
 
-def _run(bars: "Progress", folder: Path, plan: "Plan", members: "tuple[Hospital, ...]") -> "EngineRun":
+def _run(
+    bars: "Progress", engine: EngineName, folder: Path, plan: "Plan", members: "tuple[Hospital, ...]"
+) -> "EngineRun":
     """The run over the engine, with what happens in it on standard error."""
-    from fl_integration.studies.heart.federation.over_flower import flower
     from fl_integration.studies.heart.federation.running import run_over
 
-    with _told(bars, plan, members) as told:
-        return run_over(flower, folder, name="Flower", plan=plan, hospitals=members, told=told)
+    name = _TITLES[engine]
+    with _told(bars, name, plan, members) as told:
+        return run_over(_opened(engine), folder, name=name, plan=plan, hospitals=members, told=told)
+
+
+def _opened(engine: EngineName) -> "Opened":
+    """What starts an engine; only the one that is asked for is loaded."""
+    if engine is EngineName.FLOWER:
+        from fl_integration.studies.heart.federation.over_flower import flower
+
+        return flower
+    from fl_integration.studies.heart.federation.over_nvflare import nvflare
+
+    return nvflare
 
 
 @contextmanager
-def _told(bars: "Progress", plan: "Plan", members: "tuple[Hospital, ...]") -> Iterator["_Told"]:
-    told = _Told(bars, plan, members)
+def _told(bars: "Progress", name: str, plan: "Plan", members: "tuple[Hospital, ...]") -> Iterator["_Told"]:
+    told = _Told(bars, name, plan, members)
     try:
         yield told
     finally:
@@ -194,15 +220,14 @@ def _told(bars: "Progress", plan: "Plan", members: "tuple[Hospital, ...]") -> It
 class _Told:
     """A bar of rounds with who trains now, and a line for whatever happened."""
 
-    def __init__(self, bars: "Progress", plan: "Plan", members: "tuple[Hospital, ...]") -> None:
-        self._bars, self._plan, self._members = bars, plan, members
-        self.task: TaskID = bars.add_task("over Flower", total=plan.rounds)
+    def __init__(self, bars: "Progress", name: str, plan: "Plan", members: "tuple[Hospital, ...]") -> None:
+        self._bars, self._name, self._plan, self._members = bars, name, plan, members
+        self.task: TaskID = bars.add_task(f"over {name}", total=plan.rounds)
 
     def starting(self) -> None:
         """See `running.Told`."""
-        number = len(self._plan.sites)
-        self._describe(f"{number} SuperNodes start")
-        self._say(f"A SuperLink and {number} SuperNodes start, TLS between them.")
+        self._describe(f"{self._name} starts")
+        self._say(f"{self._name} starts: a server and {len(self._plan.sites)} hospitals, TLS between them.")
 
     def working(self, number: int, training: "tuple[Site, ...]") -> None:
         """See `running.Told`."""

@@ -11,8 +11,7 @@ may leave files, which is how whoever started them knows that a round is under w
 Flower is told to stay offline: it sends nothing about its use, asks for no newer version, and installs
 nothing for an app (its SuperLink runs uv for each app otherwise, even for one that depends on nothing).
 
-Nothing outlives the `with` block, and nothing is written elsewhere; `processes` says how. With
-`Wires.METERED` each SuperNode reaches the SuperLink through a relay of its own, which counts (`meter`).
+Nothing outlives the `with` block, and nothing is written elsewhere; `processes` says how.
 """
 
 import contextlib
@@ -26,14 +25,14 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from fl_integration.flower.bundle import Apps, Value, write_bundle
 from fl_integration.loopback.certificates import write_certificates, write_node_keys
-from fl_integration.loopback.meter import Carried, Meter
 from fl_integration.loopback.processes import (
     FOLDER_VARIABLE,
     STOP_SECONDS,
@@ -48,28 +47,10 @@ from fl_integration.loopback.processes import (
 )
 from fl_integration.loopback.scratch import held_signals
 
-__all__ = ["FOLDER_VARIABLE", "Admission", "Apps", "Deployment", "RunReport", "Wires", "deployment", "until"]
+__all__ = ["FOLDER_VARIABLE", "Admission", "Apps", "Deployment", "RunReport", "deployment", "until"]
 
 NODE_VARIABLE: Final = "SECAGG_NODE"
 CONNECTION: Final = "here"
-PYPROJECT: Final = """\
-[project]
-name = "{name}"
-version = "1.0.0"
-description = "Two apps that run together"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "secagg"
-
-[tool.flwr.app.components]
-serverapp = "{server}"
-clientapp = "{client}"
-
-[tool.flwr.app.config]
-{config}
-"""
 START_SECONDS: Final = 60
 REJOIN_SECONDS: Final = 120
 """A killed SuperNode counts as online for up to 60 s more, and its key is refused for so long."""
@@ -79,7 +60,6 @@ ONLINE: Final = "SuperNode ID:"
 """What a SuperNode says once it is let in."""
 TAIL: Final = 4000
 
-Value = bool | int | float | str
 T = TypeVar("T")
 
 
@@ -90,29 +70,6 @@ class Admission(Enum):
     """Those whose public key was registered; a node keeps its id over a restart."""
     ANYONE = auto()
     """Everybody, under a key made at each start and with a new id each time."""
-
-
-class Wires(Enum):
-    """How the SuperNodes reach the SuperLink."""
-
-    DIRECT = auto()
-    METERED = auto()
-    """Each through a relay of its own, which counts what passes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Apps:
-    """Two apps that run together.
-
-    Attributes:
-        server: `module:attribute` of a `ServerApp`.
-        client: `module:attribute` of a `ClientApp`.
-        config: the run's configuration, which both find in `context.run_config`.
-    """
-
-    server: str
-    client: str
-    config: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +97,7 @@ class Deployment:
         node_configs: Sequence[Mapping[str, Value]],
         admission: Admission,
         environment: Mapping[str, str],
-        wires: Wires,
+        through: Callable[[int], Sequence[int]] | None,
         port: int,
     ):
         self.folder = folder.resolve()
@@ -149,7 +106,8 @@ class Deployment:
         nodes = range(len(self._node_configs))
         self._sockets = [reserve_port(port), *(reserve_port() for _ in nodes)]
         self._link_port, *self._node_ports = (each.getsockname()[1] for each in self._sockets)
-        self._meter = Meter(to=self._link_port, wires=len(nodes)) if wires is Wires.METERED else None
+        self._through = through
+        self._ways = [self._link_port for _ in nodes]
         self._authority, self._certificate, self._key = write_certificates(self.folder)
         self._node_keys = [write_node_keys(self.folder, name=f"node-{node}") for node in nodes]
         self._environment = _environment(self.folder) | dict(environment)
@@ -171,12 +129,7 @@ class Deployment:
     def begin(self, apps: Apps) -> int:
         """Starts a run; returns its number."""
         app = self.folder / f"app-{len(self._runs) + 1}"
-        app.mkdir()
-        config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in apps.config.items())
-        text = PYPROJECT.format(name=app.name, server=apps.server, client=apps.client, config=config)
-        (app / "pyproject.toml").write_text(text, encoding="utf-8")
-        # Flower refuses a bundle without a module, though it finds ours elsewhere.
-        (app / "placeholder.py").write_text("", encoding="utf-8")
+        write_bundle(app, apps)
         answer = json.loads(self._flwr("run", str(app), CONNECTION, "--format", "json"))
         self._runs.append(int(answer["run-id"]))
         return self._runs[-1]
@@ -238,10 +191,6 @@ class Deployment:
             return False
         return ONLINE in self.log(name)[self._log_starts[name] :]
 
-    def carried(self) -> tuple[Carried, ...]:
-        """What each SuperNode's wire has carried so far; of `Wires.METERED` only."""
-        return () if self._meter is None else self._meter.carried()
-
     def is_running(self, node: int) -> bool:
         """Whether a SuperNode's process is there."""
         return self._processes[f"node-{node}"].poll() is None
@@ -291,8 +240,8 @@ class Deployment:
             raise EngineFailedError(
                 f"the SuperLink did not start; is port {self._link_port} taken?\n{self.tail('superlink')}"
             )
-        if self._meter is not None:
-            self._meter.__enter__()
+        if self._through is not None:
+            self._ways = list(self._through(self._link_port))
         self._write_connection()
         if self._admission is Admission.BY_KEY:
             for _, public in self._node_keys:
@@ -314,8 +263,6 @@ class Deployment:
         kill_marked(FOLDER_VARIABLE, str(self.folder))
         if guard := self._processes.pop("guard", None):
             guard.communicate()  # closes its pipe, upon which it ends
-        if self._meter is not None:
-            self._meter.close()
         for each in self._sockets:
             each.close()
 
@@ -337,9 +284,8 @@ class Deployment:
 
     def _spawn_node(self, node: int) -> None:
         private, _ = self._node_keys[node]
-        port = self._link_port if self._meter is None else self._meter.ports[node]
         config = {"partition-id": node, "num-partitions": len(self._node_ports), **self._node_configs[node]}
-        arguments = ["--superlink", f"127.0.0.1:{port}"]
+        arguments = ["--superlink", f"127.0.0.1:{self._ways[node]}"]
         arguments += ["--root-certificates", str(self._authority)]
         arguments += ["--host", "127.0.0.1", "--port", str(self._node_ports[node]), *self._tls()]
         arguments += ["--node-config", " ".join(f"{key}={json.dumps(config[key])}" for key in config)]
@@ -438,7 +384,7 @@ def deployment(
     node_configs: Sequence[Mapping[str, Value]] | None = None,
     admission: Admission = Admission.BY_KEY,
     environment: Mapping[str, str] | None = None,
-    wires: Wires = Wires.DIRECT,
+    through: Callable[[int], Sequence[int]] | None = None,
     port: int = 0,
 ) -> Iterator[Deployment]:
     """A SuperLink and SuperNodes while the block lasts.
@@ -449,7 +395,8 @@ def deployment(
         node_configs: what each node has in there besides, in place of `nodes`.
         admission: whom the SuperLink lets in.
         environment: further variables for all processes.
-        wires: whether what the nodes' connections carry is counted.
+        through: called with the SuperLink's port once that listens, for the ports on 127.0.0.1 to which the
+            nodes are to connect in its place, one for each: that is how a relay gets between.
         port: the SuperLink's, in [1, 65535]; 0 takes one that is free.
 
     Raises:
@@ -461,7 +408,7 @@ def deployment(
         node_configs=[{} for _ in range(nodes)] if node_configs is None else node_configs,
         admission=admission,
         environment=environment or {},
-        wires=wires,
+        through=through,
         port=port,
     )
     try:

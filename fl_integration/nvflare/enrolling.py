@@ -29,7 +29,7 @@ from fl_integration.site.whole_files import read_whole
 from protocols.identity import Roster, check_client_id
 from secagg.errors import ParameterError
 
-__all__ = ["Rehearsed", "by_site_files"]
+__all__ = ["SETTINGS_FILE", "Rehearsed", "by_site_files", "not_of_others", "outside_of_the_job"]
 
 SETTINGS_FILE: Final = "secagg.json"
 _NEEDED: Final = ("identity", "roster", "state")
@@ -62,7 +62,7 @@ def by_site_files(site_name: str) -> Enrolment:
 def _settings(here: Here) -> dict[str, str]:
     path = here.local / SETTINGS_FILE
     try:
-        found: Any = json.loads(read_whole(path, maximum=MOST_BYTES, check=_not_of_others))
+        found: Any = json.loads(read_whole(path, maximum=MOST_BYTES, check=not_of_others))
     except ValueError as error:
         if isinstance(error, ParameterError):
             raise
@@ -78,8 +78,12 @@ def _settings(here: Here) -> dict[str, str]:
     return found
 
 
-def _not_of_others(status: os.stat_result) -> None:
-    """Whoever writes this file says which key signs and where the state lies."""
+def not_of_others(status: os.stat_result) -> None:
+    """Returns if nobody else writes a file, who would say which key signs and where the state lies.
+
+    Raises:
+        ParameterError: others can.
+    """
     if os.name == "posix" and (
         stat.S_IMODE(status.st_mode) & _OTHERS_WRITE or status.st_uid not in (os.geteuid(), 0)
     ):
@@ -90,7 +94,15 @@ def _not_of_others(status: os.stat_result) -> None:
 
 
 def _own(here: Here, name: str, value: str) -> Path:
-    path = here.local / value
+    return outside_of_the_job(here, name, here.local / value)
+
+
+def outside_of_the_job(here: Here, name: str, path: Path) -> Path:
+    """A path that a site's own file names.
+
+    Raises:
+        ParameterError: it leads into the folder that the server fills.
+    """
     if path.resolve().is_relative_to(here.job.resolve()):
         raise ParameterError(
             f"{name!r} leads into the folder of the job, which the server fills; a site's keys and state lie "

@@ -116,7 +116,7 @@ def auc_by_round(act: Act) -> bytes:
         axes.set_xlabel("round")
         axes.set_ylabel("AUC, all test patients in one ranking")
         axes.grid(axis="y", color=_GRID)
-        axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=1, labelspacing=0.8)
+        axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=1, labelspacing=1.0)
         _label_levels(axes, levels)
         _title(figure, _headline(act), _subline(act))
         figure.subplots_adjust(left=0.075, right=0.795, top=0.85, bottom=0.1)
@@ -173,9 +173,10 @@ def _headline(act: Act) -> str:
     secure = [row for row in act.secure if row.difference is not None]
     same = all(row.difference is not None and row.difference < _SAME for row in secure)
     found = "the same model as" if same else "a model close to"
-    lost = ", one lost on the way" if act.lost is not None else ""
     if act.engine is not None:
-        lost = f" over {act.engine.engine}{', one killed on the way' if act.lost is not None else ''}"
+        over = f" over {act.engine.engine}{', one killed' if act.lost is not None else ''}"
+        return f"{len(act.hospitals)} hospitals{over}: {found} FedAvg in the clear"
+    lost = ", one lost on the way" if act.lost is not None else ""
     return f"{len(act.hospitals)} hospitals{lost}: the secure sums learn {found} FedAvg in the clear"
 
 

@@ -1,37 +1,34 @@
-"""What came out, in words, in a page and in numbers.
+"""What came out, in words and in a page.
 
 The sentences here are made from the results, and the terminal and the page say the same ones. `report.html`
-holds its pictures inside, loads nothing and runs nothing; `results.json` has every number unrounded.
+holds its pictures inside, loads nothing and runs nothing; every number, unrounded, is made by `numbers`.
 """
 
 import base64
-import json
 import os
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fl_integration.studies.heart.choices import BITS, CLIP, MAX_WEIGHT, Choice, short_name
 from fl_integration.studies.heart.costs import CLIENTS, PARAMETERS, Cost
 from fl_integration.studies.heart.federation.wires import (
     HEADINGS,
-    engine_numbers,
     engine_sentences,
     wire_note,
     wire_rows,
 )
-from fl_integration.studies.heart.findings import Act, Auc, Gain, Repeat, Row
+from fl_integration.studies.heart.findings import Act, Gain, Repeat, Row
 from fl_integration.studies.heart.model import LOCAL
+from fl_integration.studies.heart.numbers import versions
 from secagg.errors import MissingExtraError, ParameterError
 
 __all__ = [
     "OVERALL",
     "WEIGHT_CAP",
     "act_two_sentences",
-    "as_json",
     "cells",
     "cost_cells",
     "cost_note",
@@ -40,13 +37,11 @@ __all__ = [
     "html",
     "picture",
     "repeat_sentence",
-    "results",
     "row_cost",
     "sentences",
     "setup_note",
     "small_sets",
     "title",
-    "versions",
     "write",
 ]
 
@@ -61,7 +56,6 @@ WEIGHT_CAP: Final = (
 
 _FEW: Final = 5
 """Patients of one kind in a test set below which its AUC is an anecdote."""
-_PACKAGES: Final = ("secagg", "numpy", "cryptography", "gmpy2", "torch", "tenseal", "scikit-learn")
 
 _WHO_LEARNS: Final[dict[Choice, tuple[str, str, str]]] = {
     Choice.MASKED: (
@@ -279,44 +273,6 @@ def small_sets(act: Act) -> list[str]:
     return found
 
 
-def results(
-    acts: tuple[Act, ...],
-    costs: Mapping[Choice, Cost],
-    repeats: tuple[Repeat, ...],
-    refusals: Mapping[Choice, str],
-) -> dict[str, Any]:
-    """Every number, for `json.dump`."""
-    return {
-        "versions": versions(),
-        "parameters": {
-            "clip": CLIP,
-            "bits": BITS,
-            "max_weight": MAX_WEIGHT,
-            "epochs": LOCAL.epochs,
-            "batch_size": LOCAL.batch_size,
-            "learning_rate": LOCAL.learning_rate,
-            "weight_decay": LOCAL.weight_decay,
-        },
-        "acts": [_act(act) for act in acts],
-        "other_splits": [
-            {"site": r.site.value, "splits": r.splits, "low": r.low, "mean": r.mean, "high": r.high}
-            for r in repeats
-        ],
-        "million_parameters": {
-            choice.value: {
-                "measured": cost.measured,
-                "scaled": cost.scaled,
-                "sent": cost.sent,
-                "received": cost.received,
-                "client_seconds": cost.client_seconds,
-                "server_seconds": cost.server_seconds,
-            }
-            for choice, cost in costs.items()
-        },
-        "refused_among_three": {choice.value: reason for choice, reason in refusals.items()},
-    }
-
-
 def html(
     acts: tuple[Act, ...],
     costs: Mapping[Choice, Cost],
@@ -372,15 +328,6 @@ def picture(act: Act, *, of: int) -> str:
     return "dropout.png" if act.lost is not None and of > 1 else "auc_by_round.png"
 
 
-def versions() -> dict[str, str]:
-    """The version of this package and of those that its figures depend on."""
-    found = {}
-    for package in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
 def write(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
     """Writes files into `folder`, which is made if it is not there; each appears whole or not at all.
 
@@ -404,11 +351,6 @@ def write(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
             f"cannot write to {str(folder)!r}: {error.strerror}; choose another --out"
         ) from error
     return tuple(folder / name for name in files)
-
-
-def as_json(numbers: Mapping[str, Any]) -> bytes:
-    """UTF-8 with a line feed at the end; a NaN is refused."""
-    return (json.dumps(numbers, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _gain_sentence(gain: Gain, act: Act) -> str:
@@ -435,63 +377,3 @@ def _short(seconds: float) -> str:
 def _intervals(act: Act, row: Row) -> list[str]:
     found = [*(row.aucs[hospital.site] for hospital in act.hospitals), row.overall]
     return [f"{each.low:.2f}–{each.high:.2f}" for each in found]
-
-
-def _auc(value: Auc) -> dict[str, float]:
-    return {"low": value.low, "value": value.value, "high": value.high}
-
-
-def _act(act: Act) -> dict[str, Any]:
-    return {
-        "sites": {
-            h.site.value: {
-                "train": len(h.train_y),
-                "test": len(h.test_y),
-                "tested_diseased": int(h.test_y.sum()),
-            }
-            for h in act.hospitals
-        },
-        "rounds": act.rounds,
-        "seed": act.seed,
-        "lost": None if act.lost is None else {"site": act.lost[0].value, "round": act.lost[1] + 1},
-        "rows": [_row(row) for row in act.rows],
-        "engine": engine_numbers(act),
-        "gains": [
-            {"site": g.site.value, "patients": g.patients, "low": g.low, "value": g.value, "high": g.high}
-            for g in act.gains
-        ],
-    }
-
-
-def _row(row: Row) -> dict[str, Any]:
-    return {
-        "title": row.title,
-        "kind": row.kind,
-        "auc": {site.value: _auc(value) for site, value in row.aucs.items()},
-        "auc_together": _auc(row.overall),
-        "auc_together_by_round": list(row.curve),
-        "largest_difference_from_fedavg": row.difference,
-        "usage": None
-        if row.usage is None
-        else {
-            "sent": row.usage.sent,
-            "received": row.usage.received,
-            "setup_sent": row.usage.setup_sent,
-            "client_seconds": row.usage.client_seconds,
-            "server_seconds": row.usage.server_seconds,
-        },
-        "rounds": [
-            {
-                "round": report.number + 1,
-                "contributors": sorted(report.contributors),
-                "dropped": report.dropped,
-                "total_weight": report.total_weight,
-                "aborted": report.aborted,
-                "clipped": report.clipped,
-                "sent": {party: traffic.sent for party, traffic in report.traffic.items()},
-                "received": {party: traffic.received for party, traffic in report.traffic.items()},
-                "seconds": report.seconds,
-            }
-            for report in row.history
-        ],
-    }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fl_integration.command.hospitals import main
-from fl_integration.studies.heart import charts, choices, costs, findings, report, study
+from fl_integration.studies.heart import charts, choices, costs, findings, numbers, report, study
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.model import auc
 from fl_integration.studies.heart.records import Site
@@ -432,4 +432,4 @@ def test_a_file_that_cannot_be_written_leaves_no_scrap(tmp_path):
 
 def test_not_a_number_never_reaches_the_file():
     with pytest.raises(ValueError, match="JSON"):
-        report.as_json({"x": float("nan")})
+        numbers.as_json({"x": float("nan")})

@@ -22,6 +22,7 @@ VERBS = {
     "roster": ("new", "add", "remove", "sign", "check"),
     "plan": (),
     "advise": (),
+    "study": ("heart",),
     "audit": (),
 }
 

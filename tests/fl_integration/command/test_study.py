@@ -84,7 +84,10 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_left(capsys, tmp_path, mon
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_without_an_engine_it_is_what_hospitals_does(capsys, tmp_path):
+def test_without_an_engine_it_is_what_hospitals_does(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("fl_integration.studies.heart.costs.PARAMETERS", 2000)
+    monkeypatch.setattr("fl_integration.command.hospitals.SPLITS", 1)
+    monkeypatch.setattr("fl_integration.studies.heart.findings._RESAMPLES", 20)
     arguments = [
         "--protocol",
         "plain",
@@ -115,10 +118,10 @@ def test_help_names_every_option_and_says_how_long(capsys):
 # --- over Flower's engine ---------------------------------------------------------------------------------
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, engine: str = "flower") -> subprocess.Popen[str]:
     """The command, as a user runs it; whatever is temporary lies in `folder`."""
     (folder / "temporary").mkdir()
-    command = [sys.executable, "-m", "fl_integration.command.main", "study", "heart", "--engine", "flower"]
+    command = [sys.executable, "-m", "fl_integration.command.main", "study", "heart", "--engine", engine]
     return subprocess.Popen(
         [*command, "--out", str(folder / "out"), *arguments],
         cwd=ROOT,
@@ -143,13 +146,14 @@ def left(folder: Path) -> list[str]:
 
 @pytest.mark.engine
 @pytest.mark.xdist_group("engine")
-def test_three_hospitals_as_three_processes(tmp_path):
-    pytest.importorskip("flwr", reason="flwr is not installed")
-    with start(tmp_path, "--rounds", "2") as run:
+@pytest.mark.parametrize(("engine", "package"), [("flower", "flwr"), ("nvflare", "nvflare")])
+def test_three_hospitals_as_three_processes(engine, package, tmp_path):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    with start(tmp_path, "--rounds", "2", engine=engine) as run:
         printed, said = run.communicate(timeout=SECONDS)
     assert run.returncode == 0, said
     assert re.search(r"Round 2 of 2: 3 hospitals, AUC 0\.\d{3}", said)
-    assert "MaskedSum over Flower" in printed
+    assert f"MaskedSum over {'Flower' if engine == 'flower' else 'NVFlare'}" in printed
     act = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]
     (row,) = (each for each in act["rows"] if each["kind"] == "engine")
     assert row["largest_difference_from_fedavg"] < 1e-6
@@ -158,7 +162,7 @@ def test_three_hospitals_as_three_processes(tmp_path):
     alone = next(each for each in act["rows"] if each["kind"] == "secure")["usage"]
     for site in act["sites"]:
         carried = [each["wire_bytes"][site] for each in act["engine"]["rounds"]]
-        assert all(each["up"] > 10 * alone["sent"] for each in carried)
+        assert all(each["up"] > 5 * alone["sent"] for each in carried)
         assert carried[0]["up"] > carried[1]["up"]  # keys are set up, and the app arrives
     assert left(tmp_path) == []
 
@@ -192,7 +196,7 @@ def test_an_interruption_leaves_nothing(how, when, tmp_path):
     pytest.importorskip("flwr", reason="flwr is not installed")
     with start(tmp_path) as run:
         until(
-            lambda: run.poll() is not None or list((tmp_path / "temporary").glob(f"*/{when}")),
+            lambda: run.poll() is not None or any((tmp_path / "temporary").glob(f"*/{when}")),
             seconds=SECONDS,
             what=f"there is a {when}",
         )

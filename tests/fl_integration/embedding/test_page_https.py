@@ -172,6 +172,7 @@ def test_what_fails_at_a_site_costs_nobody_time_and_it_is_there_for_the_next_rou
             await stack.enter_async_context(stage.site("geneva", stage.client("geneva"), train))
             first = await stage.round(deadline=3600)
             assert first.contributors == set(NAMES)
+            assert not first.culprits  # it is silent, and nobody's fault
             assert (await stage.round()).contributors == {*NAMES, "geneva"}
 
     run(scene)

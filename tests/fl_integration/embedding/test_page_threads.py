@@ -62,7 +62,7 @@ def test_a_site_that_fails_sits_one_round_out_and_nobody_waits_for_it(caplog) ->
     assert "bern sits the round out" in caplog.text
 
 
-def test_a_late_site_is_left_out_and_its_answer_disturbs_no_later_round() -> None:
+def test_a_late_site_is_left_out_and_its_answer_disturbs_no_later_round(caplog) -> None:
     go = Event()
 
     def slow(asked):
@@ -76,6 +76,7 @@ def test_a_late_site_is_left_out_and_its_answer_disturbs_no_later_round() -> Non
         outcome = stage.round(1)
         assert outcome.contributors == set(NAMES)
         assert not outcome.dropped
+        assert "sits the round out" not in caplog.text  # it was late, and nobody waited until it gave up
         assert np.allclose(outcome.total.mean, 0.5, atol=1e-4)
 
 

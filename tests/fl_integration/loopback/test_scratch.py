@@ -108,10 +108,15 @@ def test_remains_may_be_the_folder(tmp_path: Path) -> None:
 
 def test_a_signal_in_a_held_block_waits_for_its_end() -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt), held_signals():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        reached.append("the end")
+
+    def work() -> None:
+        with held_signals():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert reached == ["the end"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -8,13 +8,14 @@ A SuperNode that is killed without a goodbye is refused for about a minute: the 
 until its heartbeat is overdue.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from fl_integration.flower.deployment import Apps, Deployment, Value, Wires, deployment
-from fl_integration.loopback.meter import Carried
+from fl_integration.flower.bundle import Apps, Value
+from fl_integration.flower.deployment import Deployment, deployment
+from fl_integration.loopback.meter import Carried, Meter
 from fl_integration.loopback.processes import EngineFailedError
 from fl_integration.studies.heart.federation.engine import Plan
 from fl_integration.studies.heart.federation.flower_client import HELD
@@ -37,15 +38,22 @@ def flower(folder: Path, federation: Federation, plan: Plan) -> Iterator["OverFl
         EngineFailedError: the engine did not start.
     """
     configs = [_node_config(federation, plan, site) for site in plan.sites]
-    with deployment(folder, node_configs=configs, wires=Wires.METERED, port=plan.port) as running:
-        yield OverFlower(running, plan)
+    with ExitStack() as relays:
+        meters: list[Meter] = []
+
+        def through(port: int) -> Sequence[int]:
+            meters.append(relays.enter_context(Meter(to=port, wires=len(plan.sites))))
+            return meters[0].ports
+
+        with deployment(folder, node_configs=configs, through=through, port=plan.port) as running:
+            yield OverFlower(running, plan, meters[0])
 
 
 class OverFlower:
     """A run on Flower's engine."""
 
-    def __init__(self, running: Deployment, plan: Plan) -> None:
-        self._running, self._plan = running, plan
+    def __init__(self, running: Deployment, plan: Plan, meter: Meter) -> None:
+        self._running, self._plan, self._meter = running, plan, meter
         self._run = 0
 
     def begin(self) -> None:
@@ -79,7 +87,7 @@ class OverFlower:
 
     def carried(self) -> dict[Site, Carried]:
         """See `Engine`."""
-        return dict(zip(self._plan.sites, self._running.carried(), strict=True))
+        return dict(zip(self._plan.sites, self._meter.carried(), strict=True))
 
     def finish(self) -> None:
         """See `Engine`."""

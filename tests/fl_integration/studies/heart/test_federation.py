@@ -12,7 +12,7 @@ from fl_integration.loopback.processes import EngineFailedError
 from fl_integration.site.keys import load_identity
 from fl_integration.site.roster_file import read_roster
 from fl_integration.site.site import Site as TrainingSite
-from fl_integration.studies.heart import charts, report, study
+from fl_integration.studies.heart import charts, findings, numbers, report, study
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.federation import running, wires
 from fl_integration.studies.heart.federation.engine import Plan
@@ -66,6 +66,7 @@ def quick(tmp_path_factory):
         patch.setattr(running, "LOOK_SECONDS", 0.005)
         patch.setattr(running, "CHECK_SECONDS", 0.01)
         patch.setattr(running, "founded", copied)
+        patch.setattr(findings, "_RESAMPLES", 20)  # intervals are tested elsewhere
         yield made
 
 
@@ -287,10 +288,10 @@ def test_the_report_shows_wires_and_the_kill(four_less_one):
     for row in wires.wire_rows(act):
         assert len(row) == len(wires.HEADINGS)
         assert all(f'<td class="number">{cell}</td>' in page for cell in row)
-    numbers = json.loads(report.as_json(report.results((act,), {}, (), {})))["acts"][0]["engine"]
-    assert numbers["killed"] == {"site": "budapest", "round": 2}
-    assert numbers["rounds"][1]["missing"] == {"budapest": GONE}
-    assert len(numbers["rounds"]) == 3
+    found = json.loads(numbers.as_json(numbers.results((act,), {}, (), {})))["acts"][0]["engine"]
+    assert found["killed"] == {"site": "budapest", "round": 2}
+    assert found["rounds"][1]["missing"] == {"budapest": GONE}
+    assert len(found["rounds"]) == 3
 
 
 def test_the_picture_says_who_was_killed(three_less_one, four_less_one):
