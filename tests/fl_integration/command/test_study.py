@@ -59,7 +59,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(arguments, said, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("package", "extra"), [("flwr", "flower"), ("torch", "demo"), ("jinja2", "demo")])
+@pytest.mark.parametrize(("package", "extra"), [("flwr", "flower"), ("torch", "demo")])
 def test_a_missing_package_is_named_with_its_extra(package, extra, capsys, tmp_path, monkeypatch):
     real = importlib.import_module
 
@@ -85,6 +85,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_left(capsys, tmp_path, mon
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_an_engine_it_is_what_hospitals_does(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("fl_integration.studies.heart.costs.PARAMETERS", 2000)
     monkeypatch.setattr("fl_integration.command.hospitals.SPLITS", 1)
