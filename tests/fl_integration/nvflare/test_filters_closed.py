@@ -50,6 +50,18 @@ def failed_with_content() -> Shareable:
     return reply
 
 
+def failed_with_a_code_of_its_own() -> Shareable:
+    reply = Shareable()
+    reply.set_return_code(f"loss {SECRET}")
+    return reply
+
+
+def failed_with_a_code_that_is_none() -> Shareable:
+    reply = Shareable()
+    reply.set_return_code(TOLD)
+    return reply
+
+
 def no_dxo() -> Shareable:
     reply = Shareable()
     reply["weights"] = {"w": TOLD}
@@ -79,6 +91,8 @@ BAD: dict[str, Answers] = {
     "a weight of True": result(DataKind.WEIGHT_DIFF, {"w": TOLD}, {"NUM_STEPS_CURRENT_ROUND": True}),
     "too much weight": result(DataKind.WEIGHT_DIFF, {"w": TOLD}, {"NUM_STEPS_CURRENT_ROUND": 101}),
     "a failure with content": failed_with_content,
+    "a code with content": failed_with_a_code_of_its_own,
+    "a code that is none": failed_with_a_code_that_is_none,
     "no DXO": no_dxo,
     "an exception": raises,
 }
@@ -223,6 +237,51 @@ def test_no_model_is_opened_while_another_task_could_answer_past_the_sealer(
         assert made.codes["site-1"] == ReturnCode.TASK_DATA_FILTER_ERROR
         assert not made.sites["site-1"].executor.shown
     assert message in caplog.text
+
+
+@pytest.mark.parametrize("named", ["train", "submit_model"])
+def test_a_sealer_that_lets_a_task_pass_is_none_for_that_task(
+    tmp_path: Path, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with job(
+        tmp_path,
+        {"w": np.zeros(3)},
+        train=lambda site, dxo: result(DataKind.WEIGHT_DIFF, {"w": TOLD})(),
+        result_filters=lambda name: [UpdateSealer(in_the_clear=[named])],
+        tasks=("train", "submit_model"),
+        executor_tasks=("train", "submit_model"),
+    ) as made:
+        made.round(only=("site-1",))
+        assert made.codes["site-1"] == ReturnCode.TASK_DATA_FILTER_ERROR
+        assert not made.sites["site-1"].executor.shown
+        assert not any(CLEAR in data for data in left(made))
+    assert f"results of the task {named!r} would leave without UpdateSealer" in caplog.text
+
+
+def test_what_was_opened_is_sealed_whatever_the_sealer_lets_pass(tmp_path: Path) -> None:
+    with job(tmp_path, {"w": np.zeros(3)}) as made:
+        fl_ctx = made.context()
+        shared = made.server.learnable_to_shareable(fl_ctx.get_prop("global_model"), fl_ctx)
+        site = made.sites["site-1"]
+        data = made.wire.pass_on("server", "site-1", made.task(shared, "site-1"))
+        with site.engine.new_context() as at_site:
+            at_site.set_prop(FLContextKey.RUNNER, site.runner, private=True, sticky=False)
+            at_site.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+            site.filters["data"][0].process(data, at_site)
+            reply = result(DataKind.WEIGHT_DIFF, {"w": TOLD})()
+            sealed = UpdateSealer(in_the_clear=["train"]).process(reply, at_site)
+        assert not reply
+        assert decode_head(letter_in(sealed).parcel.head) is not None
+
+
+def test_the_sites_own_sealer_and_the_jobs_make_one_answer(tmp_path: Path) -> None:
+    scope = Scope()
+    scope.add_task_result_filter(UpdateSealer(), FilterKey.OUT)
+    with job(tmp_path, {"w": np.zeros(3)}, rounds=1) as made:
+        for engine in made.wire.engines.values():
+            engine.manager.private_stickers[FLContextKey.SCOPE_OBJECT] = scope
+        made.round()
+        assert made.accepted == dict.fromkeys(SITES, True)
 
 
 def test_the_sites_own_privacy_policy_covers_every_task(tmp_path: Path) -> None:
