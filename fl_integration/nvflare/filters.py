@@ -20,13 +20,10 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from fl_integration.embedding.delivery import Contribution
 from fl_integration.embedding.member import Member, Memory, refused
 from fl_integration.embedding.parcels import Parcel, Purpose, Refused, decode_head, said, study_of
-from fl_integration.embedding.records import Kind, Record, array_digest, records_digest
 from fl_integration.embedding.sums import DEFAULT_STUDY, sums_of, terms_of
 from fl_integration.loop.optimisers import FedAvg
 from fl_integration.nvflare.engine import (
@@ -45,14 +42,14 @@ from fl_integration.nvflare.engine import (
     get_filters,
     make_reply,
 )
-from fl_integration.nvflare.filters_letters import MODEL, Letter, Model, Shown, letter_in
+from fl_integration.nvflare.filters_delivered import Delivered, settings_digest
+from fl_integration.nvflare.filters_letters import Letter, Model, Shown, letter_in
 from fl_integration.nvflare.filters_settings import SERVER, SiteFile, here_of, protocol_of
 from fl_integration.nvflare.filters_turn import Ask, Turn
-from fl_integration.site.whole_files import read_whole
 from protocols.machine.parameters import Parameters
 from secagg.errors import ParameterError, SecAggError, VerificationError
 
-__all__ = ["ANSWERS", "LETTERS", "SETTINGS", "WEIGHT", "ModelOpener", "UpdateSealer", "check_weights"]
+__all__ = ["ANSWERS", "LETTERS", "WEIGHT", "ModelOpener", "UpdateSealer", "check_weights"]
 
 _LOG: Final = logging.getLogger("secagg")
 WEIGHT: Final = "NUM_STEPS_CURRENT_ROUND"
@@ -61,11 +58,9 @@ LETTERS: Final = "secagg.letters"
 """The topic under which the server writes to sites that have no task."""
 ANSWERS: Final = "secagg.answers"
 """The topic under which a site answers a task that its executor never saw."""
-SETTINGS: Final = "secagg.settings"
 _TURN: Final = "secagg.turn"
 _SEALED: Final = "secagg.sealed"
 _ANSWER_SECONDS: Final = 10.0
-_MAXIMUM_FILE: Final = 1 << 28
 _PATTERN: Final = frozenset("*?[")
 _CODES: Final = frozenset(code for name, code in vars(ReturnCode).items() if name.isupper())
 _KEPT_HEADERS: Final = (
@@ -174,7 +169,7 @@ class ModelOpener(Filter):  # type: ignore[misc]  # NVFlare has no types
         except (SecAggError, OSError) as error:  # of this site's own files, whose names are its own affair
             _LOG.warning("%s does not take part: %s", site, error)
             return refused("this site cannot take part; its own log says why")
-        answer = member.answer(letter.parcel, _Delivered(letter, task=task, settings=settings, ask=ask))
+        answer = member.answer(letter.parcel, Delivered(letter, task=task, settings=settings, ask=ask))
         with self._alone:
             self._remembered = dict(member.remembers)
         return answer
@@ -298,74 +293,6 @@ def _code_of(result: Shareable) -> str:
     """The return code of an executor's result, if it is one of NVFlare's: another may say anything."""
     code = result.get_return_code(ReturnCode.OK)
     return code if isinstance(code, str) and code in _CODES else ReturnCode.EXECUTION_RESULT_ERROR
-
-
-class _Delivered:
-    """What one letter shows, and the executor that works on it."""
-
-    def __init__(self, letter: Letter, *, task: str, settings: bytes, ask: Ask | None) -> None:
-        self._letter, self._task, self._settings, self._ask = letter, task, settings, ask
-        self._model: Model | None = None
-
-    def digest(self, withheld: Mapping[str, bytes]) -> bytes:
-        shown, model = self._shown(), self._delivered()
-        if shown.task != self._task:
-            raise VerificationError(f"a letter for the task {shown.task!r} came with the task {self._task!r}")
-        if withheld.keys() - {MODEL}:  # a record under another name would be bound, and shown to nobody
-            raise VerificationError("a record was withheld that is no model")
-        return round_digest(
-            shown, None if model is None else model.record(), settings=self._settings, withheld=withheld
-        )
-
-    def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
-        model = self._delivered()
-        return None if model is None else (model.arrays, array_digest(model.record()))
-
-    def contribute(self, purpose: Purpose, model: Mapping[str, Any] | None, *, named: str) -> Contribution:
-        if self._ask is None or model is None:
-            raise ParameterError("an update was asked for without a task; sites train for tasks alone")
-        return self._ask(Model(dict(model), self._shown().named_forms()))
-
-    def _shown(self) -> Shown:
-        if self._letter.shown is None:
-            raise VerificationError("the letter shows nothing that an executor could work on")
-        return self._letter.shown
-
-    def _delivered(self) -> Model | None:
-        if self._model is None and self._letter.arrays is not None:
-            self._model = Model.from_bytes(self._letter.arrays, forms={})
-        return self._model
-
-
-def round_digest(
-    shown: Shown, model: Record | None, *, settings: bytes, withheld: Mapping[str, bytes]
-) -> bytes:
-    """What a round binds: all that an executor sees.
-
-    Args:
-        shown: beside the model.
-        model: the arrays, if they travel.
-        settings: `settings_digest` of the sites.
-        withheld: the digest of arrays that do not travel, by `MODEL`.
-    """
-    records = {"task": shown.record()} | ({} if model is None else {MODEL: model})
-    return records_digest(records, replaced={**withheld, SETTINGS: settings})
-
-
-def settings_digest(app: Path) -> bytes:
-    """The digest (32 bytes) of what the server deployed to a site: its job's configuration and code.
-
-    Raises:
-        ParameterError: a file cannot be read.
-    """
-    files = [
-        path
-        for part in ("config", "custom")
-        for path in sorted((app / part).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-    found = {str(path.relative_to(app)): read_whole(path, maximum=_MAXIMUM_FILE) for path in files}
-    return array_digest(Record(Kind.SETTINGS, dict(found)))
 
 
 def check_weights(protocol: Parameters, weighted_by: object) -> None:
