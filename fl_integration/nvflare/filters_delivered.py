@@ -78,6 +78,9 @@ def round_digest(
 def settings_digest(app: Path) -> bytes:
     """The digest (32 bytes) of what the server deployed to a site: its job's configuration and code.
 
+    What Python compiled beside the code has each site's own times in it and is not bound. Who may deploy code
+    could as well send any there: a site that gives no job that right (byoc) has no such folder.
+
     Raises:
         ParameterError: a file cannot be read.
     """
@@ -85,7 +88,7 @@ def settings_digest(app: Path) -> bytes:
         path
         for part in ("config", "custom")
         for path in sorted((app / part).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not (part == "custom" and "__pycache__" in path.relative_to(app).parts)
     ]
     found = {str(path.relative_to(app)): read_whole(path, maximum=_MAXIMUM_FILE) for path in files}
     return array_digest(Record(Kind.SETTINGS, dict(found)))

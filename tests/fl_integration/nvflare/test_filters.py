@@ -344,6 +344,6 @@ def test_cookies_go_back_to_the_workflow_and_past_the_executor(tmp_path: Path) -
     with job(tmp_path, {"w": np.zeros(3)}, rounds=1) as made:
         made.round(on_the_way=with_cookie, coming_back=coming_back)
         seen = made.sites["site-1"].executor.shown[0]
-    assert back == dict.fromkeys(SITES, {"contribution_round": 0})
+    assert back == {name: {"contribution_round": 0} for name in SITES}
     assert seen.get_cookie_jar() is None
     assert seen.get_peer_props() is None
