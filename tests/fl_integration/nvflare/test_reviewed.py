@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -16,13 +17,24 @@ from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.apis.workspace import Workspace
 
+from fl_integration.embedding import own_files
+from fl_integration.embedding.member import UNABLE, Memory
+from fl_integration.embedding.parcels import Purpose, Refused, decode_head
 from fl_integration.nvflare import here as room
+from fl_integration.nvflare.carrier import unpacked
 from fl_integration.nvflare.deployment import Deployment
 from fl_integration.nvflare.here import Here
 from fl_integration.nvflare.provisioning import COLLAB_CLASSES, OWN_CLASSES, Code, settle
+from fl_integration.nvflare.site import _Site
+from fl_integration.site.keys import save_identity
+from fl_integration.site.roster_file import write_roster
+from protocols import Identity, Roster
+from protocols.membership import RosterVersion
 from secagg.errors import ParameterError
 from tests.fl_integration.nvflare.loopback import JOB
-from tests.fl_integration.nvflare.stage import Study, by
+from tests.fl_integration.nvflare.stage import Study, by, zeros
+
+READ = time.time()
 
 
 # What a job may name
@@ -135,9 +147,99 @@ def test_a_file_that_was_taken_away_is_a_change(tmp_path: Path, monkeypatch: pyt
         made.settings()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say")
 def test_a_process_knows_when_it_began() -> None:
-    say = "import time; print(time.time()); from fl_integration.nvflare import here; print(here.BEGAN)"
-    before = time.time()
-    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
-    first, began = map(float, done.stdout.split())
-    assert before - 0.1 < began < first + 0.1  # and not when it had imported this library
+    """And not when it had imported this library, seconds behind the configuration."""
+    assert room._began() < READ
+    assert room._began() == pytest.approx(room.BEGAN, abs=1.0)
+
+
+# Who takes part
+
+
+def test_a_server_that_greets_nobody_again_keeps_no_expelled_member(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """d's operator installs the roster without c, whose key was stolen; the server goes on as before."""
+    study = Study(tmp_path, names="abcd")
+    first = RosterVersion(study.roster)
+    second = RosterVersion(Roster.of(*(study.ids[each] for each in "abd")), version=2, previous=first.digest)
+    for name in "abcd":
+        second = second.signed(study.ids[name])
+    study.rosters |= dict.fromkeys("abcd", first)
+    with study.secure(roster=first) as secure:
+        assert secure.train(zeros()).contributors == ("a", "b", "c", "d")
+        study.rosters["d"] = second
+        outcome = secure.train(zeros())
+    assert "d" not in outcome.contributors
+    assert "the server's is an older one" in outcome.lost["d"]
+
+
+def test_an_identity_is_opened_once_for_one_file_and_one_password(
+    tmp_path: Path, quick_passwords: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, real = [], own_files.load_identity
+
+    def load(path: Any, **others: Any) -> Identity:
+        opened.append(path)
+        return real(path, **others)
+
+    monkeypatch.setattr(own_files, "load_identity", load)
+    ids = [Identity.generate(name) for name in "abc"]
+    other = Identity.generate("a")
+    for identity, name in ((ids[0], "a"), (other, "other")):
+        save_identity(identity, tmp_path / f"{name}.key", password="correct horse battery")
+    for each, name in ((ids, "roster"), ([other, *ids[1:]], "next")):
+        write_roster(RosterVersion(Roster.of(*each)), tmp_path / f"{name}.txt")
+
+    def enrolled(key: str, roster: str) -> Any:
+        return own_files.enrolment_at(
+            identity=tmp_path / key,
+            roster=tmp_path / roster,
+            state=tmp_path / "state",
+            password_file=None,
+            setting="password-file",
+        )
+
+    monkeypatch.setenv("SECAGG_PASSWORD", "correct horse battery")
+    for _ in range(3):
+        assert enrolled("a.key", "roster.txt").identity.key.public_key == ids[0].key.public_key
+    assert len(opened) == 1
+    (tmp_path / "other.key").replace(tmp_path / "a.key")  # rotated: never what was opened before
+    assert enrolled("a.key", "next.txt").identity.key.public_key == other.key.public_key
+    monkeypatch.setenv("SECAGG_PASSWORD", "another one altogether")
+    with pytest.raises(ParameterError):
+        enrolled("a.key", "next.txt")
+    monkeypatch.setenv("SECAGG_PASSWORD", "correct horse battery")
+    (tmp_path / "a.key").chmod(0o644)
+    with pytest.raises(ParameterError, match="can be read or written by others"):
+        enrolled("a.key", "next.txt")
+
+
+def test_what_one_thread_stored_is_not_forgotten_for_what_another_knew() -> None:
+    def memory(counter: int) -> Memory:
+        return Memory(counter, bytes(32), bytes([counter]) * 32)
+
+    site = _Site.__new__(_Site)
+    site._remembered, site._remembering = {}, Lock()
+    known = {Purpose.TRAIN: memory(4), Purpose.EVALUATE: memory(2)}
+    site.remember("a", known)
+    # Two calls begin with this; the one that stored the training's sixth state ends first.
+    site.remember("a", {**known, Purpose.TRAIN: memory(6)})
+    site.remember("a", {**known, Purpose.EVALUATE: memory(3)})
+    assert site.remembered("a") == {Purpose.TRAIN: memory(6), Purpose.EVALUATE: memory(3)}
+    assert site.remembered("b") == {}
+
+
+def test_an_enrolment_that_ends_its_process_ends_no_thread_of_nvflares(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def leaves(site: str) -> Any:
+        raise SystemExit("/home/ward/patients.csv")
+
+    study = Study(tmp_path, names="abcd")
+    study.join("d", by(0.4, 40), enrol=leaves)
+    assert set(study.train().lost) == {"d"}
+    (answer,) = study.job.heard("d")
+    assert decode_head(unpacked(answer["result"]).head) == Refused(UNABLE)
+    assert "patients" in caplog.text  # here, and nowhere else
