@@ -213,7 +213,7 @@ def read_archived(path: str | os.PathLike[str]) -> ArchivedRound:
 
 
 def gaps(rounds: Iterable[ArchivedRound]) -> list[Gap]:
-    """Where rounds have no record: before the first and between two, under one key, of one session and purpose.
+    """Where rounds have no record, before the first and between two under one key of a session and purpose.
 
     A study's rounds go on counting from session to session, or begin at 0 where the coordinator lost its
     state. One that could not begin has none: its cohort was too small, say, or its model too long.

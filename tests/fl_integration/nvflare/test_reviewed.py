@@ -1,21 +1,27 @@
 """What a hostile reader found in this room, each as the attack that worked: it does not any more."""
 
 import importlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pytest
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeComponentError
+from nvflare.apis.workspace import Workspace
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
-from nvflare.apis.workspace import Workspace
+from nvflare.private.fed.utils.app_authz import AppAuthzService
+from nvflare.private.fed.utils.app_deployer import AppDeployer
+from nvflare.private.privacy_manager import PrivacyService
 
 from fl_integration.embedding import own_files
 from fl_integration.embedding.member import UNABLE, Memory
@@ -23,6 +29,7 @@ from fl_integration.embedding.parcels import Purpose, Refused, decode_head
 from fl_integration.nvflare import here as room
 from fl_integration.nvflare.carrier import unpacked
 from fl_integration.nvflare.deployment import Deployment
+from fl_integration.nvflare.enrolling import outside_of_the_job
 from fl_integration.nvflare.here import Here
 from fl_integration.nvflare.provisioning import COLLAB_CLASSES, OWN_CLASSES, Code, settle
 from fl_integration.nvflare.site import _Site
@@ -134,7 +141,7 @@ def test_a_file_that_was_taken_away_is_a_change(tmp_path: Path, monkeypatch: pyt
     (config / "a").write_text("{}")
     (config / "b").write_text("{}")
     made = Here(
-        **{each: tmp_path for each in ("startup", "local", "job")},
+        **dict.fromkeys(("startup", "local", "job"), tmp_path),
         **{"name": "a", "caller": "server", "simulated": False, "props": {}, "published": ()},
         config=config,
     )
@@ -243,3 +250,63 @@ def test_an_enrolment_that_ends_its_process_ends_no_thread_of_nvflares(
     (answer,) = study.job.heard("d")
     assert decode_head(unpacked(answer["result"]).head) == Refused(UNABLE)
     assert "patients" in caplog.text  # here, and nowhere else
+
+
+# Where the state lies
+
+
+def job_of(files: dict[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def in_kit(folder: Path) -> Here:
+    places = {each: folder / each for each in ("startup", "local")}
+    job = folder / "job-1"
+    return Here(
+        **places, job=job, config=job / "config",
+        name="va", caller="server", simulated=False, props={}, published=(),
+    )  # fmt: skip
+
+
+def test_a_server_that_names_a_job_as_the_states_folder_would_wipe_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVFlare's own deployer, as a site's process calls it; so the state lies elsewhere."""
+    workspace = Workspace(str(kit(tmp_path)), "va")
+    monkeypatch.setattr(AppAuthzService, "validate_app", lambda path: ("", {}))
+    monkeypatch.setattr(AppAuthzService, "authorize_app_info", lambda **others: (True, ""))
+    monkeypatch.setattr(PrivacyService, "is_scope_allowed", lambda scope: True)
+    for named in ("secagg-state", "local"):
+        (tmp_path / named).mkdir(exist_ok=True)
+        (tmp_path / named / "releases.sqlite").write_bytes(b"what this site released")
+        data = job_of({"config/config_fed_client.json": "{}"})
+        AppDeployer().deploy(workspace, named, {"name": "x"}, "app", data, FLContext())
+        assert not (tmp_path / named / "releases.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "refused"),
+    [
+        ("state", "secagg-state", True),
+        ("state", "local/state", True),  # a job may be called local
+        ("state", ".", True),
+        ("identity", "keys/va.pem", True),
+        ("identity", "local/va.pem", False),  # what is wiped there is missed, and nothing is said twice
+        ("roster", "startup/roster.txt", True),
+        ("state", "../elsewhere", False),
+    ],
+)
+def test_what_a_job_could_replace_is_no_place_of_a_sites_own(
+    tmp_path: Path, name: str, path: str, refused: bool
+) -> None:
+    here = in_kit(tmp_path / "kit")
+    (tmp_path / "kit" / "local").mkdir(parents=True)
+    if not refused:
+        assert outside_of_the_job(here, name, tmp_path / "kit" / path) == tmp_path / "kit" / path
+        return
+    with pytest.raises(ParameterError, match="where a job of the folder's name would replace it"):
+        outside_of_the_job(here, name, tmp_path / "kit" / path)
