@@ -32,12 +32,13 @@ from fl_integration.nvflare.deployment import Deployment
 from fl_integration.nvflare.enrolling import outside_of_the_job
 from fl_integration.nvflare.here import Here
 from fl_integration.nvflare.provisioning import COLLAB_CLASSES, OWN_CLASSES, Code, settle
-from fl_integration.nvflare.site import _Site
+from fl_integration.nvflare.shown import SETTINGS
+from fl_integration.nvflare.site import _Delivered, _Site
 from fl_integration.site.keys import save_identity
 from fl_integration.site.roster_file import write_roster
 from protocols import Identity, Roster
 from protocols.membership import RosterVersion
-from secagg.errors import ParameterError
+from secagg.errors import ParameterError, VerificationError
 from tests.fl_integration.nvflare.loopback import JOB
 from tests.fl_integration.nvflare.stage import Study, by, zeros
 
@@ -80,6 +81,20 @@ def test_a_job_names_classes_of_this_library_and_nothing_that_lies_beside_them(
         ask({"path": path}, workspace=workspace)
     with pytest.raises(UnsafeComponentError, match="is not in allow_list"):
         ask({"path": f"fl_integration.nvflare.{name}"}, workspace=workspace)
+
+
+def test_a_job_names_no_trainer_of_nvflares_which_would_train_in_the_clear(tmp_path: Path) -> None:
+    workspace = Workspace(str(kit(tmp_path)), "va")
+    for path in set(DEFAULT_CLASS_ALLOW_LIST):
+        with pytest.raises(UnsafeComponentError, match="is not in allow_list"):
+            ComponentPathAuthorizer().authorize_component_config({"path": path}, workspace=workspace)
+
+
+def test_a_model_under_the_settings_name_is_bound_by_nothing_and_refused() -> None:
+    made = _Delivered(None, bytes(32), functions={}, sums={}, weighted_by_key="num-examples")
+    made.digest({"arrays": bytes(32)})
+    with pytest.raises(VerificationError, match="withheld under a name that is this library's own"):
+        made.digest({SETTINGS: bytes(32)})
 
 
 def test_each_class_that_a_job_may_name_is_defined_where_the_list_says() -> None:
