@@ -39,7 +39,8 @@ def need_packages(protocols: Collection[str], more: Sequence[tuple[str, str, str
     Raises:
         MissingExtraError: one of them is not installed.
     """
-    needed = [*more, ("torch", "torch", "train"), ("sklearn", "scikit-learn", "demo")]
+    # One extra brings all of it, torch as well, so that one installation is enough.
+    needed = [*more, ("torch", "torch", "demo"), ("sklearn", "scikit-learn", "demo")]
     needed += [(package, package, "demo") for package in ("rich", "matplotlib", "jinja2")]
     if "ckks" in protocols:
         needed.append(("tenseal", "tenseal", "ckks"))

@@ -424,7 +424,11 @@ def _run_name(run_id: int) -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
+    # What a process that is killed had no time to remove goes with the folder.
+    temporary = folder / "tmp"
+    temporary.mkdir(mode=0o700, exist_ok=True)
     return environment_of(folder, without="FLWR_") | {
+        "TMPDIR": str(temporary),
         "FLWR_HOME": str(home_of(folder)),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

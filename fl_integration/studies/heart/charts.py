@@ -152,7 +152,7 @@ def what_the_server_saw(glimpse: Glimpse, *, hospitals: int) -> bytes:
         _title(
             figure,
             "From one hospital the server gets noise; only the sum of all has meaning",
-            "MaskedSum, first round, taken from the message on the wire. "
+            "MaskedSum, first round in one process, taken from the bytes of the message. "
             "Every number is equally likely, whatever the update was.",
         )
         figure.subplots_adjust(left=0.17, right=0.975, top=0.79, bottom=0.09, wspace=0.09)

@@ -58,7 +58,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(arguments, said, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("package", "extra"), [("flwr", "flower"), ("torch", "train"), ("jinja2", "demo")])
+@pytest.mark.parametrize(("package", "extra"), [("flwr", "flower"), ("torch", "demo"), ("jinja2", "demo")])
 def test_a_missing_package_is_named_with_its_extra(package, extra, capsys, tmp_path, monkeypatch):
     real = importlib.import_module
 
@@ -141,7 +141,9 @@ def left(folder: Path) -> list[str]:
                 found.append(path.name)
         except OSError:
             continue
-    return found + [str(path) for path in (folder / "temporary").iterdir()]
+    # torch makes an empty folder for its compiler's cache, this user's and no run's.
+    ours = [path for path in (folder / "temporary").iterdir() if not path.name.startswith("torchinductor_")]
+    return found + [str(path) for path in ours]
 
 
 @pytest.mark.engine
