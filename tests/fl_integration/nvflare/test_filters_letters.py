@@ -1,6 +1,7 @@
 """What travels, and what a site says for itself: round trips and the litany of what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +220,10 @@ def test_a_site_its_kit_and_its_identity_have_one_name(
         file.enrolment()
     found = SiteFile.of(here(tmp_path, "site-2")).enrolment()
     assert found.policy.min_contributors == 5
+    outside = here(tmp_path, "site-2", simulated=False)
+    file = SiteFile.of(replace(outside, job=tmp_path / "workspace" / "job"))
     with pytest.raises(VerificationError, match=r"startup kit has no client\.crt"):
-        SiteFile.of(here(tmp_path, "site-2", simulated=False)).enrolment()
+        file.enrolment()
 
 
 def test_a_variable_names_one_file_for_each_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
