@@ -184,10 +184,10 @@ def _loss(act: Act, name: str, number: int) -> str:
     if (run := act.engine) is None:
         return f"{name} is lost in round {number + 1}\nand back in round {number + 2}"
     left = len(run.contributors(number))
-    ends = "which has no sum" if run.rounds[number].aborted else f"which ends with {left}"
+    ends = "which has no sum" if run.rounds[number].aborted else f"which ends with {left} hospitals"
     back = back_in(run)
     returns = f"it is back in round {back + 1}" if back is not None else "it does not come back"
-    return f"{name} is killed in round {number + 1},\n{ends}; {returns}"
+    return f"{name}'s computer fails in round {number + 1},\n{ends}; {returns}"
 
 
 def _headline(act: Act) -> str:
@@ -195,7 +195,7 @@ def _headline(act: Act) -> str:
     same = all(row.difference is not None and row.difference < _SAME for row in secure)
     found = "the same model as" if same else "a model close to"
     if act.engine is not None:
-        over = f" over {act.engine.engine}{', one killed' if act.lost is not None else ''}"
+        over = f" over {act.engine.engine}{', one fails' if act.lost is not None else ''}"
         return f"{len(act.hospitals)} hospitals{over}: {found} FedAvg in the clear"
     lost = ", one lost on the way" if act.lost is not None else ""
     return f"{len(act.hospitals)} hospitals{lost}: the secure sums learn {found} FedAvg in the clear"

@@ -94,7 +94,7 @@ def title(act: Act) -> str:
     """What an act is about."""
     number = {3: "three", 4: "four"}[len(act.hospitals)]
     if act.engine is not None:
-        what = ", and one is killed" if act.engine.killed is not None else ""
+        what = ", and the computer of one fails" if act.engine.killed is not None else ""
         return f"Over {act.engine.engine}: {number} hospitals{what}"
     if act.lost is not None:
         return f"Act two: {number} hospitals, and one vanishes"
@@ -133,8 +133,8 @@ def repeat_sentence(repeats: tuple[Repeat, ...]) -> str:
         for r in repeats
     ]
     return (
-        f"In {repeats[0].splits} other splits of the same patients, joint model minus own, mean and range: "
-        f"{', '.join(parts)}."
+        f"In {repeats[0].splits} other splits of the same patients, three hospitals in the clear, joint model "
+        f"minus own, mean and range: {', '.join(parts)}."
     )
 
 

@@ -425,7 +425,7 @@ def test_the_report_shows_wires_and_the_kill(four_less_one):
     assert "Budapest's node was killed while it trained in round 2, which ended with 3 hospitals" in said
     assert "it contributes again in round 3" in said
     assert "MaskedSum says '2 contributors'" in said
-    assert report.title(act) == "Over One: four hospitals, and one is killed"
+    assert report.title(act) == "Over One: four hospitals, and the computer of one fails"
     pictures = dict.fromkeys(("auc_by_round.png", "what_the_server_saw.png"), b"")
     page = report.html((act,), {}, (), {}, pictures)
     assert "What each hospital's wire carried" in page
@@ -441,8 +441,10 @@ def test_the_report_shows_wires_and_the_kill(four_less_one):
 @pytest.mark.slow
 def test_the_picture_says_who_was_killed(three_less_one, four_less_one):
     lost = [charts._loss(act, "Budapest", 1) for act in (three_less_one, four_less_one)]
-    assert lost[0] == "Budapest is killed in round 2,\nwhich has no sum; it is back in round 3"
-    assert lost[1] == "Budapest is killed in round 2,\nwhich ends with 3; it is back in round 3"
+    assert lost[0] == "Budapest's computer fails in round 2,\nwhich has no sum; it is back in round 3"
+    assert (
+        lost[1] == "Budapest's computer fails in round 2,\nwhich ends with 3 hospitals; it is back in round 3"
+    )
     assert charts.auc_by_round(three_less_one).startswith(b"\x89PNG")
 
 
