@@ -133,8 +133,8 @@ def repeat_sentence(repeats: tuple[Repeat, ...]) -> str:
         for r in repeats
     ]
     return (
-        f"In {repeats[0].splits} other splits of the same patients, three hospitals in the clear, joint model "
-        f"minus own, mean and range: {', '.join(parts)}."
+        f"In {repeats[0].splits} other splits of the same patients, three hospitals in the clear, joint "
+        f"model minus own, mean and range: {', '.join(parts)}."
     )
 
 
