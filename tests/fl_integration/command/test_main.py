@@ -61,7 +61,9 @@ def test_help_says_once_what_every_argument_is() -> None:
         (["roster", "remove"], {"ROSTER": "The file with the roster.", "NAME...": "Members who leave."}),
     ):
         shown = runner.invoke(app, [*words, "--help"]).stdout
-        listed = re.findall(r"^  (\S+) {2,}(\S.*?)  \[required\]$", shown.partition("\nOptions:")[0], re.MULTILINE)
+        listed = re.findall(
+            r"^  (\S+) {2,}(\S.*?)  \[required\]$", shown.partition("\nOptions:")[0], re.MULTILINE
+        )
         assert dict(listed) == arguments
         assert len(re.findall(r"rguments:$", shown, flags=re.MULTILINE)) == 1
 
