@@ -1,7 +1,8 @@
 """Verbs whose help is plain text, and whole.
 
-typer escapes "[required]" for rich's markup even where that is off, and leaves the backslash to the reader. Under
-click 8.5, whose arguments have a help of their own, typer 0.20 loses what it was told of an argument, and click lists the arguments a second time.
+typer escapes "[required]" for rich's markup even where that is off, and leaves the backslash to the reader.
+Under click 8.5, whose arguments have a help of their own, typer 0.20 loses what it was told of an argument,
+and click lists the arguments a second time.
 """
 
 from typing import Final

@@ -37,7 +37,8 @@ def need_packages(protocols: Collection[str], more: Sequence[tuple[str, str, str
         more: module, package and extra of what else is needed; they come first.
 
     Raises:
-        MissingExtraError: some are not installed; the text names the first, and the extras that bring all of them.
+        MissingExtraError: some are not installed; the text names the first, and the extras that
+            bring all of them.
     """
     # One extra brings all but an engine, torch as well, so that one installation is enough.
     needed = [*more, ("torch", "torch", "demo"), ("sklearn", "scikit-learn", "demo")]
