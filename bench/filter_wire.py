@@ -278,6 +278,7 @@ def job(
     tasks: tuple[str, ...] = ("train",),
     executor_tasks: tuple[str, ...] = ("train",),
     said: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda _, each: each,
+    connect_seconds: float = 0.3,
 ) -> Iterator[Job]:
     """A job over three sites with keys, rosters and folders of their own."""
     wire = Wire()
@@ -324,7 +325,7 @@ def job(
         sites[name] = Site(engine, runner, executor, filters)
         sites[name].tell(EventType.START_RUN)
     (folder / "server" / "local" / "secagg.json").write_text(json.dumps({"roster": "../../roster.txt"}))
-    server = SealedSum(protocol=protocol, connect_seconds=0.3, exchange_seconds=20.0)
+    server = SealedSum(protocol=protocol, connect_seconds=connect_seconds, exchange_seconds=20.0)
     with wire.engines["server"].new_context() as fl_ctx:
         server.handle_event(EventType.START_RUN, fl_ctx)
     made = Job(wire, server, sites, model, rounds=rounds)

@@ -173,10 +173,12 @@ def _he() -> tuple[Any, Any, list[Any], list[Any]]:
     from nvflare.app_opt.he.model_decryptor import HEModelDecryptor
     from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
     from nvflare.app_opt.he.model_shareable_generator import HEModelShareableGenerator
+    from nvflare.lighter.impl.he import HEBuilder
 
-    secret = ts.context(ts.SCHEME_TYPE.CKKS, poly_modulus_degree=8192, coeff_mod_bit_sizes=[60, 40, 40])
-    secret.global_scale = 2**40
-    public = ts.context_from(secret.serialize(save_secret_key=False))
+    builder = HEBuilder()  # whose contexts are symmetric: ciphertexts half as large as under a public key
+    builder.initialize(None, None)
+    secret = ts.context_from(builder.get_serialized_context(is_client=True))
+    public = ts.context_from(builder.get_serialized_context())
     generator, decryptor, encryptor = HEModelShareableGenerator(), HEModelDecryptor(), HEModelEncryptor()
     generator.tenseal_context = public
     decryptor.tenseal_context = encryptor.tenseal_context = secret

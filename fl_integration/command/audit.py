@@ -24,7 +24,7 @@ Examples:
   secagg audit records --key coordinator.pub
   secagg audit records
 
-Exit code 0 if every record is whole, signed by the key and none is missing in between; 1 if not.
+Exit code 0 if every record is whole, signed by the key and none is missing before another; 1 if not.
 """
 PROTOCOLS: Final = {1: "PlainSum", 2: "MaskedSum", 3: "LatticeSum", 4: "CkksSum", 5: "PaillierSum"}
 _PROVES: Final = """\
@@ -85,7 +85,7 @@ def _read(paths: Iterable[Path], signer: PublicIdentity | None) -> tuple[list[Ar
             if signer is not None:
                 found.signed.verify(signer.public_key)
         except (DecodeError, ParameterError, VerificationError) as error:
-            wrong.append(f"WRONG {path.name!r}: {error}")
+            wrong.append(_shown(f"WRONG {path.name!r}: {error}"))  # it may quote what stands in the file
         else:
             rounds.append(found)
     return rounds, wrong

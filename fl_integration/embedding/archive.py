@@ -13,8 +13,8 @@ clock when the session opened, in milliseconds.
 A record proves that the holder of the key said so, and that it tells no other auditor something else about
 that round, if the two compare. It does not prove that it is true: a coordinator that lies signs lies, though
 the transcript's digest, over every message that it accepted, shows them to whoever is given the messages.
-Nor that none was taken away: rounds of a session are numbered without a gap, which shows one that is missing
-between two others, and not one at the end.
+Nor that none was taken away: a study's rounds are numbered without a gap, which shows one that is missing at
+the beginning or between two others, and not one at the end.
 
 >>> import tempfile
 >>> from protocols import Identity
@@ -104,7 +104,7 @@ class ArchivedRound:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Rounds in [first, end) of a session that have no record."""
+    """Rounds in [first, end), of a session or before it, that have no record."""
 
     session: bytes
     purpose: Purpose
@@ -213,16 +213,25 @@ def read_archived(path: str | os.PathLike[str]) -> ArchivedRound:
 
 
 def gaps(rounds: Iterable[ArchivedRound]) -> list[Gap]:
-    """Where rounds have no record, between two of one session and purpose that have one.
+    """Where rounds have no record, before the first and between two under one key of a session and purpose.
 
-    A round that could not begin has none: its cohort was too small, say, or its model too long.
+    A study's rounds go on counting from session to session, or begin at 0 where the coordinator lost its
+    state. One that could not begin has none: its cohort was too small, say, or its model too long.
     """
-    numbers: dict[tuple[bytes, int], set[int]] = {}
+    sessions: dict[tuple[int, bytes, bytes, int], dict[bytes, set[int]]] = {}
     for each in rounds:
-        numbers.setdefault((each.session, each.purpose), set()).add(each.record.round)
-    return [
-        Gap(session, Purpose(purpose), before + 1, after)
-        for (session, purpose), found in numbers.items()
-        for before, after in itertools.pairwise(sorted(found))
-        if after > before + 1
-    ]
+        session = each.place.epoch, each.session, each.place.study, each.purpose
+        signed = sessions.setdefault(session, {})
+        signed.setdefault(each.signed.public_key, set()).add(each.record.round)
+    missing, following = list[Gap](), dict[tuple[bytes, int], int]()
+    for (_, name, study, purpose), by_key in sorted(sessions.items(), key=lambda each: each[0]):
+        expected = following.get((study, purpose), 0)
+        for numbers in by_key.values():
+            found = sorted(numbers)
+            missing += [
+                Gap(name, Purpose(purpose), before + 1, after)
+                for before, after in itertools.pairwise([min(expected, found[0]) - 1, *found])
+                if after > before + 1
+            ]
+            following[study, purpose] = max(following.get((study, purpose), 0), found[-1] + 1)
+    return missing

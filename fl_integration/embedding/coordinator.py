@@ -37,7 +37,7 @@ from protocols.membership import RosterVersion, session_id
 from protocols.messages.schema import U8, U64, Key32, UpTo, decode, encode
 from protocols.planning.requirements import ceil_fraction
 from protocols.run import run_round
-from secagg.errors import ParameterError, PeerViolation, RoundAborted
+from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted
 from secagg.wire import Buffer
 
 __all__ = ["Coordinator"]
@@ -196,7 +196,13 @@ class Coordinator:
         data = None if self._files is None else self._files.read(_FILE)
         if data is None or self._files is None:
             return False
-        saved = decode(Saved, data)
+        try:
+            saved = decode(Saved, data)
+        except DecodeError as error:
+            raise ParameterError(
+                "the server's saved state is another release's; move its folder away, and this one opens a "
+                "session of its own"
+            ) from error
         self._epoch, self._moved = saved.epoch, saved.moved
         self._rounds = {Purpose(each): number for each, number in saved.rounds.items()}
         # A machine signs under the key that it began with: another key is another session.

@@ -7,6 +7,7 @@ In earnest each site's operator makes an identity and holds the roster that all 
 the folder is everybody, so what it protects is nothing; it shows that the app runs.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +23,13 @@ from secagg.errors import ParameterError
 from secagg.secret import Secret
 from secagg.standard.kdf import hkdf
 from secagg.standard.signing import SigningKey
+from secagg.wire import Writer
 
 __all__ = ["PASSWORD_VARIABLE", "enrolment_at", "rehearsed", "rehearsed_identities"]
 
 PASSWORD_VARIABLE: Final = "SECAGG_PASSWORD"  # noqa: S105 - the name of a variable
 _MAXIMUM_PASSWORD_FILE: Final = 4096
+_MAXIMUM_IDENTITY: Final = 1 << 16
 _SECRET_BYTES: Final = 32
 _REHEARSED_SESSIONS: Final = 1_000_000
 
@@ -53,10 +56,29 @@ def enrolment_at(
         VerificationError: the identity's file was changed.
     """
     return Enrolment(
-        identity=load_identity(identity, password=_password(password_file, setting)),
+        identity=_opened(identity, _password(password_file, setting)),
         roster=read_roster(roster),
         state_dir=state,
     )
+
+
+_OPENED: Final[dict[str, tuple[bytes, Identity]]] = {}
+"""By path: a digest of the identity's file and its password, and the identity that they gave."""
+
+
+def _opened(path: str | os.PathLike[str], password: str) -> Identity:
+    """The identity in a file; what the same file gave under the same password is not opened again.
+
+    To open a key takes as long as a round, and a site enrols for each message, so that another roster holds
+    at once. Whoever reads this process's memory finds the key there, opened, with or without the digest.
+    """
+    place = os.path.abspath(path)
+    data = Writer().blob(read_private(path, maximum=_MAXIMUM_IDENTITY)).text(password).finish()
+    digest = hashlib.sha256(data).digest()
+    known = _OPENED.get(place)
+    if known is None or known[0] != digest:
+        known = _OPENED[place] = digest, load_identity(path, password=password)
+    return known[1]
 
 
 def _password(file: str | os.PathLike[str] | None, setting: str) -> str:

@@ -48,6 +48,7 @@ from fl_integration.nvflare.command_line import PRIVATE, Answer, ask
 from fl_integration.nvflare.provisioning import (
     ADMIN,
     HOST,
+    PATH_VARIABLE,
     PROJECT,
     SERVER,
     Code,
@@ -61,7 +62,7 @@ from secagg.errors import MissingExtraError, ParameterError
 __all__ = ["FOLDER_VARIABLE", "SERVER", "Code", "Deployment", "Recipe", "RunReport", "deployment", "until"]
 
 PROCESS_VARIABLE: Final = "SECAGG_PROCESS"
-OURS: Final = {FOLDER_VARIABLE, PROCESS_VARIABLE, "HOME", "PYTHONPATH", "TMPDIR"}
+OURS: Final = {FOLDER_VARIABLE, PROCESS_VARIABLE, "HOME", "PYTHONPATH", "TMPDIR", PATH_VARIABLE}
 KITS: Final = "kits"
 START_SECONDS: Final = 60
 OUTCOME_SECONDS: Final = 15
@@ -133,6 +134,7 @@ class Deployment:
         temporary.mkdir(exist_ok=True)
         self._environment = environment_of(self.folder, without="NVFL") | {
             "TMPDIR": str(temporary),
+            PATH_VARIABLE: "1",
             "NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": str(OUTCOME_SECONDS),
         }
         self._guard: subprocess.Popen[bytes] | None = None

@@ -8,7 +8,8 @@ workspace, which is the operator's and which no server writes:
      "password-file": "/keys/password"}
 
 `by_site_files` reads that. The password may stand in the environment instead, as SECAGG_PASSWORD. Nothing is
-taken from the job: its properties and its folder are the server's, and a path into that folder is refused.
+taken from the job: its properties and its folder are the server's, and a path into that folder is refused, as
+is a state anywhere in the workspace, where the server's jobs may replace it.
 
 `Rehearsed` is for NVFlare's simulator: identities of all sites, made from one secret in one folder. Whoever
 can read the folder is everybody, so what it protects is nothing; it shows that the app runs.
@@ -32,7 +33,8 @@ from secagg.errors import ParameterError
 __all__ = ["SETTINGS_FILE", "Rehearsed", "by_site_files", "not_of_others", "outside_of_the_job"]
 
 SETTINGS_FILE: Final = "secagg.json"
-_NEEDED: Final = ("identity", "roster", "state")
+_STATE: Final = "state"
+_NEEDED: Final = ("identity", "roster", _STATE)
 _PASSWORD_FILE: Final = "password-file"  # noqa: S105 - the name of a setting
 MOST_BYTES: Final = 1 << 16
 _OTHERS_WRITE: Final = 0o022
@@ -44,8 +46,8 @@ def by_site_files(site_name: str) -> Enrolment:
     Paths in it are as the operator writes them; one that is not absolute begins at the file's folder.
 
     Raises:
-        ParameterError: the file is not there, can be written by others, or lacks a setting; a path leads into
-            the job's folder; or a file that it names is none of what it should be.
+        ParameterError: the file is not there, can be written by others, or lacks a setting; a path leads to
+            where the server fills or removes folders; or a file that it names is none of what it should be.
         VerificationError: the identity's file was changed.
     """
     here = Here.now()
@@ -100,13 +102,24 @@ def _own(here: Here, name: str, value: str) -> Path:
 def outside_of_the_job(here: Here, name: str, path: Path) -> Path:
     """A path that a site's own file names.
 
+    NVFlare unpacks a job into the folder of its name in the site's workspace, and removes what stands there
+    before. The server names jobs: one called as the folder with a site's state wipes that, its release log
+    too, and the site would say again, in the same session, what it never says twice (ATTACKS D9).
+
     Raises:
-        ParameterError: it leads into the folder that the server fills.
+        ParameterError: it leads to where the server fills or removes folders.
     """
-    if path.resolve().is_relative_to(here.job.resolve()):
+    real, workspace = path.resolve(), here.job.parent.resolve()
+    if real.is_relative_to(here.job.resolve()):
         raise ParameterError(
             f"{name!r} leads into the folder of the job, which the server fills; a site's keys and state lie "
             "in a place of its own"
+        )
+    spared = name != _STATE and real.is_relative_to(here.local.resolve())
+    if not here.simulated and real.is_relative_to(workspace) and not spared:
+        raise ParameterError(
+            f"{name!r} leads into NVFlare's workspace of this site, where a job of the folder's name would "
+            "replace it; take a folder elsewhere"
         )
     return path
 

@@ -19,13 +19,11 @@ puts the sealer into its own privacy.json. No filter holds what a job's own code
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
-from fl_integration.embedding.delivery import Contribution
 from fl_integration.embedding.member import Member, Memory, refused
 from fl_integration.embedding.parcels import Parcel, Purpose, Refused, decode_head, said, study_of
-from fl_integration.embedding.records import Kind, Record, array_digest, records_digest
 from fl_integration.embedding.sums import DEFAULT_STUDY, sums_of, terms_of
 from fl_integration.loop.optimisers import FedAvg
 from fl_integration.nvflare.engine import (
@@ -44,14 +42,14 @@ from fl_integration.nvflare.engine import (
     get_filters,
     make_reply,
 )
-from fl_integration.nvflare.filters_letters import MODEL, Letter, Model, Shown, letter_in
+from fl_integration.nvflare.filters_delivered import Delivered, settings_digest
+from fl_integration.nvflare.filters_letters import Letter, Model, Shown, letter_in
 from fl_integration.nvflare.filters_settings import SERVER, SiteFile, here_of, protocol_of
 from fl_integration.nvflare.filters_turn import Ask, Turn
-from fl_integration.site.whole_files import read_whole
 from protocols.machine.parameters import Parameters
 from secagg.errors import ParameterError, SecAggError, VerificationError
 
-__all__ = ["ANSWERS", "LETTERS", "SETTINGS", "WEIGHT", "ModelOpener", "UpdateSealer", "check_weights"]
+__all__ = ["ANSWERS", "LETTERS", "WEIGHT", "ModelOpener", "UpdateSealer", "check_weights"]
 
 _LOG: Final = logging.getLogger("secagg")
 WEIGHT: Final = "NUM_STEPS_CURRENT_ROUND"
@@ -60,14 +58,12 @@ LETTERS: Final = "secagg.letters"
 """The topic under which the server writes to sites that have no task."""
 ANSWERS: Final = "secagg.answers"
 """The topic under which a site answers a task that its executor never saw."""
-SETTINGS: Final = "secagg.settings"
 _TURN: Final = "secagg.turn"
+_SEALED: Final = "secagg.sealed"
 _ANSWER_SECONDS: Final = 10.0
-_MAXIMUM_FILE: Final = 1 << 28
 _PATTERN: Final = frozenset("*?[")
+_CODES: Final = frozenset(code for name, code in vars(ReturnCode).items() if name.isupper())
 _KEPT_HEADERS: Final = (
-    ReservedHeaderKey.COOKIE_JAR,
-    ReservedHeaderKey.PEER_PROPS,
     ReservedHeaderKey.TASK_NAME,
     ReservedHeaderKey.TASK_ID,
     ReservedHeaderKey.WORKFLOW,
@@ -136,16 +132,22 @@ class ModelOpener(Filter):  # type: ignore[misc]  # NVFlare has no types
             )
         self._check_chains(fl_ctx)
         letter = letter_in(shareable)
-        self._give_up()  # the executor of an earlier task never came back
-        turn = self._turn = Turn(
+        turn = Turn(
             lambda ask: self._answer(letter, fl_ctx, task=task, ask=ask), weighted_by=self._weighted_by
         )
+        self._give_up(turn)  # the executor of an earlier task never came back
         first = turn.first()
         if isinstance(first, Parcel):
             _tell(first, letter, fl_ctx)
             raise VerificationError(f"this site has no part in the round: {_reason(first)}")
-        fl_ctx.set_prop(_TURN, (turn, letter), private=True, sticky=False)
-        return _shown_task(first, letter.shown, shareable)
+        try:
+            made = _shown_task(first, letter.shown, shareable)
+        except Exception:
+            turn.give_up()  # or the folder stays taken until the next letter
+            raise
+        held = _Held(turn, letter, shareable.get_cookie_jar())
+        fl_ctx.set_prop(_TURN, held, private=True, sticky=False)
+        return made
 
     def _answer(self, letter: Letter, fl_ctx: FLContext, *, task: str, ask: Ask | None) -> Parcel:
         """The member's answer; it raises nothing."""
@@ -167,7 +169,7 @@ class ModelOpener(Filter):  # type: ignore[misc]  # NVFlare has no types
         except (SecAggError, OSError) as error:  # of this site's own files, whose names are its own affair
             _LOG.warning("%s does not take part: %s", site, error)
             return refused("this site cannot take part; its own log says why")
-        answer = member.answer(letter.parcel, _Delivered(letter, task=task, settings=settings, ask=ask))
+        answer = member.answer(letter.parcel, Delivered(letter, task=task, settings=settings, ask=ask))
         with self._alone:
             self._remembered = dict(member.remembers)
         return answer
@@ -184,8 +186,10 @@ class ModelOpener(Filter):  # type: ignore[misc]  # NVFlare has no types
         answer = self._answer(letter, fl_ctx, task=self._train_task, ask=None)
         return Letter(answer, letter.ticket).put(make_reply(ReturnCode.OK))
 
-    def _give_up(self) -> None:
-        turn, self._turn = self._turn, None
+    def _give_up(self, follower: Turn | None = None) -> None:
+        """Ends the turn that is open; of tasks that come at once the last has its turn."""
+        with self._alone:
+            turn, self._turn = self._turn, follower
         if turn is not None:
             turn.give_up()
 
@@ -199,11 +203,11 @@ class ModelOpener(Filter):  # type: ignore[misc]  # NVFlare has no types
             raise VerificationError("this site's chains of filters cannot be read; the model stays closed")
         for task in {*tasks, self._train_task} - self._clear:
             chain = get_filters("task_result_filters", fl_ctx, job, task, FilterKey.OUT)
-            if not any(isinstance(each, UpdateSealer) for each in chain):
+            if not any(isinstance(each, UpdateSealer) and each.seals(task) for each in chain):
                 pattern = " (a job's filters know no patterns: list the names)" if _PATTERN & {*task} else ""
                 raise VerificationError(
                     f"results of the task {task!r} would leave without UpdateSealer{pattern}: put it into "
-                    "task_result_filters for this task, or name the task in in_the_clear"
+                    "task_result_filters for this task, or name the task in in_the_clear of both filters"
                 )
 
 
@@ -222,9 +226,15 @@ class UpdateSealer(Filter):  # type: ignore[misc]  # NVFlare has no types
         self._clear = names_of(in_the_clear)
         self._in_the_clear = list(in_the_clear)
 
+    def seals(self, task: str) -> bool:
+        """Whether results of a task are sealed here, or stay; those of others leave as they are."""
+        return task not in self._clear
+
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """A shareable that holds the sealed update, or an error without any content. It never raises."""
-        if fl_ctx.get_prop(FLContextKey.TASK_NAME) in self._clear:
+        if shareable is fl_ctx.get_prop(_SEALED):
+            return shareable  # the site's own sealer stood before the job's
+        if not self.seals(fl_ctx.get_prop(FLContextKey.TASK_NAME)) and fl_ctx.get_prop(_TURN) is None:
             return shareable
         sealed = make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
         try:
@@ -232,100 +242,57 @@ class UpdateSealer(Filter):  # type: ignore[misc]  # NVFlare has no types
         except SecAggError as error:
             _LOG.warning("a result did not leave: %s", error)
         except Exception as error:  # noqa: BLE001 - whatever it was, what was to be sealed stays here
-            _LOG.error("a result did not leave", exc_info=error)
+            # No error: NVFlare sends its log of errors to the server, and why is this site's own affair.
+            _LOG.warning("a result did not leave", exc_info=error)
         finally:
             # Who holds the executor's own shareable, such as the context, holds nothing that could be sent.
             shareable.clear()
+        fl_ctx.set_prop(_SEALED, sealed, private=True, sticky=False)
         return sealed
 
     def _sealed(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         held = fl_ctx.get_prop(_TURN)
         fl_ctx.set_prop(_TURN, None, private=True, sticky=False)
-        code = shareable.get_return_code(ReturnCode.OK)
+        code = _code_of(shareable)
         if held is None:
             if code != ReturnCode.OK:
                 return make_reply(code)
             raise VerificationError("no model was opened for this task: ModelOpener is missing here")
-        turn, letter = held
         made: DXO | None = None
         try:
             if code == ReturnCode.OK:
                 made = from_shareable(shareable)
         except ValueError:
             _LOG.warning("the executor's result is no DXO")
-        answer = turn.finish(made)
+        answer = held.turn.finish(made)
+        reply = make_reply(code)
+        if held.cookies:
+            reply.set_cookie_jar(held.cookies)
         if code != ReturnCode.OK:
-            _tell(answer, letter, fl_ctx)
-            return make_reply(code)
-        return Letter(answer, letter.ticket).put(make_reply(ReturnCode.OK))
+            _tell(answer, held.letter, fl_ctx)
+            return reply
+        return Letter(answer, held.letter.ticket).put(reply)
 
 
-class _Delivered:
-    """What one letter shows, and the executor that works on it."""
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the sealer needs of a task and the executor does not see.
 
-    def __init__(self, letter: Letter, *, task: str, settings: bytes, ask: Ask | None) -> None:
-        self._letter, self._task, self._settings, self._ask = letter, task, settings, ask
-        self._model: Model | None = None
-
-    def digest(self, withheld: Mapping[str, bytes]) -> bytes:
-        shown, model = self._shown(), self._delivered()
-        if shown.task != self._task:
-            raise VerificationError(f"a letter for the task {shown.task!r} came with the task {self._task!r}")
-        if withheld.keys() - {MODEL}:  # a record under another name would be bound, and shown to nobody
-            raise VerificationError("a record was withheld that is no model")
-        return round_digest(
-            shown, None if model is None else model.record(), settings=self._settings, withheld=withheld
-        )
-
-    def arrays(self) -> tuple[Mapping[str, Any], bytes] | None:
-        model = self._delivered()
-        return None if model is None else (model.arrays, array_digest(model.record()))
-
-    def contribute(self, purpose: Purpose, model: Mapping[str, Any] | None, *, named: str) -> Contribution:
-        if self._ask is None or model is None:
-            raise ParameterError("an update was asked for without a task; sites train for tasks alone")
-        return self._ask(Model(dict(model), self._shown().named_forms()))
-
-    def _shown(self) -> Shown:
-        if self._letter.shown is None:
-            raise VerificationError("the letter shows nothing that an executor could work on")
-        return self._letter.shown
-
-    def _delivered(self) -> Model | None:
-        if self._model is None and self._letter.arrays is not None:
-            self._model = Model.from_bytes(self._letter.arrays, forms={})
-        return self._model
-
-
-def round_digest(
-    shown: Shown, model: Record | None, *, settings: bytes, withheld: Mapping[str, bytes]
-) -> bytes:
-    """What a round binds: all that an executor sees.
-
-    Args:
-        shown: beside the model.
-        model: the arrays, if they travel.
-        settings: `settings_digest` of the sites.
-        withheld: the digest of arrays that do not travel, by `MODEL`.
+    Attributes:
+        turn: of the task.
+        letter: that came in it.
+        cookies: the server's own, which it gets back; a workflow reads its round there.
     """
-    records = {"task": shown.record()} | ({} if model is None else {MODEL: model})
-    return records_digest(records, replaced={**withheld, SETTINGS: settings})
+
+    turn: Turn
+    letter: Letter
+    cookies: object
 
 
-def settings_digest(app: Path) -> bytes:
-    """The digest (32 bytes) of what the server deployed to a site: its job's configuration and code.
-
-    Raises:
-        ParameterError: a file cannot be read.
-    """
-    files = [
-        path
-        for part in ("config", "custom")
-        for path in sorted((app / part).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-    found = {str(path.relative_to(app)): read_whole(path, maximum=_MAXIMUM_FILE) for path in files}
-    return array_digest(Record(Kind.SETTINGS, dict(found)))
+def _code_of(result: Shareable) -> str:
+    """The return code of an executor's result, if it is one of NVFlare's: another may say anything."""
+    code = result.get_return_code(ReturnCode.OK)
+    return code if isinstance(code, str) and code in _CODES else ReturnCode.EXECUTION_RESULT_ERROR
 
 
 def check_weights(protocol: Parameters, weighted_by: object) -> None:

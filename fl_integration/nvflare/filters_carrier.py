@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from fl_integration.embedding.carrier import Undelivered
 from fl_integration.embedding.parcels import Parcel, Step, decode_head
 from fl_integration.nvflare.filters_letters import Letter, Shown
-from secagg.errors import SecAggError
+from secagg.errors import RoundAborted, SecAggError
 
 __all__ = ["Post", "Send", "TaskCarrier"]
 
@@ -57,14 +57,16 @@ class TaskCarrier:
         self._answers: dict[str, Parcel | Undelivered] = {}
         self._shown: Shown | None = None
         self._arrays: bytes | None = None
-        self._posted = False
+        self._posted = self._stopped = False
 
     # What the coordinator asks for
 
     def nodes(self) -> Collection[bytes]:
+        self._check_goes_on()
         return [name for site in self._post.sites() if len(name := site.encode()) <= MOST_NODE]
 
     def push(self, parcels: Mapping[bytes, Parcel], *, seconds: float) -> Mapping[bytes, str]:
+        self._check_goes_on()
         tickets: dict[bytes, str] = {}
         for node, parcel in parcels.items():
             site, ticket = node.decode(), os.urandom(TICKET_BYTES)
@@ -83,8 +85,13 @@ class TaskCarrier:
         return tickets
 
     def pull(self, tickets: Collection[str]) -> Mapping[str, Parcel | Undelivered]:
+        self._check_goes_on()
         with self._changed:
             return {ticket: self._answers.pop(ticket) for ticket in tickets if ticket in self._answers}
+
+    def _check_goes_on(self) -> None:
+        if self._stopped:
+            raise RoundAborted("the run is over")
 
     def _send(self, site: str, letter: Letter, seconds: float) -> None:
         answer: Parcel | Undelivered
@@ -110,10 +117,10 @@ class TaskCarrier:
         """The arrays do not travel in this round."""
         self._arrays = None
 
-    def wait_posted(self, over: threading.Event) -> bool:
+    def wait_posted(self, over: Callable[[], bool]) -> bool:
         """Waits until the round has letters for tasks, or is over without; whether it has."""
         with self._changed:
-            while not self._posted and not over.is_set():
+            while not self._posted and not over():
                 self._changed.wait(0.05)
             return self._posted
 
@@ -135,3 +142,7 @@ class TaskCarrier:
         with self._changed:
             self._answers |= {ticket: Undelivered(reason) for ticket in self._asked}
             self._asked = {}
+
+    def stop(self) -> None:
+        """The run is over: whoever still waits here for a site is told so by RoundAborted."""
+        self._stopped = True

@@ -30,7 +30,7 @@ from fl_integration.vectors.manifest import SUMMED
 from fl_integration.vectors.vectorise import manifest_of
 from protocols.messages.schema import U8, U64, Body, UpTo, decode, encode
 from secagg.errors import DecodeError, ParameterError
-from secagg.numbers import is_number, plain
+from secagg.numbers import plain
 
 __all__ = ["MODEL", "Form", "Letter", "Model", "Shown", "contribution_of", "letter_in", "without_letter"]
 
@@ -321,7 +321,7 @@ def _weight(dxo: DXO, weighted_by: str) -> int:
     if not weighted_by:
         return 1
     weight = plain(dxo.get_meta_prop(weighted_by))
-    if is_number(weight) and float(weight).is_integer():
+    if isinstance(weight, float) and weight.is_integer():
         weight = int(weight)
     if type(weight) is not int or weight < 1:
         raise ParameterError(

@@ -13,7 +13,7 @@ that is lost leaves the model as it was, and the workflow goes on.
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fl_integration.embedding.carrier import Patience, check_seconds
@@ -36,11 +36,12 @@ from fl_integration.nvflare.engine import (
     ShareableGenerator,
     make_reply,
 )
-from fl_integration.nvflare.filters import ANSWERS, LETTERS, SETTINGS, WEIGHT, check_weights
+from fl_integration.nvflare.filters import ANSWERS, LETTERS, WEIGHT, check_weights
 from fl_integration.nvflare.filters_carrier import Post, TaskCarrier
+from fl_integration.nvflare.filters_delivered import SETTINGS
 from fl_integration.nvflare.filters_letters import MODEL, Letter, Model, Shown, letter_in, without_letter
 from fl_integration.nvflare.filters_settings import SERVER, SiteFile, here_of, protocol_of
-from secagg.errors import DecodeError, SecAggError, VerificationError
+from secagg.errors import DecodeError, RoundAborted, SecAggError, VerificationError
 
 __all__ = ["SealedSum"]
 
@@ -102,6 +103,7 @@ class SealedSum(Aggregator, ShareableGenerator):  # type: ignore[misc]  # NVFlar
         elif event_type == EventType.BEFORE_TASK_DATA_FILTER:
             self._address(fl_ctx)
         elif event_type == EventType.END_RUN:
+            self._carrier.stop()  # a round that is open has nobody left to wait for
             self._close("the run is over")
 
     # A round's beginning
@@ -121,7 +123,8 @@ class SealedSum(Aggregator, ShareableGenerator):  # type: ignore[misc]  # NVFlar
         self._open = _OpenRound(
             rounds, self._carrier, _Task(self._carrier, shown, found), self._round_seconds
         )
-        self._open.wait_posted()
+        signal = fl_ctx.get_run_abort_signal()
+        self._open.wait_posted(lambda: signal is not None and signal.triggered)
         return without_letter()
 
     def _secure_rounds(self, fl_ctx: FLContext, *, left: int | None) -> SecureRounds:
@@ -272,13 +275,17 @@ class _OpenRound:
         self._thread = threading.Thread(target=self._run, name="secagg-round", daemon=True)
         self._thread.start()
 
-    def wait_posted(self) -> None:
-        """Waits until each site's letter is there, or the round is over without.
+    def wait_posted(self, aborted: Callable[[], bool]) -> None:
+        """Waits until each site's letter is there, or the round or the run is over without.
 
         Raises:
             ParameterError: it can never work.
         """
-        if not self._carrier.wait_posted(self._over) and self._error is not None:
+        if self._carrier.wait_posted(lambda: self._over.is_set() or aborted()):
+            return
+        if aborted():
+            self._carrier.stop()
+        elif self._error is not None:
             raise self._error
 
     def end(self) -> RoundEnd | None:
@@ -299,6 +306,8 @@ class _OpenRound:
             self._end = self._rounds.run(
                 Purpose.TRAIN, nodes, self._task, old=self._task.found.arrays, seconds=self._seconds
             )
+        except RoundAborted as error:
+            _LOG.warning("a round without an end: %s", error.reason)
         except Exception as error:  # noqa: BLE001 - the workflow's own thread raises it again
             self._error = error
         finally:

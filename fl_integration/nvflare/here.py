@@ -3,15 +3,21 @@
 A job's configuration comes from the server: constructor arguments of the client's object, and properties that
 `collab.get_app_prop` gives, each site its own if the server likes. A site's code that is given another number
 of epochs than the others' is A9 once more. So both are settings, of which a round binds the digest: the files
-of the job's configuration as they were deployed here, and the properties as they stand in memory, because a
-file can be deployed anew while its job runs.
+of the job's configuration as they were deployed here, and the properties as they stand in memory.
+
+A server can deploy a job anew while it runs: the files are those of all sites by then, and the object was
+made from others. So files count that are older than the process, which read them when it began; the time at
+which a file was changed is the system's own, and whoever unpacks a job does not choose it. In NVFlare's
+simulator, where one machine is everybody, processes begin before their jobs, and nobody looks.
 
 Properties are settings then, and nothing else: code that keeps its own objects there
 (`collab.set_app_prop`) has a place of its own for them, in its module or its object.
 """
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +34,22 @@ MOST_BYTES: Final = 1 << 24
 """Of one file of a job's configuration."""
 MOST_FILES: Final = 256
 _SCALARS: Final = (type(None), bool, int, float, str)
+_AFTER_PID: Final = 19
+"""Where /proc/self/stat has the start of the process, in the fields behind its name: proc(5), starttime."""
+
+
+def _began() -> float:
+    """When this process began, in seconds since 1970; where the system does not say, now."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        since_boot = int(fields[_AFTER_PID]) / os.sysconf("SC_CLK_TCK")
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+    except (OSError, AttributeError):  # another system than Linux
+        return time.time()
+
+
+BEGAN: Final = _began()
+"""When the process began that reads this; without /proc when it imported this module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +103,8 @@ class Here:
         """The digest (32 bytes) of what the job sets for this site's code.
 
         Raises:
-            ParameterError: a property is no plain value, or the configuration is no folder of files.
+            ParameterError: a property is no plain value, or the configuration is no folder of files, or one
+                that was changed after this process began.
         """
         found: dict[str, Any] = {f"file {name}": data for name, data in self._files().items()}
         for name, value in self.props.items():
@@ -91,14 +114,25 @@ class Here:
         return array_digest(Record(Kind.SETTINGS, found))
 
     def _files(self) -> dict[str, bytes]:
+        """The digest of each file, by name: together they may be larger than a site's memory."""
         found = {}
         for folder, _, names in os.walk(self.config, onerror=_unreadable):
+            self._check_read_at_start(os.stat(folder))
             for name in names:
                 path = Path(folder) / name
-                found[path.relative_to(self.config).as_posix()] = read_whole(path, maximum=MOST_BYTES)
+                data = read_whole(path, maximum=MOST_BYTES, check=self._check_read_at_start)
+                found[path.relative_to(self.config).as_posix()] = hashlib.sha256(data).digest()
                 if len(found) > MOST_FILES:
                     raise ParameterError(f"the job's configuration has more than {MOST_FILES} files")
         return found
+
+    def _check_read_at_start(self, status: os.stat_result) -> None:
+        if not self.simulated and status.st_ctime > BEGAN:
+            raise ParameterError(
+                "the job's configuration was changed after its process began, which works by another one "
+                "than stands there: let the server start the job again, and look at this machine's clock if "
+                "nobody deployed it anew"
+            )
 
 
 def _unreadable(error: OSError) -> None:

@@ -10,6 +10,15 @@ coordinator. `Code.OF_THE_SITE` is the answer: a job that brings code is refused
 site on its own, and a job may only name classes on the site's list, code that is installed there. What a
 site logs stays there in either case; by default its errors go to the server.
 
+NVFlare's list is one of prefixes, and it calls whatever a name leads to with the job's arguments, functions
+that a module imports included. So the list names classes and never a package: from a package of this library
+a job could write these very policies, or start a process in an environment of its own. It replaces the list
+that NVFlare makes, on which are trainers that read tables from a folder of the job's choice, in the clear.
+
+And a site runs without its working folder on Python's path (`PATH_VARIABLE`): jobs are unpacked there, and a
+module is found by any name, `<job>.app_<site>.config.anything` too. Against whoever submits jobs that is
+enough. A server whose own program lies has a moment more: NVFlare unpacks a job's code before it refuses it.
+
 >>> project(port=8002, ports={"va": 8002})["participants"][1]["connect_to"]
 {'host': 'localhost', 'port': 8002}
 """
@@ -27,6 +36,7 @@ from secagg.errors import ParameterError
 __all__ = [
     "ADMIN",
     "HOST",
+    "PATH_VARIABLE",
     "PROJECT",
     "SERVER",
     "Code",
@@ -51,7 +61,14 @@ COLLAB_CLASSES: Final = (
     "nvflare.collab.runtime.executor.CollabExecutor",
 )
 """Classes that every job over the Collab API names, and that NVFlare's own list leaves out."""
-OWN_CLASSES: Final = "fl_integration.nvflare"
+OWN_CLASSES: Final = (
+    "fl_integration.nvflare.filters.ModelOpener",
+    "fl_integration.nvflare.filters.UpdateSealer",
+    "fl_integration.nvflare.filters_server.SealedSum",
+)
+"""Those of this library that a job may name."""
+PATH_VARIABLE: Final = "PYTHONSAFEPATH"
+"""Set, it keeps Python from importing what lies in the working folder of a site, where jobs are unpacked."""
 RIGHTS: Final = {
     **dict.fromkeys(("submit_job", "manage_job", "download_job", "view", "operate"), "any"),
     **dict.fromkeys(("clone_job", "shell_commands", "byoc", "server-predeployed-flwr"), "none"),
@@ -137,7 +154,7 @@ def settle(kit: Path, *, code: Code, store: Path) -> None:
     settings = json.loads(resources.replace(NVFLARE_STORE, str(store)))
     settings["allow_log_streaming"] = False  # a site sends the server the errors that it logs otherwise
     if code is Code.OF_THE_SITE:
-        settings["class_allow_list"] += [*COLLAB_CLASSES, OWN_CLASSES]
+        settings["class_allow_list"] = [*COLLAB_CLASSES, *OWN_CLASSES]
         policy = json.loads((local / "authorization.json.default").read_text(encoding="utf-8"))
         policy["permissions"] = {"project_admin": RIGHTS}
         (local / "authorization.json").write_text(json.dumps(policy), encoding="utf-8")

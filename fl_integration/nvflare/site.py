@@ -18,6 +18,7 @@ until the name is given as `in_the_clear`.
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from threading import Lock
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -78,9 +79,9 @@ def secure_aggregation(
     Args:
         protocol: the very parameters that the server has, such as `MaskedSum(max_weight=10_000)`. Its
             `metrics` names what of the training's metrics is summed; others stay at the site.
-        enrol: called with the site's name at each greeting, which begins every session, and where a process
-            meets a session anew; says who this site is and where its state lies: `by_site_files`, or
-            `Rehearsed(...).enrol` in a simulation. Another roster holds from the next greeting on.
+        enrol: called with the site's name for each message; says who this site is and where its state lies:
+            `by_site_files`, or `Rehearsed(...).enrol` in a simulation. Another roster holds from then on,
+            whether or not the server likes it. A key that is slow to open it opens once.
         train: what the site does in a round. The arrays are its own to change; it answers with arrays of the
             same names and shapes, and with the number of examples among its metrics.
         evaluate: how good a model is on the site's data; goes together with `evaluate_metrics`.
@@ -147,7 +148,7 @@ class _Site:
         # By site, because a simulator may run more than one in a process. NVFlare calls in threads, of which
         # one works on a state; a state ahead of what is remembered here was not restored from a backup.
         self._remembered: dict[str, dict[Purpose, Memory]] = {}
-        self._enrolments: dict[str, Enrolment] = {}
+        self._remembering = Lock()
 
     def answer(self, head: object, body: object, shown: object) -> Parcel:
         """The reply to one call. It raises nothing."""
@@ -159,7 +160,7 @@ class _Site:
             return refused(why)
         except SecAggError as error:  # of this site's own files, whose names are its own affair
             _LOG.warning("this site does not take part: %s", error)
-        except Exception:  # noqa: BLE001 - NVFlare would send the server its traceback, paths and all
+        except (Exception, SystemExit):  # noqa: BLE001 - NVFlare would send the server its traceback and paths
             _LOG.exception("this site does not take part")
         return refused(UNABLE)
 
@@ -173,7 +174,7 @@ class _Site:
         asked = decode_head(head)
         if isinstance(asked, Hello) and asked.node != node_of(here.name):
             raise VerificationError(f"a greeting for another site came to {here.name!r}")
-        enrolment = self._enrolled(here.name, anew=isinstance(asked, Hello))
+        enrolment = self._enrolled(here.name)
         check_names(here, enrolment.identity.client)
         delivery = _Delivered(
             shown,
@@ -184,18 +185,14 @@ class _Site:
         )
         return self._reply(Parcel(head, body, shows=shown is not None), delivery, enrolment, here)
 
-    def _enrolled(self, site: str, *, anew: bool) -> Enrolment:
-        """A site's part in the study; to open a key under its password takes as long as a round."""
-        if not anew and site in self._enrolments:
-            return self._enrolments[site]
-        self._enrolments.pop(site, None)
+    def _enrolled(self, site: str) -> Enrolment:
+        """A site's part in the study as it is now: a server that greets nobody again keeps no old roster."""
         try:
             enrolment = self._enrol(site)
         except SecAggError as error:  # its words are of this site's own files
             raise ParameterError(f"this site cannot enrol: {error}") from error
         if not isinstance(enrolment, Enrolment):
             raise ParameterError(f"enrol gave a {type(enrolment).__name__}; it gives an Enrolment")
-        self._enrolments[site] = enrolment
         return enrolment
 
     def _reply(self, parcel: Parcel, delivery: "_Delivered", enrolment: Enrolment, here: Here) -> Parcel:
@@ -206,16 +203,32 @@ class _Site:
             terms=self._terms,
             settings=delivery.settings,
             optimiser=self._optimiser,
-            remembered=self._remembered.get(here.name),
+            remembered=self.remembered(here.name),
         )
         reply = member.answer(parcel, delivery)
-        self._remembered[here.name] = dict(member.remembers)
+        self.remember(here.name, member.remembers)
         if member.learnt and self._on_evaluation is not None:
             try:
                 self._on_evaluation(dict(member.learnt[max(member.learnt)]))
-            except Exception:  # noqa: BLE001 - whatever it raises, the reply leaves: the state has it already
+            except (Exception, SystemExit):  # noqa: BLE001 - the reply leaves: the state has it already
                 _LOG.exception("on_evaluation failed")
         return reply
+
+    def remembered(self, site: str) -> Mapping[Purpose, Memory]:
+        """What is known of a site's states, as it is now."""
+        with self._remembering:
+            return dict(self._remembered.get(site, {}))
+
+    def remember(self, site: str, found: Mapping[Purpose, Memory]) -> None:
+        """Keeps the later of what is known and what was found: two calls may end in another order than began.
+
+        What one of them knew when it began would else take the place of what the other has stored since.
+        """
+        with self._remembering:
+            kept = self._remembered.setdefault(site, {})
+            for purpose, memory in found.items():
+                if purpose not in kept or kept[purpose].counter < memory.counter:
+                    kept[purpose] = memory
 
     def _check_published(self, here: Here) -> None:
         others = [name for name, parameters in here.published if parameters != DOOR]

@@ -125,7 +125,9 @@ def test_rounds_of_plain_sums_are_called_what_they_are(tmp_path: Path) -> None:
 def test_another_key_is_wrong(tmp_path: Path, public: Path) -> None:
     keep(tmp_path / "records", 0)
     keep(tmp_path / "records", 1, key=OTHER)
-    assert audit(tmp_path / "records").exit_code == 0
+    assert (
+        audit(tmp_path / "records").exit_code == 1
+    )  # a session has one key, and round 0 none under this one
     done = audit(tmp_path / "records", "--key", public)
     assert done.exit_code == 1
     assert re.search(r"WRONG '\w+-train-000001\.record': the record names another signer's key", done.stdout)

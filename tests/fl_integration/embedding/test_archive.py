@@ -190,9 +190,37 @@ def rounds_of(numbers: Any, purpose: Purpose = Purpose.TRAIN) -> list[ArchivedRo
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_what_is_missing_in_between_is_found(numbers: set[int]) -> None:
     found = list(itertools.chain.from_iterable(range(gap.first, gap.end) for gap in gaps(rounds_of(numbers))))
-    assert found == [each for each in range(min(numbers), max(numbers)) if each not in numbers]
+    assert found == [each for each in range(max(numbers)) if each not in numbers]
+
+
+def test_rounds_go_on_counting_in_the_next_session() -> None:
+    def of(place: Place, numbers: Any) -> list[ArchivedRound]:
+        return [dataclasses.replace(each, place=place) for each in rounds_of(numbers)]
+
+    later = dataclasses.replace(PLACE, epoch=PLACE.epoch + 1)
+    other = dataclasses.replace(later, study=b"lungs")
+    assert gaps(of(later, [3, 4]) + of(PLACE, [0, 1, 2])) == []
+    assert gaps(of(later, [0, 1]) + of(PLACE, [0, 1, 2])) == []  # the coordinator's state was lost
+    (gap,) = gaps(of(later, [5]) + of(PLACE, [0, 1, 2]))
+    assert (gap.first, gap.end) == (3, 5)
+    assert gap.session == of(later, [5])[0].session
+    (gap,) = gaps(of(other, [2]) + of(PLACE, [0, 1]))
+    assert (gap.first, gap.end) == (0, 2)
+
+
+def test_a_round_under_another_key_fills_no_gap() -> None:
+    """Whoever holds the folder takes a record away, and signs one in its place."""
+    rounds = rounds_of([0, 1, 2])
+    forged = dataclasses.replace(rounds[1].signed, public_key=OTHER.key.public_key)
+    rounds[1] = dataclasses.replace(rounds[1], signed=forged)
+    found = [(gap.first, gap.end) for gap in gaps(rounds)]
+    assert sorted(found) == [(0, 1), (1, 2)]
 
 
 def test_purposes_are_counted_apart_and_a_great_gap_costs_nothing() -> None:
     rounds = rounds_of([0, 1]) + rounds_of([5, (1 << 62)], Purpose.EVALUATE)
-    assert gaps(rounds) == [Gap(rounds[0].session, Purpose.EVALUATE, 6, 1 << 62)]
+    session = rounds[0].session
+    assert gaps(rounds) == [
+        Gap(session, Purpose.EVALUATE, 0, 5),
+        Gap(session, Purpose.EVALUATE, 6, 1 << 62),
+    ]

@@ -18,7 +18,9 @@ from fl_integration.embedding.parcels import (
     decode_head,
 )
 from fl_integration.flower.engine import pack, unpack
+from fl_integration.site.sealed_folder import SealedFolder
 from protocols import Identity, PlainSum
+from secagg.errors import ParameterError
 from secagg.secret import Secret
 from tests.fl_integration.flower.conftest import Time
 from tests.fl_integration.flower.loopback import Node
@@ -405,6 +407,13 @@ def test_a_state_of_the_server_under_another_key_is_refused(tmp_path: Any) -> No
     study.run(state_dir=tmp_path / "server", state_key=Secret(bytes(32)))
     with pytest.raises(VerificationError):
         study.run(state_dir=tmp_path / "server", state_key=Secret(bytes([1] * 32)))
+
+
+def test_a_servers_state_of_another_release_is_said_to_be_one(study: Study, tmp_path: Any) -> None:
+    key = Secret(bytes(32))
+    SealedFolder(tmp_path / "server", key=key).write("server", b"of a release with other fields")
+    with pytest.raises(ParameterError, match="another release's; move its folder away"):
+        study.run(state_dir=tmp_path / "server", state_key=key)
 
 
 def _session(study: Study) -> Any:

@@ -106,7 +106,11 @@ def test_in_a_provisioned_deployment_sites_are_who_their_kits_say(tmp_path: Path
             own = engine.kit(site) / "local"
             save_identity(identity, own / "key.pem", password=passwords[site]["SECAGG_PASSWORD"])
             write_roster(roster, own / "roster.txt")
-            settings = {"identity": "key.pem", "roster": "roster.txt", "state": "../secagg-state"}
+            settings = {
+                "identity": "key.pem",
+                "roster": "roster.txt",
+                "state": str(tmp_path / "states" / site),
+            }
             (own / "secagg.json").write_text(json.dumps(settings))
         # Its process is connected, by its own certificate; what lies in its kit is looked at in each call.
         kits = [engine.kit(site) / "startup" / "client.crt" for site in (honest[0], odd)]

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 from nvflare.job_config.fed_job_config import FedJobConfig
 
 from bench.filter_wire import CKKS, LATTICE, PASSWORD, SITES, Job, job, step
@@ -305,3 +308,42 @@ def test_a_job_without_its_sites_says_so_and_leaves_the_model(
         made.round(only=("site-1",))
         assert made.codes == {"site-1": ReturnCode.TASK_DATA_FILTER_ERROR}
     assert "a sum is of at least 3" in caplog.text
+
+
+def test_a_run_that_is_aborted_waits_for_no_site(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with job(tmp_path, {"w": np.zeros(3)}, connect_seconds=20.0) as made:
+        made.wire.there, signal, fl_ctx = ["site-1"], Signal(), made.context()
+        fl_ctx.set_prop(ReservedKey.RUN_ABORT_SIGNAL, signal, private=True, sticky=False)
+        threading.Timer(0.05, signal.trigger, [True]).start()
+        shared = made.server.learnable_to_shareable(fl_ctx.get_prop("global_model"), fl_ctx)
+        assert letter_in(shared).parcel == Parcel(b"")
+        assert not made.server.handle_event(EventType.END_RUN, fl_ctx)
+    assert "a round without an end: the run is over" in caplog.text
+
+
+def test_a_run_that_ends_in_mid_round_sends_nobody_another_letter(tmp_path: Path) -> None:
+    with job(tmp_path, {"w": np.zeros(3)}) as made:
+        fl_ctx = made.context()
+        made.server.learnable_to_shareable(fl_ctx.get_prop("global_model"), fl_ctx)
+        sent = len(made.wire.seen)
+        made.server.handle_event(EventType.END_RUN, fl_ctx)
+        assert len(made.wire.seen) == sent
+
+
+def test_cookies_go_back_to_the_workflow_and_past_the_executor(tmp_path: Path) -> None:
+    def with_cookie(name: str, task: Shareable) -> Shareable:
+        task.add_cookie("contribution_round", 0)
+        return task
+
+    back: dict[str, Any] = {}
+
+    def coming_back(name: str, result: Shareable) -> Shareable:
+        back[name] = result.get_cookie_jar()
+        return result
+
+    with job(tmp_path, {"w": np.zeros(3)}, rounds=1) as made:
+        made.round(on_the_way=with_cookie, coming_back=coming_back)
+        seen = made.sites["site-1"].executor.shown[0]
+    assert back == {name: {"contribution_round": 0} for name in SITES}
+    assert seen.get_cookie_jar() is None
+    assert seen.get_peer_props() is None

@@ -1,6 +1,7 @@
 """Whatever is not as it should be: nothing leaves a site in the clear."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from nvflare.private.privacy_manager import Scope
 from bench.filter_wire import CKKS, SITES, Job, job, step
 from fl_integration.embedding.parcels import Answer, decode_head
 from fl_integration.nvflare.filters import ModelOpener, UpdateSealer
-from fl_integration.nvflare.filters_letters import letter_in
+from fl_integration.nvflare.filters_letters import Form, Shown, letter_in
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 
@@ -50,6 +51,18 @@ def failed_with_content() -> Shareable:
     return reply
 
 
+def failed_with_a_code_of_its_own() -> Shareable:
+    reply = Shareable()
+    reply.set_return_code(f"loss {SECRET}")
+    return reply
+
+
+def failed_with_a_code_that_is_none() -> Shareable:
+    reply = Shareable()
+    reply.set_return_code(TOLD)
+    return reply
+
+
 def no_dxo() -> Shareable:
     reply = Shareable()
     reply["weights"] = {"w": TOLD}
@@ -79,6 +92,8 @@ BAD: dict[str, Answers] = {
     "a weight of True": result(DataKind.WEIGHT_DIFF, {"w": TOLD}, {"NUM_STEPS_CURRENT_ROUND": True}),
     "too much weight": result(DataKind.WEIGHT_DIFF, {"w": TOLD}, {"NUM_STEPS_CURRENT_ROUND": 101}),
     "a failure with content": failed_with_content,
+    "a code with content": failed_with_a_code_of_its_own,
+    "a code that is none": failed_with_a_code_that_is_none,
     "no DXO": no_dxo,
     "an exception": raises,
 }
@@ -128,7 +143,7 @@ def _fobs(data: bytes) -> Shareable:
     return fobs.loads(data)
 
 
-@pytest.mark.parametrize("missing", ["opener", "sealer", "both"])
+@pytest.mark.parametrize("missing", ["opener", "sealer", pytest.param("both", marks=pytest.mark.slow)])
 def test_a_filter_that_is_missing_at_one_site(tmp_path: Path, missing: str) -> None:
     def without(part: str, make: Callable[[], Any]) -> Callable[[str], list[Any]]:
         return lambda name: [] if name == "site-1" and missing in (part, "both") else [make()]
@@ -225,6 +240,48 @@ def test_no_model_is_opened_while_another_task_could_answer_past_the_sealer(
     assert message in caplog.text
 
 
+@pytest.mark.parametrize("named", ["train", "submit_model"])
+def test_a_sealer_that_lets_a_task_pass_is_none_for_that_task(
+    tmp_path: Path, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with job(
+        tmp_path,
+        {"w": np.zeros(3)},
+        train=lambda site, dxo: result(DataKind.WEIGHT_DIFF, {"w": TOLD})(),
+        result_filters=lambda name: [UpdateSealer(in_the_clear=[named])],
+        tasks=("train", "submit_model"),
+        executor_tasks=("train", "submit_model"),
+    ) as made:
+        made.round(only=("site-1",))
+        assert made.codes["site-1"] == ReturnCode.TASK_DATA_FILTER_ERROR
+        assert not made.sites["site-1"].executor.shown
+        assert not any(CLEAR in data for data in left(made))
+    assert f"results of the task {named!r} would leave without UpdateSealer" in caplog.text
+
+
+def test_what_was_opened_is_sealed_whatever_the_sealer_lets_pass(tmp_path: Path) -> None:
+    with job(tmp_path, {"w": np.zeros(3)}) as made:
+        fl_ctx = made.context()
+        shared = made.server.learnable_to_shareable(fl_ctx.get_prop("global_model"), fl_ctx)
+        site = made.sites["site-1"]
+        with site.engine.new_context() as at_site:
+            opened(made, made.wire.pass_on("server", "site-1", made.task(shared, "site-1")), at_site)
+            reply = result(DataKind.WEIGHT_DIFF, {"w": TOLD})()
+            sealed = UpdateSealer(in_the_clear=["train"]).process(reply, at_site)
+        assert not reply
+        assert isinstance(decode_head(letter_in(sealed).parcel.head), Answer)
+
+
+def test_the_sites_own_sealer_and_the_jobs_make_one_answer(tmp_path: Path) -> None:
+    scope = Scope()
+    scope.add_task_result_filter(UpdateSealer(), FilterKey.OUT)
+    with job(tmp_path, {"w": np.zeros(3)}, rounds=1) as made:
+        for engine in made.wire.engines.values():
+            engine.manager.private_stickers[FLContextKey.SCOPE_OBJECT] = scope
+        made.round()
+        assert made.accepted == dict.fromkeys(SITES, True)
+
+
 def test_the_sites_own_privacy_policy_covers_every_task(tmp_path: Path) -> None:
     scope = Scope()
     scope.add_task_result_filter(UpdateSealer(), FilterKey.OUT)
@@ -260,6 +317,15 @@ def test_a_filter_behind_the_sealer_finds_no_clear_result(tmp_path: Path) -> Non
         made.round(only=("site-1",))
         assert made.codes["site-1"] == ReturnCode.OK
         assert not any(CLEAR in data for data in left(made))
+
+
+def opened(made: Job, task: Shareable, at_site: FLContext) -> Shareable:
+    """A task, as the opener of site-1 hands it to the executor."""
+    site = made.sites["site-1"]
+    at_site.set_prop(FLContextKey.RUNNER, site.runner, private=True, sticky=False)
+    at_site.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+    shown: Shareable = site.filters["data"][0].process(task, at_site)
+    return shown
 
 
 def plain(name: str, task: Shareable) -> Shareable:
@@ -349,6 +415,29 @@ def test_a_message_beside_a_task_never_trains(tmp_path: Path) -> None:
         assert not made.sites["site-1"].executor.shown
 
 
+def test_a_model_that_cannot_be_shown_leaves_the_sites_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = Shown.named_forms
+
+    def of_another_form(self: Shown) -> dict[str, Form]:
+        return forms(self) | {"w": Form.BOOL}  # an array of three is no bool
+
+    with job(tmp_path, {"w": np.zeros(3)}) as made:
+        fl_ctx = made.context()
+        shared = made.server.learnable_to_shareable(fl_ctx.get_prop("global_model"), fl_ctx)
+        task = made.wire.pass_on("server", "site-1", made.task(shared, "site-1"))
+        monkeypatch.setattr(Shown, "named_forms", of_another_form)
+        with (
+            made.sites["site-1"].engine.new_context() as at_site,
+            pytest.raises(ValueError, match="truth value"),
+        ):
+            opened(made, task, at_site)
+        for turn in [each for each in threading.enumerate() if each.name == "secagg-turn"]:
+            turn.join(20)
+            assert not turn.is_alive()
+
+
 def other(name: str, **changes: Any) -> Callable[[str], list[Any]]:
     return lambda site: [ModelOpener(**({"protocol": CKKS} | (changes if site == name else {})))]
 
@@ -357,9 +446,11 @@ def other(name: str, **changes: Any) -> Callable[[str], list[Any]]:
     ("changes", "message"),
     [
         ({"protocol": CKKS | {"clip": 2.0}}, "both sides name the same"),
-        ({"protocol": CKKS | {"name": "PaillierSum"}}, "both sides name the same"),
+        pytest.param(
+            {"protocol": CKKS | {"name": "PaillierSum"}}, "both sides name the same", marks=pytest.mark.slow
+        ),
         ({"study": "another"}, "the server's study is b'study', this site's b'another'"),
-        ({"weighted_by": "examples"}, "weights under"),
+        pytest.param({"weighted_by": "examples"}, "weights under", marks=pytest.mark.slow),
     ],
 )
 def test_a_site_of_another_protocol_takes_no_part(

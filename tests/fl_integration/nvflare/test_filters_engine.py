@@ -62,7 +62,7 @@ def test_the_pages_protocols_are_one() -> None:
 @pytest.mark.engine
 @pytest.mark.xdist_group("engine")
 def test_the_job_of_the_page_runs_in_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server, client, *_ = blocks()
+    server, client, _, privacy = blocks()
     config = tmp_path / "job" / "app" / "config"
     config.mkdir(parents=True)
     (config / "config_fed_server.json").write_text(json.dumps(server))
@@ -73,6 +73,8 @@ def test_the_job_of_the_page_runs_in_the_simulator(tmp_path: Path, monkeypatch: 
     local.mkdir(parents=True)
     allowed = {"format_version": 2, "class_allow_list": ["nvflare.", *OURS]}
     (local / "resources.json").write_text(json.dumps(allowed))
+    # The simulator's server reads the sites' policy too, and must not seal what arrives; its sites read none.
+    (local / "privacy.json").write_text(json.dumps(privacy))
     identities = [Identity.generate(name) for name in SITES]
     write_roster(RosterVersion(Roster.of(*identities)), tmp_path / "roster.txt")
     (tmp_path / "server.json").write_text(json.dumps({"roster": "roster.txt"}))

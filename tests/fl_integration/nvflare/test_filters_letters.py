@@ -1,6 +1,7 @@
 """What travels, and what a site says for itself: round trips and the litany of what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
 from fl_integration.embedding.parcels import Parcel
+from fl_integration.nvflare.filters_delivered import settings_digest
 from fl_integration.nvflare.filters_letters import Letter, Model, Shown, contribution_of, letter_in
 from fl_integration.nvflare.filters_settings import SiteFile, protocol_of
 from fl_integration.nvflare.here import Here
@@ -35,7 +37,7 @@ ENTRIES = some.one_of(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(some.dictionaries(some.text(max_size=5), ENTRIES, max_size=5))
 def test_a_model_comes_back_as_it_was(weights: dict[str, Any]) -> None:
     weights = {**weights, "floats": np.zeros(1)}
@@ -107,6 +109,39 @@ def test_a_weight_of_numpys_counts() -> None:
     contribution = contribution_of(made, Model.of({"w": np.zeros(2)}), weighted_by="n")
     assert contribution.weight == 3
     assert contribution.update.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "weight", [None, 0, -1, 1.5, float("nan"), float("inf"), True, "3", np.float64(2.5), [3], 1j]
+)
+def test_what_no_weight_is(weight: object) -> None:
+    made = DXO(DataKind.WEIGHT_DIFF, {"w": np.ones(2)}, {"n": weight})
+    with pytest.raises(ParameterError, match="the result's meta has no positive integer under 'n'"):
+        contribution_of(made, Model.of({"w": np.zeros(2)}), weighted_by="n")
+
+
+def test_a_weight_beyond_all_floats_is_the_protocols_to_refuse() -> None:
+    made = DXO(DataKind.WEIGHT_DIFF, {"w": np.ones(2)}, {"n": 10**400})
+    assert contribution_of(made, Model.of({"w": np.zeros(2)}), weighted_by="n").weight == 10**400
+
+
+def test_a_file_of_the_configuration_is_bound_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    digests = []
+    for content in (b"0.1", b"0.2"):
+        (tmp_path / "config" / "__pycache__").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "config" / "__pycache__" / "rate.json").write_bytes(content)
+        digests.append(settings_digest(tmp_path))
+    assert digests[0] != digests[1]
+
+
+def test_what_python_keeps_beside_a_jobs_code_is_each_sites_own(tmp_path: Path) -> None:
+    (tmp_path / "custom" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "custom" / "train.py").write_text("step = 1")
+    before = settings_digest(tmp_path)
+    (tmp_path / "custom" / "__pycache__" / "train.cpython-311.pyc").write_bytes(b"with its own time")
+    assert settings_digest(tmp_path) == before
+    (tmp_path / "custom" / "train.py").write_text("step = 2")
+    assert settings_digest(tmp_path) != before
 
 
 def test_a_diff_may_come_back_flat_and_in_another_float() -> None:
@@ -185,8 +220,10 @@ def test_a_site_its_kit_and_its_identity_have_one_name(
         file.enrolment()
     found = SiteFile.of(here(tmp_path, "site-2")).enrolment()
     assert found.policy.min_contributors == 5
+    outside = here(tmp_path, "site-2", simulated=False)
+    file = SiteFile.of(replace(outside, job=tmp_path / "workspace" / "job"))
     with pytest.raises(VerificationError, match=r"startup kit has no client\.crt"):
-        SiteFile.of(here(tmp_path, "site-2", simulated=False)).enrolment()
+        file.enrolment()
 
 
 def test_a_variable_names_one_file_for_each_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,10 +160,11 @@ def test_a_kit_that_lacks_something_is_refused(
 
 
 def test_outside_of_the_simulator_a_site_without_its_kit_takes_no_part(
-    tmp_path: Path, kits: Kits, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, kits: Kits, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = Study(tmp_path, names="abcd")
     study.join("d", by(0.4, 40), joins={"simulated": False})
+    monkeypatch.setattr("fl_integration.nvflare.here.BEGAN", time.time() + 60.0)  # behind its deployment
     assert moved(study.train()) == near(mean_of("a", "b", "c"))
     assert "this site's startup kit has no client.crt that can be read" in caplog.text
     today = {"begin": datetime.now(UTC) - DAY, "end": datetime.now(UTC) + DAY}
