@@ -5,6 +5,7 @@ processes of their own, on this machine; whatever ends the command, Ctrl-C and `
 and removes their folder. Options are checked, and packages looked for, before anything starts.
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from fl_integration.studies.heart.federation.engine import EngineName
 from secagg.errors import ParameterError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from fl_integration.studies.heart.federation.engine import Opened, Plan
@@ -43,11 +45,13 @@ Examples:
   secagg study heart                                  all in one process, as secagg hospitals
   secagg study heart --engine flower                  a SuperLink and three SuperNodes, over TLS
   secagg study heart --engine flower --sites 4 --kill one of four is killed, and the round goes on
-  secagg study heart --engine nvflare                 a server and three clients of NVFlare
+  secagg study heart --engine nvflare --protocol ckks a server and three clients of NVFlare; homomorphic
 
 With --engine the model is judged by whoever runs the command, on test patients that no hospital's process
-has seen. It takes up to three minutes for ten rounds on two cores that are free, and with --kill a minute
-and a half more. What it needs: pip install 'secagg[cli,demo,flower]', or nvflare in place of flower.
+has seen. Under ckks and paillier only the hospitals have it: it is read from the own disk of one of them, as
+its operator could. The coordinator signs a record of each round, for secagg audit. It takes up to three
+minutes for ten rounds on two cores that are free, and with --kill a minute and a half more.
+What it needs: pip install 'secagg[cli,demo,flower]', or nvflare in place of flower.
 """
 
 app = typer.Typer(cls=PlainGroup, help="Run a study, in one process or over an engine.", no_args_is_help=True)
@@ -123,10 +127,10 @@ def _check(
         )
     if engine is EngineName.NVFLARE and port is not None:
         raise ParameterError("--port is for --engine flower; NVFlare is given one that is free")
-    if protocol in (Protocol.CKKS, Protocol.PAILLIER):
+    if kill and protocol in (Protocol.CKKS, Protocol.PAILLIER):
         raise ParameterError(
-            f"--protocol {protocol.value} tells the sum to the hospitals alone, so nobody else has a model "
-            "to judge; over an engine take masked, lattice or plain"
+            f"--kill is for masked, lattice and plain: under {protocol.value} the hospitals alone open the "
+            "sums, and from outside nobody sees which of them a hospital has that was away"
         )
     if sites not in (3, 4):
         raise ParameterError(f"--sites is {sites}; 3 or 4 hospitals can take part")
@@ -184,7 +188,20 @@ def _over(
         tick = ticker(bars, "other splits", hospitals.SPLITS)
         repeats = study.repeat_gains(splits=hospitals.SPLITS, rounds=rounds, seed=seed, tick=tick)
         refusals = {choice: study.refusal_among_three(choice, seed=seed)} if kill and sites == 4 else {}
-    write_and_show(output(), (act,), costs, repeats, refusals, folder=out, written=[])
+    console, written = output(), list[Path]()
+    if run.records is not None:
+        written += report.write(out / run.records.place, run.records.files)
+    write_and_show(console, (act,), costs, repeats, refusals, folder=out, written=written)
+    if run.records is not None:
+        _say_how_to_audit(console, out / run.records.place)
+
+
+def _say_how_to_audit(console: "Console", place: Path) -> None:
+    from fl_integration.studies.heart.federation.signed import PUBLIC_LINE
+
+    command = ["secagg", "audit", str(place), "--key", str(place / PUBLIC_LINE)]
+    console.print("\nWhat the coordinator signed of these rounds:")
+    console.print(f"  {shlex.join(command)}", markup=False, soft_wrap=True)
 
 
 def _run(
@@ -260,9 +277,18 @@ class _Told:
             self._say(f"{number}: no sum, {found.aborted}; {found.seconds:.0f} s.")
         else:
             who = f"{len(self._plan.sites) - len(found.missing)} hospitals"
-            auc = auc_together(found.state, self._members)
-            self._say(f"{number}: {who}, AUC {auc:.3f}, {found.seconds:.0f} s.")
+            auc = "" if found.state is None else f"AUC {auc_together(found.state, self._members):.3f}, "
+            self._say(f"{number}: {who}, {auc}{found.seconds:.0f} s.")
         self._bars.advance(self.task)
+
+    def read(self, site: "Site", found: "EngineRound") -> None:
+        """See `running.Told`."""
+        from fl_integration.studies.heart.choices import short_name
+        from fl_integration.studies.heart.stage import auc_together
+
+        if found.state is not None:
+            auc, name = auc_together(found.state, self._members), short_name(site)
+            self._say(f"After round {found.number + 1}: AUC {auc:.3f}, of the model on {name}'s own disk.")
 
     def _describe(self, what: str) -> None:
         self._bars.update(self.task, description=what)

@@ -5,6 +5,7 @@ lines differ in style as well. All comes from the run, the masked vector from th
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fl_integration.studies.heart.choices import Choice, short_name
-from fl_integration.studies.heart.federation.wires import back_in
-from fl_integration.studies.heart.findings import Act, Glimpse
+from fl_integration.studies.heart.federation.wires import back_in, reading_of
+from fl_integration.studies.heart.findings import Act, Floats, Glimpse, Row
 from secagg.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ _STYLES: Final[dict[Choice, dict[str, Any]]] = {
 _ENGINE_STYLE: Final[dict[str, Any]] = {
     "color": _PURPLE,
     "linestyle": "none",
-    "marker": "^",
-    "markersize": 25,
+    "marker": "h",
+    "markersize": 26,
     "fillstyle": "none",
 }
 
@@ -80,6 +81,8 @@ _NAMES: Final = {
     "intercept": "intercept",
 }
 _SAME: Final = 1e-4
+_CAPTION: Final = 135
+"""Letters in the width of a figure."""
 _ON_WHITE: Final[dict[str, Any]] = {"facecolor": "white", "edgecolor": "none", "pad": 2}
 
 
@@ -88,6 +91,7 @@ def auc_by_round(act: Act) -> bytes:
     with _figure(width=12, height=6.4) as (figure, finish):
         axes = figure.subplots()
         rounds = np.arange(1, act.rounds + 1)
+        reading = "" if act.engine is None else reading_of(act.engine)
         levels: list[tuple[float, str, str]] = []
         for row in act.rows:
             if row.kind in ("alone", "pooled"):
@@ -95,10 +99,10 @@ def auc_by_round(act: Act) -> bytes:
                 axes.axhline(row.overall.value, color=color, linestyle=style, linewidth=1.8, zorder=1)
                 levels.append((row.overall.value, f"{row.title}  {row.overall.value:.3f}", color))
             elif row.kind == "plain":
-                axes.plot(rounds, row.curve, color=_INK, linewidth=2.2, label=row.title, zorder=3)
+                axes.plot(rounds, _values(row), color=_INK, linewidth=2.2, label=row.title, zorder=3)
             if row.choice is not None:
                 style_of = _ENGINE_STYLE if row.kind == "engine" else _STYLES[row.choice]
-                axes.plot(rounds, row.curve, label=row.title, markeredgewidth=1.8, zorder=4, **style_of)
+                axes.plot(rounds, _values(row), label=row.title, markeredgewidth=1.8, zorder=4, **style_of)
         if act.lost is not None:
             site, number = act.lost
             axes.axvspan(number + 0.6, number + 1.4, color=_GRID, zorder=0)
@@ -116,10 +120,18 @@ def auc_by_round(act: Act) -> bytes:
         axes.set_xlabel("round")
         axes.set_ylabel("AUC, all test patients in one ranking")
         axes.grid(axis="y", color=_GRID)
-        axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=1, labelspacing=1.0)
+        axes.legend(
+            loc="lower right",
+            facecolor="white",
+            edgecolor="none",
+            framealpha=1,
+            labelspacing=0.8,
+            markerscale=0.7,
+        )
         _label_levels(axes, levels)
         _title(figure, _headline(act), _subline(act))
-        figure.subplots_adjust(left=0.075, right=0.795, top=0.85, bottom=0.1)
+        figure.text(0.015, 0.02, _caption(reading), va="bottom", fontsize=11, color=_GREY)
+        figure.subplots_adjust(left=0.075, right=0.795, top=0.85, bottom=0.17 if reading else 0.1)
         return finish()
 
 
@@ -157,6 +169,15 @@ def what_the_server_saw(glimpse: Glimpse, *, hospitals: int) -> bytes:
         )
         figure.subplots_adjust(left=0.17, right=0.975, top=0.79, bottom=0.09, wspace=0.09)
         return finish()
+
+
+def _caption(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, width=_CAPTION))
+
+
+def _values(row: Row) -> Floats:
+    """A row's curve; NaN, which is not drawn, where nobody saw the model."""
+    return np.array([np.nan if each is None else each for each in row.curve])
 
 
 def _loss(act: Act, name: str, number: int) -> str:

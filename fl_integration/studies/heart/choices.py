@@ -55,6 +55,11 @@ class Choice(Enum):
         return self in (Choice.MASKED, Choice.LATTICE)
 
     @property
+    def hospitals_learn(self) -> bool:
+        """Whether the hospitals alone open the sum, and the server never has a model."""
+        return self in (Choice.CKKS, Choice.PAILLIER)
+
+    @property
     def worst_moment(self) -> str:
         """The exchange whose loss costs most: secrets are shared out already, and the update never comes."""
         return "MaskedInput" if self.makes_channels else "Contribute"

@@ -78,7 +78,7 @@ class Row:
         aucs: on each hospital's own test patients.
         overall: on all test patients together.
         scores: each hospital's test patients' log-odds, for comparisons patient by patient.
-        curve: overall AUC after each round.
+        curve: overall AUC after each round; None where nobody saw the model.
         difference: largest absolute difference of a parameter from FedAvg in the clear.
         history: the rounds, where there are any.
         usage: of a secure sum.
@@ -89,7 +89,7 @@ class Row:
     aucs: dict[Site, Auc]
     overall: Auc
     scores: dict[Site, Floats]
-    curve: tuple[float, ...]
+    curve: tuple[float | None, ...]
     site: Site | None = None
     choice: Choice | None = None
     difference: float | None = None

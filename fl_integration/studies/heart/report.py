@@ -196,7 +196,7 @@ def cells(act: Act, row: Row) -> list[str]:
         return [*aucs, "", "", ""]
     client, server = row.usage.client_seconds, row.usage.server_seconds
     milliseconds = "" if client is None or server is None else f"{1e3 * client:.1f} + {1e3 * server:.1f}"
-    return [*aucs, f"{row.difference:.0e}", f"{row.usage.sent:,}", milliseconds]
+    return [*aucs, f"{row.difference:.0e}" if row.difference else "0", f"{row.usage.sent:,}", milliseconds]
 
 
 def cost_cells(cost: Cost | None) -> list[str]:

@@ -75,7 +75,7 @@ class Stage:
 
     def _by_one(self, title: str, kind: str, client: str, loader: Examples, site: Site | None = None) -> Row:
         """As many epochs as the hospitals take together, cut into as many rounds."""
-        curve: list[float] = []
+        curve: list[float | None] = []
 
         def follow(number: int, total: Sum, state: State) -> None:
             curve.append(self._overall(_loaded(state)))
@@ -125,24 +125,31 @@ class Stage:
 
     def over_engine(self, run: EngineRun, reference: HeartModel) -> Row:
         """The model that came out of a run over an engine."""
-        models = {each.number: _loaded_from(each.state) for each in run.rounds if not each.aborted}
+        models = {
+            each.number: _loaded_from(each.state)
+            for each in run.rounds
+            if each.state is not None and not each.aborted
+        }
         trained = models[max(models)] if models else _loaded_from(first_state())
         return self._row(
             trained,
             title=f"{run.choice.title} over {run.engine}",
             kind="engine",
-            curve=self._curve(models),
+            curve=self._curve(models, unseen=run.unseen),
             choice=run.choice,
             difference=float(np.abs(_vector(trained) - _vector(reference)).max()),
             history=tuple(_report(run, number) for number in range(len(run.rounds))),
             usage=usage_over(run),
         )
 
-    def _curve(self, models: Mapping[int, HeartModel]) -> list[float]:
+    def _curve(self, models: Mapping[int, HeartModel], *, unseen: Collection[int] = ()) -> list[float | None]:
         """AUC by round; one that changed nothing has that of the round before."""
-        curve: list[float] = []
+        curve: list[float | None] = []
         for number in range(self._rounds):
-            curve.append(self._overall(models[number]) if number in models else (curve or [0.5])[-1])
+            if number in unseen:
+                curve.append(None)
+            else:
+                curve.append(self._overall(models[number]) if number in models else (curve or [0.5])[-1])
         return curve
 
     def secure(self, choice: Choice, reference: HeartModel, missing: Absent) -> tuple[Row, Glimpse | None]:
@@ -232,7 +239,7 @@ class Stage:
         *,
         title: str,
         kind: str,
-        curve: list[float],
+        curve: list[float | None],
         site: Site | None = None,
         choice: Choice | None = None,
         difference: float | None = None,

@@ -4,10 +4,12 @@ import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -41,15 +43,14 @@ def refused(capsys, *arguments: str) -> str:
         (("--engine", "flower", "--port", "65536"), "--port is 65536; pass a number in [1, 65535]"),
         (("--engine", "flower", "--port", "0"), "--port is 0; pass a number in [1, 65535]"),
         (("--engine", "flower", "--out", __file__), "which is a file; name a folder"),
-        (("--engine", "flower", "--protocol", "ckks"), "take masked, lattice or plain"),
-        (("--engine", "flower", "--protocol", "paillier"), "take masked, lattice or plain"),
+        (("--engine", "flower", "--protocol", "ckks", "--kill"), "--kill is for masked, lattice and plain"),
         (
-            (
-                "--engine",
-                "carrier-pigeon",
-            ),
-            "Invalid value for '--engine'",
+            ("--engine", "flower", "--protocol", "paillier", "--kill"),
+            "under paillier the hospitals alone open",
         ),
+        (("--engine", "nvflare", "--kill"), "--kill is for --engine flower: a site that NVFlare has lost"),
+        (("--engine", "nvflare", "--port", "9092"), "--port is for --engine flower"),
+        (("--engine", "carrier-pigeon"), "Invalid value for '--engine'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(arguments, said, capsys, tmp_path, monkeypatch):
@@ -93,6 +94,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_left(capsys, tmp_path, mon
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_an_engine_it_is_what_hospitals_does(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("fl_integration.studies.heart.costs.PARAMETERS", 2000)
     monkeypatch.setattr("fl_integration.command.hospitals.SPLITS", 1)
@@ -122,6 +124,7 @@ def test_help_names_every_option_and_says_how_long(capsys):
         assert word in text
     assert "about a minute" in text
     assert "up to three minutes for ten rounds" in text
+    assert "read from the own disk of one of them" in text
 
 
 # --- over Flower's engine ---------------------------------------------------------------------------------
@@ -155,46 +158,92 @@ def left(folder: Path) -> list[str]:
     return found + [str(path) for path in ours]
 
 
+def audited(printed: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the last line of the command's output says to type, typed."""
+    program, *arguments = shlex.split(printed.splitlines()[-1])
+    assert program == "secagg"
+    assert main(arguments) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.engine
 @pytest.mark.xdist_group("engine")
-@pytest.mark.parametrize(("engine", "package"), [("flower", "flwr"), ("nvflare", "nvflare")])
-def test_three_hospitals_as_three_processes(engine, package, tmp_path):
-    pytest.importorskip(package, reason=f"{package} is not installed")
-    with start(tmp_path, "--rounds", "2", engine=engine) as run:
+def test_three_hospitals_over_nvflare_who_alone_learn_the_model(tmp_path, capsys):
+    """Under CKKS: the model is read at one of them."""
+    pytest.importorskip("nvflare", reason="nvflare is not installed")
+    pytest.importorskip("tenseal", reason="tenseal is not installed")
+    with start(tmp_path, "--rounds", "2", "--protocol", "ckks", engine="nvflare") as run:
         printed, said = run.communicate(timeout=SECONDS)
     assert run.returncode == 0, said
-    assert re.search(r"Round 2 of 2: 3 hospitals, AUC 0\.\d{3}", said)
-    assert f"MaskedSum over {'Flower' if engine == 'flower' else 'NVFlare'}" in printed
+    assert re.search(r"Round 2 of 2: 3 hospitals, \d+ s\.", said)
+    assert re.search(r"After round 2: AUC 0\.\d{3}, of the model on Cleveland's own disk", said)
+    assert "CkksSum over NVFlare" in printed
     act = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]
     (row,) = (each for each in act["rows"] if each["kind"] == "engine")
     assert row["largest_difference_from_fedavg"] < 1e-6
-    patients = sum(site["train"] for site in act["sites"].values())
-    assert [each["total_weight"] for each in act["engine"]["rounds"]] == [patients, patients]
+    assert [each["total_weight"] for each in act["engine"]["rounds"]] == [None, None]
     alone = next(each for each in act["rows"] if each["kind"] == "secure")["usage"]
     for site in act["sites"]:
         carried = [each["wire_bytes"][site] for each in act["engine"]["rounds"]]
-        assert all(each["up"] > 5 * alone["sent"] for each in carried)
-        assert carried[0]["up"] > carried[1]["up"]  # keys are set up, and the app arrives
+        assert all(each["up"] > alone["sent"] for each in carried)
+    assert "2 records are whole, and signed by coordinator" in audited(printed, capsys)
     assert left(tmp_path) == []
 
 
 @pytest.mark.engine
 @pytest.mark.xdist_group("engine")
-def test_among_four_the_round_survives_the_death_of_one_who_is_in_the_next(tmp_path):
+def test_among_four_the_round_survives_the_death_of_one_who_is_in_the_next(tmp_path, capsys):
     pytest.importorskip("flwr", reason="flwr is not installed")
     with start(tmp_path, "--rounds", "2", "--sites", "4", "--kill") as run:
         printed, said = run.communicate(timeout=SECONDS)
     assert run.returncode == 0, said
     assert "Budapest is killed while it trains" in said
     assert "Budapest is back." in said
-    rounds = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]["engine"]["rounds"]
+    assert re.search(r"Round 2 of 2: 4 hospitals, AUC 0\.\d{3}", said)
+    act = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]
+    (row,) = (each for each in act["rows"] if each["kind"] == "engine")
+    assert row["largest_difference_from_fedavg"] < 1e-6
+    rounds = act["engine"]["rounds"]
+    assert rounds[1]["total_weight"] == sum(site["train"] for site in act["sites"].values())
     assert [each["aborted"] for each in rounds] == ["", ""]
     assert [list(each["missing"]) for each in rounds] == [["budapest"], []]
     text = " ".join(printed.split())
     assert re.search(
         r"killed while it trained in round 1, which ended with 3 hospitals \(\d+ patients\)", text
     )
+    told = audited(printed, capsys)
+    assert "2 records are whole, and signed by coordinator" in told
+    assert "budapest:" in told  # lost in one of them, and why
     assert left(tmp_path) == []
+
+
+@pytest.mark.engine
+@pytest.mark.xdist_group("engine")
+def test_a_supernode_that_cannot_start_is_told_with_its_last_words_and_nothing_is_left(
+    tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("flwr", reason="flwr is not installed")
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "scripts").mkdir()
+    real = sysconfig.get_path
+    for each in Path(real("scripts")).glob("fl*"):
+        (tmp_path / "scripts" / each.name).symlink_to(each)
+    broken = tmp_path / "scripts" / "flower-supernode"
+    broken.unlink()
+    broken.write_text("#!/bin/sh\necho no space left on device\nexit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(
+        sysconfig,
+        "get_path",
+        lambda name, *rest: str(broken.parent) if name == "scripts" else real(name, *rest),
+    )
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert main(["study", "heart", "--engine", "flower", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.endswith("secagg: SuperNode 0 did not start\n--- node-0\nno space left on device\n\n")
+    assert printed.out == ""
+    assert left(tmp_path) == []
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.engine

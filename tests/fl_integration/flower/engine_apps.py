@@ -1,10 +1,8 @@
 """Apps for a deployment in which a SuperNode dies in mid-round: FedAvg under MaskedSum.
 
-At the defaults, against servers that tell different stories, all of three and all of four sites are needed.
-`LENIENT` has the server prove to a quorum who contributed, for one exchange more: of four sites one may go.
-
-At these a sum has at least three honest contributors beside whoever colludes: three sites need all three,
-four all four, and of five one may drop out.
+At the defaults a sum has at least three honest contributors, so that three sites need all three. That of four
+one may go, if the server proves to a quorum who contributed, the study of the hospitals shows
+(`secagg study heart --engine flower --sites 4 --kill`).
 
 Every site adds one step to every value. In the round that the run's configuration names, one site says that
 it trains (a file in the deployment's folder) and then trains until it is killed. After each round the server
@@ -14,7 +12,6 @@ appends to a file what has become of the model, a number of steps.
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,15 +24,13 @@ from flwr.serverapp.strategy import FedAvg
 import fl_integration
 from fl_integration.flower import Enrolment, SecureGrid, secure_aggregation
 from fl_integration.loopback.processes import FOLDER_VARIABLE
-from protocols import Adversary, Identity, MaskedSum, Requirements, Roster
+from protocols import Identity, MaskedSum, Roster
 from secagg.entropy import SeededEntropy
 
 __all__ = [
     "STEP",
     "VICTIM",
     "client",
-    "lenient_client",
-    "lenient_server",
     "rounds_file",
     "server",
     "training_file",
@@ -46,13 +41,8 @@ TOLERANCE: Final = 0.002
 """Of a step: what the grid of sixteen bits in [-1, 1] costs in a few rounds."""
 VALUES: Final = 1000
 VICTIM: Final = 1
-LARGEST: Final = 4
-"""Sites of the largest deployment; a roster holds the first so many of them."""
 SECONDS: Final = 300.0
-DEFAULT: Final = MaskedSum(max_clients=LARGEST, max_weight=8)
-LENIENT: Final = MaskedSum(
-    max_clients=LARGEST, max_weight=8, requirements=Requirements(adversary=Adversary.MALICIOUS)
-)
+PROTOCOL: Final = MaskedSum(max_clients=3, max_weight=8)
 
 
 def rounds_file(folder: Path) -> Path:
@@ -82,6 +72,10 @@ def enrol(context: Context) -> Enrolment:
     return Enrolment(identity=identity(place), roster=roster(sites), state_dir=_folder() / f"state-{place}")
 
 
+server, client = ServerApp(), ClientApp(mods=[secure_aggregation(PROTOCOL, enrol)])
+
+
+@client.train()
 def train(message: Message, context: Context) -> Message:
     """One step, or, for the victim in its round, no end."""
     content: Any = message.content
@@ -104,7 +98,8 @@ def hidden_by_us() -> list[str]:
     return [each for each in sys.path if each and Path(each).resolve() in (ours, *ours.rglob("*"))]
 
 
-def main(protocol: MaskedSum, grid: Grid, context: Context) -> None:
+@server.main()
+def main(grid: Grid, context: Context) -> None:
     """Trains, and writes down how far the model has come after each round."""
     config: Any = context.run_config
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3)
@@ -118,7 +113,7 @@ def main(protocol: MaskedSum, grid: Grid, context: Context) -> None:
             file.write(f"{np.mean(steps):.2f}\n")
 
     strategy.start(
-        grid=SecureGrid(grid, protocol, roster=roster(config["sites"]), strategy=strategy),
+        grid=SecureGrid(grid, PROTOCOL, roster=roster(config["sites"]), strategy=strategy),
         initial_arrays=ArrayRecord([np.zeros(VALUES, dtype=np.float32)]),
         num_rounds=config["rounds"],
         timeout=SECONDS,
@@ -126,17 +121,5 @@ def main(protocol: MaskedSum, grid: Grid, context: Context) -> None:
     )
 
 
-def apps(protocol: MaskedSum) -> tuple[ServerApp, ClientApp]:
-    """Both sides under a protocol."""
-    server, client = ServerApp(), ClientApp(mods=[secure_aggregation(protocol, enrol)])
-    server.main()(partial(main, protocol))
-    client.train()(train)
-    return server, client
-
-
 def _folder() -> Path:
     return Path(os.environ[FOLDER_VARIABLE])
-
-
-server, client = apps(DEFAULT)
-lenient_server, lenient_client = apps(LENIENT)

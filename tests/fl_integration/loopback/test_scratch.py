@@ -1,5 +1,6 @@
 """Folders and processes that are gone, however their owner goes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,6 +49,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def guards_of(folder: Path) -> list[int] | None:
+    """A process that was just started has none of its arguments yet, for a moment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(folder) in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found or None
+
+
 def test_a_folder_is_its_owners_alone_and_goes_with_its_processes() -> None:
     with scratch() as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -73,13 +84,8 @@ def test_a_link_to_elsewhere_is_removed_and_not_followed(tmp_path: Path) -> None
 
 def test_a_guard_that_was_killed_is_not_needed_where_its_owner_lives() -> None:
     with scratch() as folder:
-        guards = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if os.fsencode(folder) in path.read_bytes()
-        ]
-        assert len(guards) == 1
-        os.kill(guards[0], signal.SIGKILL)
+        (guard,) = until(lambda: guards_of(folder), seconds=SECONDS, what="its guard has a command line")
+        os.kill(guard, signal.SIGKILL)
     assert not folder.exists()
 
 
@@ -90,7 +96,7 @@ def test_whatever_ends_the_owner_leaves_nothing(how: signal.Signals) -> None:
     )
     assert owner.stdout is not None
     folder, pid = owner.stdout.readline().split()
-    assert alive(int(pid))
+    until(lambda: alive(int(pid)), seconds=SECONDS, what="its child has a command line")
     owner.send_signal(how)
     owner.communicate()
     until(lambda: not alive(int(pid)), seconds=SECONDS, what="its child has ended")

@@ -13,19 +13,17 @@ from typing import Any, Final
 from fl_integration.flower import Patience, SecureGrid
 from fl_integration.flower.engine import (
     ArrayRecord,
-    ConfigRecord,
     Context,
     FedAvg,
     Grid,
     Message,
-    MetricRecord,
     ServerApp,
     record_of,
 )
 from fl_integration.loopback.processes import FOLDER_VARIABLE
 from fl_integration.studies.heart.choices import Choice
-from fl_integration.studies.heart.federation.folders import Federation, first_state
-from fl_integration.studies.heart.federation.journal import Event, Journal
+from fl_integration.studies.heart.federation.folders import Coordinator, Federation, first_state
+from fl_integration.studies.heart.federation.journal import Event
 
 __all__ = ["app"]
 
@@ -35,39 +33,47 @@ ROUND_SECONDS: Final = 240.0
 app = ServerApp()
 
 
-class _Recorded(FedAvg):
-    """FedAvg, whose rounds are in a journal."""
+class _WrittenDown(SecureGrid):
+    """A grid of secure sums, whose rounds are in a journal."""
 
-    def __init__(self, journal: Journal, *, nodes: int) -> None:
-        super().__init__(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
-        self._journal = journal
+    def __init__(self, grid: Grid, choice: Choice, strategy: FedAvg, rounds: int, at: Coordinator) -> None:
+        roster = at.roster
+        super().__init__(
+            grid,
+            choice.protocol(clients=len(roster.roster)),
+            roster=roster,
+            strategy=strategy,
+            rounds=rounds,
+            patience=Patience(last_look=0.1),
+            records=at.records,
+            identity=at.load_identity(),
+        )
+        self._journal, self._told = at.journal, not choice.hospitals_learn
         self._weight: int | None = None
         self._missing: dict[str, str] = {}
+        self._number = 0
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """As FedAvg."""
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        self._journal.add(Event.ASKED, round=server_round - 1)
-        return messages
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """As FedAvg: of the one reply, which holds the mean."""
-        found = list(replies)
-        failures = [each for each in found if each.has_error()]
-        self._missing = {str(each.metadata.src_node_id): str(each.error.reason) for each in failures}
-        arrays, metrics = super().aggregate_train(server_round, found)
+        """As a SecureGrid: one reply, which holds the mean, and a failure for each node that is not in it."""
+        asked = list(messages)
+        if not asked:  # the evaluation, for which this strategy asks nobody
+            return super().send_and_receive(asked, timeout=timeout)
+        self._journal.add(Event.ASKED, round=self._number)
+        found = list(super().send_and_receive(asked, timeout=timeout))
+        self._missing = {
+            str(each.metadata.src_node_id): str(each.error.reason) for each in found if each.has_error()
+        }
         sums: list[Any] = [each.content for each in found if not each.has_error()]
-        self._weight = int(sums[0]["metrics"]["num-examples"]) if sums else None
-        return arrays, metrics
+        self._weight = int(sums[0]["metrics"]["num-examples"]) if sums and self._told else None
+        return found
 
     def ended(self, server_round: int, arrays: ArrayRecord) -> None:
-        """Writes down what a round came to."""
+        """Writes down what a round came to. Flower calls it once before the first."""
+        self._number = server_round
         if server_round:
-            model = {name: array.numpy().tolist() for name, array in arrays.items()}
+            model = {name: array.numpy().tolist() for name, array in arrays.items()} if self._told else None
             self._journal.add(
                 Event.ENDED, round=server_round - 1, weight=self._weight, missing=self._missing, model=model
             )
@@ -78,23 +84,16 @@ def main(grid: Grid, context: Context) -> None:
     """Trains, and says in the journal why if it cannot."""
     coordinator = Federation(Path(os.environ[FOLDER_VARIABLE])).coordinator
     config: Any = context.run_config
-    roster = coordinator.roster
-    strategy = _Recorded(coordinator.journal, nodes=len(roster.roster))
     try:
-        secure = SecureGrid(
-            grid,
-            Choice(config["protocol"]).protocol(clients=len(roster.roster)),
-            roster=roster,
-            strategy=strategy,
-            mean_only=(_Recorded,),
-            patience=Patience(last_look=0.1),
-        )
+        nodes, rounds = len(coordinator.roster.roster), int(config["rounds"])
+        strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
+        secure = _WrittenDown(grid, Choice(config["protocol"]), strategy, rounds, coordinator)
         strategy.start(
             grid=secure,
             initial_arrays=record_of(first_state()),
-            num_rounds=int(config["rounds"]),
+            num_rounds=rounds,
             timeout=ROUND_SECONDS,
-            evaluate_fn=strategy.ended,
+            evaluate_fn=secure.ended,
         )
     except Exception as error:
         coordinator.journal.add(Event.FAILED, reason=f"{type(error).__name__}: {error}")

@@ -6,7 +6,9 @@
                          patients.npz    its training rows, which nobody else reads
                          state/          what a SuperNode's app keeps between two messages
                          journal         what a watcher may know
-    coordinator/         roster.txt, journal
+    coordinator/         identity.key    its own, which signs the records of rounds; and its password
+                         roster.txt, journal
+                         records/        what it signed
 
 Keys and rosters are made by the functions behind `secagg identity` and `secagg roster`. Here one program
 makes them all, on one machine, so whoever runs it is everybody: it shows how a federation runs and protects
@@ -34,10 +36,12 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fl_integration.site.keys import save_identity
+from fl_integration.embedding.archive import archived, read_archived
+from fl_integration.site.keys import load_identity, load_public, save_identity
 from fl_integration.site.private_files import Existing, read_private, write_private
 from fl_integration.site.roster_file import read_roster, write_roster
 from fl_integration.studies.heart.federation.journal import Journal
+from fl_integration.studies.heart.federation.signed import PUBLIC_LINE, SHOWN_OF_A_SESSION, SignedRecords
 from fl_integration.studies.heart.records import FEATURES, Hospital, Site
 from protocols.identity import Identity, Roster
 from protocols.membership import RosterVersion
@@ -52,6 +56,8 @@ State: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 """The model's entries by name."""
 
 _PATIENTS_BYTES: Final = 1 << 22
+_PASSWORD_FILE_BYTES: Final = 1 << 12
+_COORDINATOR: Final = "coordinator"
 _PASSWORD_BYTES: Final = 24
 
 
@@ -86,6 +92,10 @@ class HospitalFiles:
         """What a watcher may know of it."""
         return Journal(self.root / "journal")
 
+    def load_identity(self) -> Identity:
+        """Its key, opened; takes a fifth of a second."""
+        return _loaded(self.identity, self.password)
+
     def save_patients(self, hospital: Hospital) -> None:
         """Writes its training rows."""
         stream = io.BytesIO()
@@ -110,9 +120,41 @@ class Coordinator:
     root: Path
 
     @property
+    def identity(self) -> Path:
+        """Its own key."""
+        return self.root / "identity.key"
+
+    @property
+    def password(self) -> Path:
+        """Its key's password."""
+        return self.root / "password"
+
+    @property
+    def records(self) -> Path:
+        """A folder, made when it is needed."""
+        return self.root / "records"
+
+    @property
     def roster(self) -> RosterVersion:
         """Who may be there."""
         return read_roster(self.root / "roster.txt")
+
+    def load_identity(self) -> Identity:
+        """Its key, opened; takes a fifth of a second."""
+        return _loaded(self.identity, self.password)
+
+    def signed_records(self) -> SignedRecords | None:
+        """The records that it signed; None where there is none.
+
+        Raises:
+            DecodeError, VerificationError: a file is no record, or is not signed.
+        """
+        if not self.records.is_dir() or not (paths := archived(self.records)):
+            return None
+        session = read_archived(paths[0]).session.hex()[:SHOWN_OF_A_SESSION]
+        files = {path.name: path.read_bytes() for path in paths}
+        line = load_public(self.identity).line + "\n"
+        return SignedRecords(session=session, files={**files, PUBLIC_LINE: line.encode()})
 
     @property
     def journal(self) -> Journal:
@@ -157,14 +199,24 @@ def founded(root: Path, *, hospitals: tuple[Hospital, ...]) -> Federation:
     for identity, hospital in zip(identities, hospitals, strict=True):
         files = federation.at(hospital.site)
         files.root.mkdir(mode=0o700)
-        password = secrets.token_urlsafe(_PASSWORD_BYTES)
-        write_private(files.password, password.encode(), existing=Existing.REFUSE)
-        save_identity(identity, files.identity, password=password)
+        _save(identity, files.identity, files.password)
         write_roster(version, files.roster)
         files.save_patients(hospital)
-    federation.coordinator.root.mkdir(mode=0o700)
-    write_roster(version, federation.coordinator.root / "roster.txt")
+    coordinator = federation.coordinator
+    coordinator.root.mkdir(mode=0o700)
+    _save(Identity.generate(_COORDINATOR), coordinator.identity, coordinator.password)
+    write_roster(version, coordinator.root / "roster.txt")
     return federation
+
+
+def _save(identity: Identity, path: Path, password_file: Path) -> None:
+    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    write_private(password_file, password.encode(), existing=Existing.REFUSE)
+    save_identity(identity, path, password=password)
+
+
+def _loaded(path: Path, password_file: Path) -> Identity:
+    return load_identity(path, password=read_private(password_file, maximum=_PASSWORD_FILE_BYTES).decode())
 
 
 def first_state() -> State:

@@ -25,15 +25,24 @@ def main() -> None:
     journal, roster = coordinator.journal, coordinator.roster
     try:
         rounds = int(collab.get_app_prop(ROUNDS))
-        protocol = Choice(collab.get_app_prop(PROTOCOL)).protocol(clients=len(roster.roster))
-        secure = SecureClients(protocol, roster=roster, rounds=rounds, patience=Patience(last_look=0.1))
+        choice = Choice(collab.get_app_prop(PROTOCOL))
+        protocol = choice.protocol(clients=len(roster.roster))
+        secure = SecureClients(
+            protocol,
+            roster=roster,
+            rounds=rounds,
+            patience=Patience(last_look=0.1),
+            records=coordinator.records,
+            identity=coordinator.load_identity(),
+        )
         model = dict(first_state())
         for number in range(rounds):
             secure.sites()  # waits for the smallest cohort
             journal.add(Event.ASKED, round=number)
             found = secure.train(model, {"round": number}, seconds=ROUND_SECONDS)
             model = dict(found.model)
-            state = {name: values.tolist() for name, values in model.items()}
+            arrays = {name: values.tolist() for name, values in model.items()}
+            state = None if choice.hospitals_learn else arrays
             missing = dict(found.lost)
             if found.aborted:  # whoever was there has no sum either
                 missing = dict.fromkeys(roster.roster.members, found.aborted) | missing

@@ -7,7 +7,7 @@ is heard at once and a hospital that is started anew holds up nobody.
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,11 +19,14 @@ from fl_integration.studies.heart.federation.engine import Engine, Opened, Plan
 from fl_integration.studies.heart.federation.folders import Federation, State, founded
 from fl_integration.studies.heart.federation.journal import Event
 from fl_integration.studies.heart.federation.outcome import EngineRound, EngineRun
+from fl_integration.studies.heart.federation.own_disk import OwnDisk
 from fl_integration.studies.heart.records import Hospital, Site
 
 __all__ = ["Told", "run_over"]
 
 LOOK_SECONDS: Final = 0.1
+DISK_SECONDS: Final = 0.02
+"""Where a model can be read only until the next round begins, which over NVFlare is soon."""
 CHECK_SECONDS: Final = 1.0
 STALL_SECONDS: Final = 300.0
 """Without any event, after which nothing is expected any more."""
@@ -52,6 +55,10 @@ class Told(Protocol):
         """A round is over."""
         ...  # a Protocol's signature
 
+    def read(self, site: Site, found: EngineRound) -> None:
+        """A round's model was read on this hospital's disk."""
+        ...  # a Protocol's signature
+
 
 def run_over(
     opened: Opened, folder: Path, *, name: str, plan: Plan, hospitals: tuple[Hospital, ...], told: Told
@@ -78,6 +85,7 @@ def run_over(
             engine.begin()
             following = _Following(engine, federation, plan, told, began=began)
             following.to_the_end()
+            following.read_the_last()
             engine.finish()
     except TimeoutError as error:
         raise EngineFailedError(str(error)) from error
@@ -89,6 +97,8 @@ def run_over(
         killed=plan.killed,
         before=following.before,
         start_seconds=following.start_seconds,
+        read_at=plan.sites[0] if following.disk is not None else None,
+        records=federation.coordinator.signed_records(),
     )
 
 
@@ -102,6 +112,7 @@ class _Following:
     rounds: list[EngineRound] = field(default_factory=list)
     before: dict[Site, Carried] = field(default_factory=dict)
     start_seconds: float = 0.0
+    disk: OwnDisk | None = None
     _seen: int = 0
     _away: set[Site] = field(default_factory=set)
     _struck: bool = False
@@ -109,20 +120,25 @@ class _Following:
     _last_time: float = 0.0
     _last_word: float = 0.0
     _training: tuple[Site, ...] = ()
-    _state: State = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.plan.choice.hospitals_learn:
+            self.disk = OwnDisk(self.federation.at(self.plan.sites[0]))
 
     def to_the_end(self) -> None:
         self._last_word = checked = time.monotonic()
         while len(self.rounds) < self.plan.rounds:
             self._look_at_the_server()
             self._look_at_the_hospitals()
+            if self.disk is not None:
+                self._look_at_the_disk(self.disk)
             now = time.monotonic()
             if now - checked >= CHECK_SECONDS:
                 checked = now
                 self._supervise()
                 if now - self._last_word > STALL_SECONDS:
                     raise TimeoutError(f"nothing has happened for {STALL_SECONDS:.0f} s")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS if self.disk is None else DISK_SECONDS)
 
     def _supervise(self) -> None:
         for site in sorted(self._away, key=self.plan.sites.index):
@@ -159,7 +175,9 @@ class _Following:
             missing=known,
             total_weight=values["weight"],
             aborted=aborted,
-            state={name: np.array(each, np.float32) for name, each in values["model"].items()},
+            state=None
+            if values["model"] is None
+            else {name: np.array(each, np.float32) for name, each in values["model"].items()},
             seconds=now - self._last_time,
             carried={site: carried[site] - self._last[site] for site in self.plan.sites},
         )
@@ -184,6 +202,40 @@ class _Following:
         if tuple(training) != self._training:
             self._training, self._last_word = tuple(training), time.monotonic()
             self.told.working(number, self._training)
+
+    # Where the hospitals alone learn the model
+
+    def _look_at_the_disk(self, disk: OwnDisk) -> None:
+        """Reads the model of the round before the one in which the hospital has trained."""
+        trained = disk.trained_in()
+        if trained is None or not 1 <= trained <= len(self.rounds):
+            return
+        before = self.rounds[trained - 1]
+        if before.aborted or before.state is not None:
+            return
+        if (model := disk.model_before(trained)) is not None:
+            self._read(before.number, model)
+
+    def read_the_last(self) -> None:
+        """Reads the model that the training came to."""
+        summed = [each.number for each in self.rounds if not each.aborted]
+        if self.disk is None or not summed:
+            return
+        model, last = self.disk.model(), summed[-1]
+        for number in summed[-2:-1]:
+            before = self.rounds[number]
+            if before.state is not None and _equal(before.state, model):
+                # It was read when the last sum was there already, which is handed out before its round ends.
+                self.rounds[number] = replace(before, state=None)
+        self._read(last, model)
+
+    def _read(self, number: int, model: State) -> None:
+        self.rounds[number] = replace(self.rounds[number], state=model)
+        self.told.read(self.plan.sites[0], self.rounds[number])
+
+
+def _equal(one: State, other: State) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def _common(missing: Mapping[Site, str]) -> str:

@@ -16,7 +16,15 @@ from fl_integration.studies.heart.federation.outcome import EngineRun
 from fl_integration.studies.heart.findings import Act
 from fl_integration.studies.heart.records import Site
 
-__all__ = ["HEADINGS", "back_in", "engine_numbers", "engine_sentences", "wire_note", "wire_rows"]
+__all__ = [
+    "HEADINGS",
+    "back_in",
+    "engine_numbers",
+    "engine_sentences",
+    "reading_of",
+    "wire_note",
+    "wire_rows",
+]
 
 HEADINGS: Final = (
     "hospital",
@@ -78,12 +86,35 @@ def engine_sentences(act: Act) -> list[str]:
             ]
         elif run.killed is None or each.number != run.killed[1]:
             found.append(f"Round {each.number + 1} was aborted ({each.aborted}).")
+    if (reading := reading_of(run)) != "":
+        found.append(reading)
     if row.difference is not None:
+        same = "with the same hospitals in the same rounds"
         found.append(
-            "Its model differs from that of FedAvg in the clear, with the same hospitals in the same rounds, "
-            f"by at most {row.difference:.0e} in any parameter."
+            f"Its model differs from that of FedAvg in the clear, {same}, by at most {row.difference:.0e} in "
+            "any parameter."
+            if row.difference
+            else f"Its model is that of FedAvg in the clear, {same}, bit for bit."
+        )
+    if run.records is not None:
+        found.append(
+            f"The coordinator signed a record of each round: who was asked, who is in the sum, who was lost. "
+            f"They lie in {run.records.place}, with its public line beside them."
         )
     return found
+
+
+def reading_of(run: EngineRun) -> str:
+    """Where the model was read, where the hospitals alone learn it; else nothing."""
+    if run.read_at is None:
+        return ""
+    name = short_name(run.read_at)
+    said = f"Only the hospitals learn the model: it was read from {name}'s own disk, as its operator could"
+    *most, last = ("", *(str(each + 1) for each in run.unseen))
+    if not last:
+        return f"{said}."
+    rounds = f"rounds {', '.join(most[1:])} and {last}" if len(most) > 1 else f"round {last}"
+    return f"{said}; after {rounds} nobody looked in time."
 
 
 def back_in(run: EngineRun) -> int | None:
@@ -104,6 +135,9 @@ def engine_numbers(act: Act) -> dict[str, Any] | None:
         "protocol": run.choice.value,
         "start_seconds": run.start_seconds,
         "start_bytes": {site.value: _numbers(each) for site, each in run.before.items()},
+        "model_read_at": None if run.read_at is None else run.read_at.value,
+        "model_not_seen_after": [each + 1 for each in run.unseen],
+        "records": None if run.records is None else str(run.records.place),
         "killed": None if run.killed is None else {"site": run.killed[0].value, "round": run.killed[1] + 1},
         "rounds": [
             {
