@@ -117,7 +117,7 @@ def test_the_demo_says_what_it_needs(python: Path, tmp_path: Path) -> None:
     assert "examples:" in run(command, "--help", cwd=tmp_path)
     done = subprocess.run([command], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 2
-    assert done.stderr == "secagg-hospitals: torch is not installed; run: pip install 'secagg[train]'\n"
+    assert done.stderr == "secagg-hospitals: torch is not installed; run: pip install 'secagg[demo]'\n"
     assert not list(tmp_path.iterdir())
 
 

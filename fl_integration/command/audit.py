@@ -140,7 +140,8 @@ def _end(record: RoundRecord) -> str:
 
 def _sentences(rounds: Sequence[ArchivedRound], signer: PublicIdentity | None) -> None:
     by = "" if signer is None else f" by {signer.client} ({signer.fingerprint})"
-    typer.echo(f"{len(rounds)} records are whole, and signed{by}.")
+    counted = "1 record is" if len(rounds) == 1 else f"{len(rounds)} records are"
+    typer.echo(f"{counted} whole, and signed{by}.")
     if signer is None:
         typer.echo(_NOBODY)
     if any(PROTOCOLS.get(each.record.protocol) == "PlainSum" for each in rounds):

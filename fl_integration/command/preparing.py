@@ -37,15 +37,20 @@ def need_packages(protocols: Collection[str], more: Sequence[tuple[str, str, str
         more: module, package and extra of what else is needed; they come first.
 
     Raises:
-        MissingExtraError: one of them is not installed.
+        MissingExtraError: some are not installed; the text names the first, and the extras that
+            bring all of them.
     """
-    # One extra brings all of it, torch as well, so that one installation is enough.
+    # One extra brings all but an engine, torch as well, so that one installation is enough.
     needed = [*more, ("torch", "torch", "demo"), ("sklearn", "scikit-learn", "demo")]
     needed += [(package, package, "demo") for package in ("rich", "matplotlib", "jinja2")]
     if "ckks" in protocols:
-        needed.append(("tenseal", "tenseal", "ckks"))
+        needed.append(("tenseal", "tenseal", "demo"))
+    missing: list[tuple[str, str, ImportError]] = []
     for module, package, extra in needed:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise MissingExtraError(package=package, extra=extra) from error
+            missing.append((package, extra, error))
+    if missing:
+        extras = ",".join(dict.fromkeys(extra for _, extra, _ in missing))
+        raise MissingExtraError(package=missing[0][0], extra=extras) from missing[0][2]

@@ -28,12 +28,12 @@ def test_every_block_says_where_it_is_typed() -> None:
         who, _, when = block.where.partition(", ")
         assert who in known, block.where
         assert when in ("", "while it runs", "while all run"), block.where
-    assert len(blocks()) == 22
+    assert len(blocks()) == 26
 
 
 def test_what_is_installed_are_extras_that_there_are() -> None:
     first, *_ = blocks()
-    (named,) = re.findall(r"'secagg\[([\w,]+)\]'", first.commands)
+    (named,) = re.findall(r"'\./secagg-[\d.]+-py3-none-any\.whl\[([\w,]+)\]'", first.commands)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(named.split(",")) <= extras["optional-dependencies"].keys()
     assert "pip" not in "".join(block.commands for block in blocks()[1:])
@@ -52,6 +52,16 @@ def test_no_command_shows_a_password_or_sends_a_private_file() -> None:
                 continue
             for private in ("site.key", "node.key ", "password", "state", "coordinator.key", "authority.key"):
                 assert private not in line, line
+
+
+def test_what_is_compared_is_copied_once_and_not_looked_up_where_others_write() -> None:
+    compared = re.compile(r"\$EXCHANGE/([a-z]+-node\.pub|coordinator\.pub|authority\.crt|roster-\d\.txt)\"")
+    for machine in (COORDINATOR, *HOSPITALS):
+        lines = "".join(block.commands for block in blocks() if machine in block.machines).splitlines()
+        read = [(name, line) for line in lines for name in compared.findall(line)]
+        assert len(read) == len(dict(read)), f"{machine} takes a file again: {read}"
+        assert all(line.startswith("cp ") for _, line in read), read
+        assert {"roster-1.txt", "roster-2.txt"} <= dict(read).keys()
 
 
 def test_the_unit_starts_what_the_page_wrote_and_starts_it_again(tmp_path: Path) -> None:

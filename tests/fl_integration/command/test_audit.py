@@ -131,7 +131,7 @@ def test_another_key_is_wrong(tmp_path: Path, public: Path) -> None:
     done = audit(tmp_path / "records", "--key", public)
     assert done.exit_code == 1
     assert re.search(r"WRONG '\w+-train-000001\.record': the record names another signer's key", done.stdout)
-    assert "1 records are whole" in done.stdout
+    assert "1 record is whole" in done.stdout
 
 
 def test_a_file_that_was_changed_is_wrong_and_the_others_are_shown(tmp_path: Path) -> None:

@@ -51,6 +51,23 @@ def test_every_verb_has_help_with_an_example() -> None:
             assert "\\" not in shown.stdout
 
 
+def test_help_says_once_what_every_argument_is() -> None:
+    runner = CliRunner()
+    for words, arguments in (
+        (["plan"], {"N": "Clients in a round."}),
+        (["advise"], {"N": "Clients in a round, at least 3.", "LENGTH": "Values in an update."}),
+        (["audit"], {"FOLDER": "Where the records lie."}),
+        (["identity", "rotate"], {"KEY": "The file with your identity."}),
+        (["roster", "remove"], {"ROSTER": "The file with the roster.", "NAME...": "Members who leave."}),
+    ):
+        shown = runner.invoke(app, [*words, "--help"]).stdout
+        listed = re.findall(
+            r"^  (\S+) {2,}(\S.*?)  \[required\]$", shown.partition("\nOptions:")[0], re.MULTILINE
+        )
+        assert dict(listed) == arguments
+        assert len(re.findall(r"rguments:$", shown, flags=re.MULTILINE)) == 1
+
+
 def test_wrong_use_is_code_2() -> None:
     for arguments in (
         [],

@@ -59,18 +59,27 @@ def test_what_cannot_be_is_refused_before_anything_runs(arguments, said, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("package", "extra"), [("flwr", "flower"), ("torch", "demo")])
-def test_a_missing_package_is_named_with_its_extra(package, extra, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("absent", "extras"),
+    [
+        (["flwr"], "flower"),
+        (["torch"], "demo"),
+        (["jinja2"], "demo"),
+        (["torch", "sklearn", "matplotlib"], "demo"),
+        (["flwr", "torch", "jinja2"], "flower,demo"),
+    ],
+)
+def test_missing_packages_are_brought_by_one_installation(absent, extras, capsys, tmp_path, monkeypatch):
     real = importlib.import_module
 
     def without(name, *rest):
-        if name == package:
+        if name in absent:
             raise ImportError(name)
         return real(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", without)
     said = refused(capsys, "--engine", "flower", "--out", str(tmp_path / "out"))
-    assert said == f"secagg: {package} is not installed; run: pip install 'secagg[{extra}]'"
+    assert said == f"secagg: {absent[0]} is not installed; run: pip install 'secagg[{extras}]'"
     assert not (tmp_path / "out").exists()
 
 

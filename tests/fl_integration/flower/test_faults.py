@@ -409,7 +409,8 @@ def test_a_state_of_the_server_under_another_key_is_refused(tmp_path: Any) -> No
         study.run(state_dir=tmp_path / "server", state_key=Secret(bytes([1] * 32)))
 
 
-def test_a_servers_state_of_another_release_is_said_to_be_one(study: Study, tmp_path: Any) -> None:
+def test_a_servers_state_of_another_release_is_said_to_be_one(tmp_path: Any) -> None:
+    study = Study(tmp_path / "sites")
     key = Secret(bytes(32))
     SealedFolder(tmp_path / "server", key=key).write("server", b"of a release with other fields")
     with pytest.raises(ParameterError, match="another release's; move its folder away"):
