@@ -1,7 +1,6 @@
 """The study over an engine, but for the engine: folders, journals, who follows a run, what it comes to."""
 
 import json
-import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -9,98 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_integration.embedding.archive import Archive, archived, read_archived
-from fl_integration.embedding.parcels import Place, Purpose, purpose_session
-from fl_integration.loopback.processes import EngineFailedError, until
-from fl_integration.site import pkcs8
+from fl_integration.loopback.processes import EngineFailedError
 from fl_integration.site.keys import load_identity
-from fl_integration.site.public_identity import read_public
 from fl_integration.site.roster_file import read_roster
 from fl_integration.site.site import Site as TrainingSite
-from fl_integration.studies.heart import charts, findings, numbers, report, study
+from fl_integration.studies.heart import charts, numbers, report, study
 from fl_integration.studies.heart.choices import Choice
-from fl_integration.studies.heart.federation import own_disk, running, wires
-from fl_integration.studies.heart.federation.engine import Plan
-from fl_integration.studies.heart.federation.folders import Federation, first_state, founded
+from fl_integration.studies.heart.federation import running, wires
+from fl_integration.studies.heart.federation.folders import first_state, founded
 from fl_integration.studies.heart.federation.journal import Event, Journal
 from fl_integration.studies.heart.federation.local import trained
-from fl_integration.studies.heart.federation.outcome import EngineRun
-from fl_integration.studies.heart.federation.own_disk import OwnDisk
 from fl_integration.studies.heart.model import LOCAL, HeartModel
-from fl_integration.studies.heart.records import Site, load_hospitals
+from fl_integration.studies.heart.records import Site
 from fl_integration.studies.heart.stage import Stage, auc_together, loader
 from fl_integration.vectors.vectorise import flatten
-from protocols import MaskedSum, simulate
-from protocols.interface import Learner
-from protocols.membership import digest_session_id
-from protocols.messages.record import SignedRecord
 from secagg.errors import ParameterError
-from tests.fl_integration.studies.heart.one_process import GONE, REFUSED, Disk, Opener
+from tests.fl_integration.studies.heart.following import FOUR, THREE, Heard, follow
+from tests.fl_integration.studies.heart.one_process import GONE, REFUSED, Opener
 
-THREE = load_hospitals(sites=3, seed=1)
-FOUR = load_hospitals(sites=4, seed=1)
-
-
-class Heard:
-    """What was told, in its order."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, object]] = []
-
-    def starting(self) -> None:
-        self.said.append(("starting", None))
-
-    def working(self, number: int, training: tuple[Site, ...]) -> None:
-        self.said.append(("working", number))
-
-    def killed(self, site: Site, number: int) -> None:
-        self.said.append(("killed", (site, number)))
-
-    def back(self, site: Site) -> None:
-        self.said.append(("back", site))
-
-    def ended(self, found) -> None:
-        self.said.append(("ended", found.number))
-
-    def read(self, site: Site, found) -> None:
-        self.said.append(("read", found.number))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory):
-    """Looks without pauses; keys are made once for each number of hospitals, and their folders copied."""
-    made = {}
-
-    def copied(root, *, hospitals):
-        shutil.copytree(made[hospitals].root, root, dirs_exist_ok=True)
-        return Federation(root)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pkcs8, "_N", 1 << 8)  # a fifth of a second for each password is for others' guesses
-        for each in (THREE, FOUR):
-            made[each] = founded(tmp_path_factory.mktemp("founded"), hospitals=each)
-        patch.setattr(running, "LOOK_SECONDS", 0.005)
-        patch.setattr(running, "DISK_SECONDS", 0.005)
-        patch.setattr(running, "CHECK_SECONDS", 0.01)
-        patch.setattr(running, "founded", copied)
-        patch.setattr(findings, "_RESAMPLES", 20)  # intervals are tested elsewhere
-        yield made
-
-
-def follow(
-    folder: Path,
-    opener: Opener,
-    *,
-    hospitals=THREE,
-    rounds=3,
-    killed=None,
-    told=None,
-    choice=Choice.MASKED,
-) -> EngineRun:
-    sites = tuple(each.site for each in hospitals)
-    plan = Plan(choice=choice, sites=sites, rounds=rounds, seed=1, killed=killed)
-    return running.run_over(opener, folder, name="One", plan=plan, hospitals=hospitals, told=told or Heard())
-
+pytestmark = pytest.mark.usefixtures("quick")
 
 LOSS = (Site.BUDAPEST, 1)
 
@@ -284,119 +210,6 @@ def test_nothing_is_awaited_for_ever(tmp_path, monkeypatch):
         follow(tmp_path, opener)
 
 
-# --- where the hospitals alone learn the model ------------------------------------------------------------
-
-
-def test_which_protocols_tell_the_hospitals_alone():
-    for choice in Choice:
-        assert choice.hospitals_learn == (choice.protocol(clients=3).learns is Learner.CLIENTS)
-
-
-def until_read(told: Heard, *rounds: int):
-    """Whoever trains waits in these rounds until the model of the round before was read."""
-
-    def trained(number: int) -> None:
-        if number in rounds:
-            until(lambda: ("read", number - 1) in told.said, seconds=10, what="it is read")
-
-    return trained
-
-
-def test_each_model_is_read_at_a_hospital_while_the_next_round_is_on(tmp_path):
-    told = Heard()
-    blind = follow(tmp_path / "a", Opener(trained=until_read(told, 1, 2)), told=told, choice=Choice.CKKS)
-    seen = follow(tmp_path / "b", Opener())
-    assert (blind.read_at, blind.unseen, seen.read_at) == (Site.CLEVELAND, (), None)
-    for one, other in zip(blind.rounds, seen.rounds, strict=True):
-        assert all(np.array_equal(one.state[name], other.state[name]) for name in first_state())
-        assert one.total_weight is None
-    assert [number for what, number in told.said if what == "read"] == [0, 1, 2]
-
-
-def test_a_last_sum_that_is_there_early_is_not_taken_for_the_one_before(tmp_path):
-    told = Heard()
-    opener = Opener(trained=until_read(told, 1, 2), hands_out_early=True)
-    run = follow(tmp_path, opener, told=told, choice=Choice.PAILLIER)
-    assert run.unseen == (1,)
-    assert run.rounds[2].state is not None
-
-
-def test_a_model_is_of_no_round_when_the_next_began_meanwhile(quick, tmp_path, monkeypatch):
-    shutil.copytree(quick[THREE].root, tmp_path, dirs_exist_ok=True)
-    files = Federation(tmp_path).at(Site.CLEVELAND)
-    disk = Disk(files)
-    disk.hand_out(first_state())
-    reader = OwnDisk(files)
-    assert reader.model_before(1) is None
-    for event in (Event.TRAINS, Event.TRAINED):
-        assert reader.trained_in() is None
-        files.journal.add(event, round=1)
-    assert reader.trained_in() == 1
-    assert np.array_equal(reader.model_before(1)["linear.bias"], np.zeros(1))
-    real = own_disk.site_model
-
-    def begins_meanwhile(enrolment):
-        files.journal.add(Event.TRAINS, round=2)
-        return real(enrolment)
-
-    monkeypatch.setattr(own_disk, "site_model", begins_meanwhile)
-    assert reader.model_before(1) is None
-
-
-def test_a_report_says_where_the_model_was_read_and_draws_what_was_seen(three):
-    rounds = [replace(each, state=None if each.number < 2 else each.state) for each in three.engine.rounds]
-    run = replace(three.engine, choice=Choice.CKKS, read_at=Site.CLEVELAND, rounds=tuple(rounds))
-    stage = Stage(THREE, rounds=3, seed=1, tick=lambda title: None)
-    row = stage.over_engine(run, HeartModel())
-    act = replace(three, engine=run, rows=(*three.rows[:-1], row))
-    (plain,) = [each for each in act.rows if each.kind == "plain"]
-    assert act.joint.curve == (None, None, pytest.approx(plain.curve[2]))
-    assert np.array_equal(np.isnan(charts._values(act.joint)), [True, True, False])
-    said = wires.reading_of(run)
-    assert said == (
-        "Only the hospitals learn the model: it was read from Cleveland's own disk, as its operator could; "
-        "after rounds 1 and 2 nobody looked in time."
-    )
-    assert said in report.sentences(act, {})
-    found = json.loads(numbers.as_json(numbers.results((act,), {}, (), {})))["acts"][0]
-    assert found["engine"]["model_not_seen_after"] == [1, 2]
-    assert found["engine"]["model_read_at"] == "cleveland"
-    assert [each["auc_together_by_round"] for each in found["rows"]][-1][:2] == [None, None]
-
-
-# --- signed records ---------------------------------------------------------------------------------------
-
-
-def signed_rounds(coordinator, *, epoch: int, rounds: int) -> None:
-    """Puts records into a coordinator's folder, as its server does."""
-    identity = coordinator.load_identity()
-    done = simulate(MaskedSum(max_clients=3), {each: np.zeros(2) for each in "abc"})
-    place = Place(b"heart", 1, bytes(32), epoch)
-    session = purpose_session(digest_session_id(place.study, place.roster, epoch), Purpose.TRAIN)
-    for number in range(rounds):
-        record = SignedRecord.sign(replace(done.record.record, session=session, round=number), identity.key)
-        Archive(coordinator.records, identity=identity).keep(place, Purpose.TRAIN, record, ended=1.0)
-
-
-def test_records_of_two_runs_lie_in_folders_of_their_own(quick, tmp_path):
-    for epoch in (1, 2):
-        shutil.copytree(quick[THREE].root, tmp_path / str(epoch))
-        coordinator = Federation(tmp_path / str(epoch)).coordinator
-        assert coordinator.signed_records() is None
-        signed_rounds(coordinator, epoch=epoch, rounds=2)
-        found = coordinator.signed_records()
-        report.write(tmp_path / "out" / found.place, found.files)
-    folders = sorted((tmp_path / "out" / "records").iterdir())
-    assert len(folders) == 2
-    for folder in folders:
-        (line,) = read_public(folder / "coordinator.pub")
-        rounds = [read_archived(path) for path in archived(folder)]
-        assert [each.record.round for each in rounds] == [0, 1]
-        assert {each.session.hex()[:8] for each in rounds} == {folder.name}
-        assert all(each.signed.verify(line.public_key) is None for each in rounds)
-        assert all(b"PRIVATE" not in path.read_bytes() for path in folder.iterdir())
-
-
 # --- what it comes to -------------------------------------------------------------------------------------
 
 
@@ -476,3 +289,24 @@ def test_an_act_without_an_engine_has_no_wires():
     assert (wires.wire_rows(act), wires.wire_note(act), wires.engine_sentences(act)) == ([], "", [])
     assert wires.engine_numbers(act) is None
     assert act.joint.kind == "plain"
+
+
+def test_a_report_says_where_the_model_was_read_and_draws_what_was_seen(three):
+    rounds = [replace(each, state=None if each.number < 2 else each.state) for each in three.engine.rounds]
+    run = replace(three.engine, choice=Choice.CKKS, read_at=Site.CLEVELAND, rounds=tuple(rounds))
+    stage = Stage(THREE, rounds=3, seed=1, tick=lambda title: None)
+    row = stage.over_engine(run, HeartModel())
+    act = replace(three, engine=run, rows=(*three.rows[:-1], row))
+    (plain,) = [each for each in act.rows if each.kind == "plain"]
+    assert act.joint.curve == (None, None, pytest.approx(plain.curve[2]))
+    assert np.array_equal(np.isnan(charts._values(act.joint)), [True, True, False])
+    said = wires.reading_of(run)
+    assert said == (
+        "Only the hospitals learn the model: it was read from Cleveland's own disk, as its operator could; "
+        "after rounds 1 and 2 nobody looked in time."
+    )
+    assert said in report.sentences(act, {})
+    found = json.loads(numbers.as_json(numbers.results((act,), {}, (), {})))["acts"][0]
+    assert found["engine"]["model_not_seen_after"] == [1, 2]
+    assert found["engine"]["model_read_at"] == "cleveland"
+    assert [each["auc_together_by_round"] for each in found["rows"]][-1][:2] == [None, None]
