@@ -379,7 +379,7 @@ def test_a_round_of_fedavg_without_anybody_leaves_the_model_as_it_was(number):
 
 def test_fedavg_without_anybody_in_any_round_is_no_training():
     with pytest.raises(RoundAborted, match="had a mean"):
-        plain(absent={number: {"a", "b", "c"} for number in range(2)})
+        plain(absent={number: {"a", "b", "c"} for number in range(3)})
 
 
 def test_diverged_training_everywhere_names_the_sites_and_the_remedy():
