@@ -20,6 +20,8 @@ BITS: Final = 24
 MAX_WEIGHT: Final = 256
 """The cap on example counts, agreed beforehand as the roster is: the next power of two above what the largest
 hospital expects, which says less about that hospital than its count. A larger count would be refused."""
+SURE: Final = 3
+"""Hospitals of whom none may be lost, whatever is signed: a sum is of at least so many."""
 
 
 class Choice(Enum):
@@ -39,14 +41,14 @@ class Choice(Enum):
     def protocol(self, *, clients: int) -> Parameters:
         """The protocol with the study's parameters, for so many hospitals."""
         # A survivor set that a quorum signs lets four hospitals bear the loss of one even if the server lies;
-        # without it all four would have to stay.
+        # without it all four would have to stay. Three have to stay with it or without, and save an exchange.
         signed = Requirements(adversary=Adversary.MALICIOUS)
         return _CLASSES[self](
             clip=CLIP,
             bits=BITS,
             max_clients=clients,
             max_weight=MAX_WEIGHT,
-            requirements=signed if self.makes_channels else Requirements(),
+            requirements=signed if self.makes_channels and clients > SURE else Requirements(),
         )
 
     @property

@@ -305,11 +305,14 @@ def test_ticks_are_counted():
 
 
 @pytest.mark.parametrize("choice", [Choice.MASKED, Choice.LATTICE])
-@pytest.mark.parametrize("clients", [3, 4])
-def test_the_page_says_whom_the_plan_withstands(choice, clients):
+@pytest.mark.parametrize(
+    ("clients", "adversary", "survivors"), [(3, Adversary.SEMI_MALICIOUS, 3), (4, Adversary.MALICIOUS, 3)]
+)
+def test_the_page_says_whom_the_plan_withstands(choice, clients, adversary, survivors):
     """One hospital beside a server that lies, not two; and no sum of fewer than three is opened."""
     plan = choice.protocol(clients=clients).plan(clients)
-    assert plan.adversary is Adversary.MALICIOUS
+    assert plan.adversary is adversary
+    assert plan.min_survivors == survivors
     assert plan.corrupt == 1
     assert plan.sure_contributors >= 3
 
