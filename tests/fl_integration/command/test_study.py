@@ -123,7 +123,7 @@ def test_help_names_every_option_and_says_how_long(capsys):
     for word in ("--engine", "--protocol", "--sites", "--rounds", "--seed", "--kill", "--port", "--out"):
         assert word in text
     assert "about a minute" in text
-    assert "up to three minutes for ten rounds" in text
+    assert "about four minutes over Flower" in text
     assert "read from the own disk of one of them" in text
 
 
@@ -175,7 +175,7 @@ def test_three_hospitals_over_nvflare_who_alone_learn_the_model(tmp_path, capsys
     with start(tmp_path, "--rounds", "2", "--protocol", "ckks", engine="nvflare") as run:
         printed, said = run.communicate(timeout=SECONDS)
     assert run.returncode == 0, said
-    assert re.search(r"Round 2 of 2: 3 hospitals, \d+ s\.", said)
+    assert re.search(r"Round 2 of 2: 3 hospitals, \d+\.\d s\.", said)
     assert re.search(r"After round 2: AUC 0\.\d{3}, of the model on Cleveland's own disk", said)
     assert "CkksSum over NVFlare" in printed
     act = json.loads((tmp_path / "out" / "results.json").read_text())["acts"][0]
