@@ -215,6 +215,7 @@ def test_a_missing_package_is_named_with_its_extra(package, capsys, tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_tenseal_is_not_needed_where_ckks_is_not_asked_for(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tenseal", None)
     assert main(["--protocol", "masked", "--rounds", "1", "--sites", "3", "--out", str(tmp_path)]) == 0

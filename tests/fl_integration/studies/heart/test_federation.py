@@ -213,9 +213,8 @@ def test_nothing_is_awaited_for_ever(tmp_path, monkeypatch):
 # --- what it comes to -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["three", pytest.param("three_less_one", marks=pytest.mark.slow), "four_less_one"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["three", "three_less_one", "four_less_one"])
 def test_the_model_over_an_engine_is_fedavgs_in_the_clear(name, request):
     act = request.getfixturevalue(name)
     row = act.joint
