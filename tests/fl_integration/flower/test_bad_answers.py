@@ -24,7 +24,6 @@ from fl_integration.embedding.parcels import (
 from fl_integration.flower.engine import HEAD, pack, unpack
 from protocols import PlainSum
 from secagg.errors import ParameterError
-from tests.fl_integration.flower.conftest import Time
 from tests.fl_integration.flower.loopback import Node
 from tests.fl_integration.flower.stage import (
     FIRST_NODE,
@@ -41,6 +40,7 @@ from tests.fl_integration.flower.stage import (
     said,
     zeros,
 )
+from tests.fl_integration.waiting import Time
 
 A, B, C, D = range(FIRST_NODE, FIRST_NODE + 4)
 

@@ -22,7 +22,6 @@ from fl_integration.site.sealed_folder import SealedFolder
 from protocols import Identity, PlainSum
 from secagg.errors import ParameterError
 from secagg.secret import Secret
-from tests.fl_integration.flower.conftest import Time
 from tests.fl_integration.flower.loopback import Node
 from tests.fl_integration.flower.stage import (
     FIRST_NODE,
@@ -41,6 +40,7 @@ from tests.fl_integration.flower.stage import (
     steps,
     zeros,
 )
+from tests.fl_integration.waiting import Time
 
 A, B, C, D = range(FIRST_NODE, FIRST_NODE + 4)
 FIRST = {kind: len(kind.exchanges(first=True)) for kind in (MASKED, OF_FOUR)}

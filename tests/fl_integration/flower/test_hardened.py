@@ -15,7 +15,6 @@ from fl_integration.flower import engine, mod
 from fl_integration.flower.engine import pack, unpack
 from secagg.errors import ParameterError
 from secagg.secret import Secret
-from tests.fl_integration.flower.conftest import Time
 from tests.fl_integration.flower.loopback import Node
 from tests.fl_integration.flower.stage import (
     FIRST_NODE,
@@ -31,6 +30,7 @@ from tests.fl_integration.flower.stage import (
     said,
     zeros,
 )
+from tests.fl_integration.waiting import Time
 
 A, D = FIRST_NODE, FIRST_NODE + 3
 

@@ -14,7 +14,6 @@ from fl_integration.nvflare import Enrolment, SecureClients, secure_aggregation
 from protocols import LatticeSum, MaskedSum, PlainSum, Rounding
 from secagg.errors import ParameterError
 from secagg.secret import Secret
-from tests.fl_integration.nvflare.conftest import Time
 from tests.fl_integration.nvflare.stage import (
     ACCURACY,
     MASKED,
@@ -28,6 +27,7 @@ from tests.fl_integration.nvflare.stage import (
     near,
     zeros,
 )
+from tests.fl_integration.waiting import Time
 
 SERVERS = [
     pytest.param(PLAIN, id="plain"),
