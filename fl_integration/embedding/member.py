@@ -180,7 +180,8 @@ class Member:
             _LOG.warning("%s does not take part: %s", self._me, why)
             return refused(why)
         except Exception as error:  # noqa: BLE001 - an engine would tell the server its text, paths and all
-            _LOG.error("%s does not take part", self._me, exc_info=error)
+            # No error: an engine may send a site's log of errors to the server, and NVFlare does.
+            _LOG.warning("%s does not take part", self._me, exc_info=error)
             return refused(UNABLE)
 
     def _answer(

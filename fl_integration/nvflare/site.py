@@ -160,8 +160,9 @@ class _Site:
             return refused(why)
         except SecAggError as error:  # of this site's own files, whose names are its own affair
             _LOG.warning("this site does not take part: %s", error)
-        except (Exception, SystemExit):  # noqa: BLE001 - NVFlare would send the server its traceback and paths
-            _LOG.exception("this site does not take part")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - NVFlare would send the server its traceback
+            # No error: NVFlare sends a site's log of errors to the server, too.
+            _LOG.warning("this site does not take part", exc_info=error)
         return refused(UNABLE)
 
     def _answer(self, head: object, body: object, shown: object) -> Parcel:
@@ -210,8 +211,8 @@ class _Site:
         if member.learnt and self._on_evaluation is not None:
             try:
                 self._on_evaluation(dict(member.learnt[max(member.learnt)]))
-            except (Exception, SystemExit):  # noqa: BLE001 - the reply leaves: the state has it already
-                _LOG.exception("on_evaluation failed")
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the reply leaves: the state has it already
+                _LOG.warning("on_evaluation failed", exc_info=error)
         return reply
 
     def remembered(self, site: str) -> Mapping[Purpose, Memory]:

@@ -17,9 +17,8 @@ from nvflare.collab import collab
 from fl_integration.embedding.member import SITS_OUT, UNABLE
 from fl_integration.embedding.parcels import Hello, Refused, decode_head
 from fl_integration.nvflare.carrier import unpacked
-from protocols import Identity, PlainSum, Roster
+from protocols import CkksSum, Identity, PlainSum, Roster
 from protocols.membership import RosterVersion
-from tests.fl_integration.nvflare.conftest import Time
 from tests.fl_integration.nvflare.stage import (
     MASKED,
     OF_FOUR,
@@ -32,6 +31,7 @@ from tests.fl_integration.nvflare.stage import (
     near,
     zeros,
 )
+from tests.fl_integration.waiting import Time
 
 SECRET = "/home/ward/patients.csv: row 17 has no age"
 
@@ -458,3 +458,27 @@ def test_a_log_line_for_each_round_and_no_value_in_it(
         study.train()
     assert "train: the sum of 3 of 3" in caplog.messages
     assert not any("0.1" in message or "0.2" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("where", ["training", "enrolling", "telling"])
+def test_no_words_of_a_site_are_in_the_log_that_nvflare_sends_to_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """NVFlare streams what a site logs as an error, tracebacks with it."""
+
+    def broken(*given: Any) -> Any:
+        raise ValueError(SECRET)
+
+    study = Study(
+        tmp_path,
+        protocol=CkksSum(max_clients=3, max_weight=100) if where == "telling" else PLAIN,
+        evaluate_metrics={"accuracy": (0.0, 1.0)},
+    )
+    joins = {"training": {}, "enrolling": {"enrol": broken}, "telling": {"on_evaluation": broken}}[where]
+    study.join("a", fails if where == "training" else by(0.1, 10), **joins)
+    with caplog.at_level(logging.DEBUG, "secagg"), study.secure() as clients:
+        clients.train(zeros())
+        clients.evaluate(zeros())
+    said = [record for record in caplog.records if record.name == "secagg" and record.exc_info]
+    assert any(SECRET in str(record.exc_info) for record in said)
+    assert all(record.levelno < logging.ERROR for record in said)
