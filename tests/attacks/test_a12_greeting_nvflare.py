@@ -23,8 +23,9 @@ from fl_integration.embedding import rounds
 from fl_integration.embedding.coordinator import Coordinator
 from fl_integration.nvflare import server, site
 from tests.fl_integration.disks import folder_in_memory
-from tests.fl_integration.nvflare.conftest import Time
+from tests.fl_integration.nvflare.loopback import settle
 from tests.fl_integration.nvflare.stage import Study, zeros
+from tests.fl_integration.waiting import Time
 
 MEMBER, STRANGER = "a", "x"
 
@@ -62,7 +63,7 @@ WEAKER = [answer_whoever_calls, answer_for_whichever_site, count_a_member_anywhe
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    time = Time()
+    time = Time(settle)
 
     def made(*given: Any, **named: Any) -> Coordinator:
         return Coordinator(*given, **named, monotonic=time.monotonic, pause=time.pause)
