@@ -95,6 +95,6 @@ def main(grid: Grid, context: Context) -> None:
             timeout=ROUND_SECONDS,
             evaluate_fn=secure.ended,
         )
-    except Exception as error:
+    except Exception as error:  # written down for whoever follows the run, and raised again
         coordinator.journal.add(Event.FAILED, reason=f"{type(error).__name__}: {error}")
         raise

@@ -62,8 +62,8 @@ _PASSWORD_BYTES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class HospitalFiles:
-    """One hospital's folder."""
+class _Party:
+    """The folder of one party, with its key."""
 
     root: Path
 
@@ -76,6 +76,15 @@ class HospitalFiles:
     def password(self) -> Path:
         """Its key's password."""
         return self.root / "password"
+
+    def load_identity(self) -> Identity:
+        """Its key, opened; takes a fifth of a second."""
+        return _loaded(self.identity, self.password)
+
+
+@dataclass(frozen=True, slots=True)
+class HospitalFiles(_Party):
+    """One hospital's folder."""
 
     @property
     def roster(self) -> Path:
@@ -91,10 +100,6 @@ class HospitalFiles:
     def journal(self) -> Journal:
         """What a watcher may know of it."""
         return Journal(self.root / "journal")
-
-    def load_identity(self) -> Identity:
-        """Its key, opened; takes a fifth of a second."""
-        return _loaded(self.identity, self.password)
 
     def save_patients(self, hospital: Hospital) -> None:
         """Writes its training rows."""
@@ -114,20 +119,8 @@ class HospitalFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Coordinator:
+class Coordinator(_Party):
     """The coordinator's folder: no key of a hospital is in it."""
-
-    root: Path
-
-    @property
-    def identity(self) -> Path:
-        """Its own key."""
-        return self.root / "identity.key"
-
-    @property
-    def password(self) -> Path:
-        """Its key's password."""
-        return self.root / "password"
 
     @property
     def records(self) -> Path:
@@ -138,10 +131,6 @@ class Coordinator:
     def roster(self) -> RosterVersion:
         """Who may be there."""
         return read_roster(self.root / "roster.txt")
-
-    def load_identity(self) -> Identity:
-        """Its key, opened; takes a fifth of a second."""
-        return _loaded(self.identity, self.password)
 
     def signed_records(self) -> SignedRecords | None:
         """The records that it signed; None where there is none.

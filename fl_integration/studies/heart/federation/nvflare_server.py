@@ -47,6 +47,6 @@ def main() -> None:
             if found.aborted:  # whoever was there has no sum either
                 missing = dict.fromkeys(roster.roster.members, found.aborted) | missing
             journal.add(Event.ENDED, round=number, weight=found.weight, missing=missing, model=state)
-    except Exception as error:
+    except Exception as error:  # written down for whoever follows the run, and raised again
         journal.add(Event.FAILED, reason=f"{type(error).__name__}: {error}")
         raise
