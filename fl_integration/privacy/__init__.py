@@ -1,0 +1,1 @@
+"""Differential privacy inside the secure sum: units, accounting, budgets."""

@@ -1,0 +1,1 @@
+"""Statistics of all sites through exact secure sums, under each site's own policy."""

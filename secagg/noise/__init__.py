@@ -1,0 +1,1 @@
+"""Noise of integers: Skellam and discrete Gaussian, exact within a stated distance."""
