@@ -9,7 +9,7 @@ clients do, it is blind: each client opens the sealed sums and moves its own cop
 all. What goes down then is the digest of the initial model. Whether a sealed sum opens only clients see; so
 each names, with its update, a digest of the initial model and of all sums that it applied (its head), and
 updates that name others are not summed with it. A sum that does not open, or that honest updates cannot add
-up to, moves nobody.
+up to, moves nobody. In a private training what a client sends is noised and paid for: see `noised`.
 
 What a client sends is what changed, weighted by the examples that it was trained on in this round. Weights,
 metrics and clips are its own affair until the sum. An update that lies is not detected.
@@ -22,7 +22,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Self, TypeAlias, TypeVar
 
@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
+from fl_integration.loop.noised import NoisedSite, NoisedSums, Summand
 from fl_integration.loop.own_copy import OnModel, OwnCopy
 from fl_integration.site.site import Site, SiteFailedError
 from fl_integration.site.step import Trained
@@ -101,6 +102,7 @@ class FederatedClient:
         around: the protocol around it.
         on_model: called when a mean was opened and applied here (`Learner.CLIENTS`), with its round.
         own_copy: its copy of the model as it was saved, in a fresh process; None: it begins from `start`.
+        noised: its half of a private training, whose machine sums integers; None without privacy.
 
     Raises:
         ParameterError: there is a copy, and the server learns the sums.
@@ -124,8 +126,10 @@ class FederatedClient:
         around: Surroundings,
         on_model: OnModel | None = None,
         own_copy: OwnCopy | None = None,
+        noised: NoisedSite | None = None,
     ) -> None:
         self._machine, self.site, self._around, self._on_model = machine, site, around, on_model
+        self._noised = noised
         if own_copy is not None and around.learns is not Learner.CLIENTS:
             raise ParameterError("the server learns the sums, and clients keep no copy; leave own_copy out")
         self._start = start
@@ -183,9 +187,15 @@ class FederatedClient:
                 return asked
             self.refused_scales = False
             delivered = self._delivered(asked)
-            update, trained = self.train(delivered, round=asked.round)
+            if self._noised is None:
+                update, trained = self.train(delivered, round=asked.round)
+                contribute = partial(self._contributed, asked, delivered, update, trained)
+            else:
+                summand = self._noised.summand(delivered, round=asked.round)
+                self.trained = True
+                contribute = partial(self._noised_and_paid, self._noised, asked, summand)
             try:
-                reply = self._contributed(asked, delivered, update, trained)
+                reply = contribute()
             except BaseException as error:
                 self.site.take_back()  # nothing was sent
                 if isinstance(error, ParameterError):
@@ -266,7 +276,8 @@ class FederatedClient:
 
     def catch_up(self) -> None:
         """As `OwnCopy.catch_up`, with what its machine opens (`Learner.CLIENTS`)."""
-        self._copy().catch_up(_Timed(self._machine, self._timed), on_model=self._on_model)
+        sums = None if self._noised is None else self._noised.sums
+        self._copy().catch_up(_Timed(self._machine, self._timed, sums), on_model=self._on_model)
 
     def take_over(self, peer: "FederatedClient") -> None:
         """Takes a peer's copy of the model: the way back for one that the others left behind."""
@@ -307,6 +318,17 @@ class FederatedClient:
             clipped = clipped_entries(update, around.surface, layout) if self._machine.clipped else {}
         self.clipped = clipped
         return reply
+
+    def _noised_and_paid(self, noised: NoisedSite, asked: NeedUpdate, summand: Summand) -> bytes:
+        around = self._around
+        if around.rehearse is not None:
+            around.rehearse(asked.round)
+        vector = self._timed(lambda: noised.noised(summand, round=asked.round))
+        if asked.length != len(vector):  # looked at before it is paid for
+            raise PeerViolation("the server asks for a vector of another length", culprit=SERVER)
+        noised.pay(round=asked.round)
+        head = self.base if around.learns is Learner.CLIENTS else None
+        return self._timed(lambda: self._machine.contribute(vector, head=head))
 
     def _scaled(self, rule: AutoClip, update: Vector, scales: npt.NDArray[np.float64]) -> dict[str, int]:
         """Divides the update by the scales, if this site puts up with them; what was clipped, by segment."""
@@ -351,13 +373,15 @@ class _Timed:
 
     machine: Client
     timed: Callable[[Callable[[], Sum]], Sum]
+    sums: NoisedSums | None
 
     @property
     def results(self) -> tuple[bytes, ...]:
         return self.machine.results
 
     def open(self, result: bytes) -> Sum:
-        return self.timed(partial(self.machine.open, result))
+        total = self.timed(partial(self.machine.open, result))
+        return total if self.sums is None else self.sums.read(total)
 
 
 class FederatedServer:
@@ -370,16 +394,27 @@ class FederatedServer:
     """
 
     def __init__(
-        self, machine: Server, *, length: int, model: GlobalModel | None, base: bytes | None
+        self,
+        machine: Server,
+        *,
+        length: int,
+        model: GlobalModel | None,
+        base: bytes | None,
+        sums: NoisedSums | None = None,
     ) -> None:
         self.machine, self.base = machine, base
-        self._length, self._model = length, model
+        self._length, self._model, self._sums = length, model, sums
         self._body = b""
 
     @classmethod
-    def knowing(cls, machine: Server, *, start: GlobalModel) -> Self:
-        """For `Learner.SERVER`: begins from `start` and applies each mean to it."""
-        return cls(machine, length=start.layout.length, model=start, base=None)
+    def knowing(cls, machine: Server, *, start: GlobalModel, sums: NoisedSums | None = None) -> Self:
+        """For `Learner.SERVER`: begins from `start` and applies each mean to it.
+
+        Args:
+            sums: how a private training reads its sums; None without privacy.
+        """
+        length = start.layout.length if sums is None else sums.length
+        return cls(machine, length=length, model=start, base=None, sums=sums)
 
     @classmethod
     def blind(cls, machine: Server, *, length: int, base: bytes) -> Self:
@@ -412,6 +447,8 @@ class FederatedServer:
             RoundAborted: too few clients were left; the model is as it was.
         """
         outcome = run_round(self.machine, Round(number, tuple(cohort), self._length, self.body), exchange)
+        if outcome.total is not None and self._sums is not None:
+            outcome = replace(outcome, total=self._sums.read(outcome.total))
         if outcome.total is not None and self._model is not None:
             self.model = self._model.moved(outcome.total, round=number)
         return outcome

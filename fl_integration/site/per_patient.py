@@ -10,8 +10,8 @@ refused by its name, and GroupNorm is the way. Anything else cannot mix records,
 Dropout draws afresh for each record; its seed must be as secret as the noise, or whoever knows it could tell
 where in the data a record lies.
 
-Memory is bounded by the number of gradients that are held at once. How long it takes depends on how many
-records and persons there are, and not on who is in a round's sample: the sample is a mask that multiplies.
+Memory is bounded by the number of gradients that are held at once. All persons' gradients are taken, whoever is
+in a round's sample, so that how long it takes does not tell who is.
 
 Nothing here clips, and nothing here is private.
 
@@ -92,7 +92,7 @@ class Records:
         if patients is None:
             return cls(x=x, y=y, ends=np.arange(1, len(x) + 1, dtype=np.int64))
         ids = np.asarray(patients)
-        if ids.ndim != 1 or len(ids) != len(x) or (len(ids) and ids.dtype.kind not in "iuU"):
+        if ids.ndim != 1 or len(ids) != len(x) or (len(ids) and ids.dtype.kind not in "iuUSO"):
             raise ParameterError(
                 f"patients is {ids.dtype.name}{list(ids.shape)} for {len(x)} records; it must be a list with "
                 "one id for each record, whole numbers or texts"
@@ -134,7 +134,6 @@ def gradients(
     loss: Loss,
     names: tuple[str, ...],
     seed: int,
-    sampled: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Gradients]:
     """The gradients of all persons, a part of the persons at a time.
 
@@ -144,7 +143,6 @@ def gradients(
         loss: `loss(prediction, y)` of a batch of one.
         names: of the parameters, in the order of the vector; each requires a gradient.
         seed: in [0, 2**63), of what a model draws, dropout for instance; from secret randomness.
-        sampled: bool[persons]: who is in the sample; the others' rows are zeros. None: everybody.
 
     Yields:
         Rows of d values, one a person. A gradient that is not finite is as it came.
@@ -175,10 +173,7 @@ def gradients(
         for first in range(0, records.persons, most):
             start = int(records.ends[first - 1]) if first else 0
             found = _by_person(of_rows, start=start, ends=records.ends[first : first + most], most=most)
-            rows = found.cpu().numpy()
-            if sampled is not None:
-                rows = np.where(sampled[first : first + most, None], rows, rows.dtype.type(0))
-            yield rows
+            yield found.cpu().numpy()
 
 
 def _of_one(
