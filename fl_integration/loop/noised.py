@@ -30,7 +30,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fl_integration.loop.global_model import Delivered
+from fl_integration.loop.global_model import WITHIN, Delivered
 from fl_integration.privacy.client import ClientLevel
 from fl_integration.privacy.ledger import BudgetLedger
 from fl_integration.privacy.patient import PatientLevel
@@ -88,14 +88,21 @@ class NoisedSums:
         """
         if not isinstance(total, IntegerSum) or total.round is None:
             raise ParameterError("no sum of a round on the integer surface")
-        number, contributors = total.round, len(total.contributors)
-        if isinstance(self.privacy, PatientLevel):
-            mean = self.privacy.mean(total.total, plan=self.plan) * -self.rate(number)
+        privacy, plan, number, who = self.privacy, self.plan, total.round, total.contributors
+        # A clip that follows is the model's scale: the mean is in units of it, and the model multiplies it back.
+        clip = None if privacy.adaptive is None else 1.0
+        if isinstance(privacy, PatientLevel):
+            mean = privacy.mean(total.total, plan=plan, clip=clip) * -self.rate(number)
+            metrics = {} if clip is None else {WITHIN: privacy.fraction(total.total, plan=plan)}
         else:
-            mean = self.privacy.mean(
-                total.total, contributors=contributors, plan=self.plan, round_seed=self.rotation(number)
+            rotation = self.rotation(number)
+            mean = privacy.mean(
+                total.total, contributors=len(who), plan=plan, round_seed=rotation, clip=clip
             )
-        return Sum(mean, contributors, total.contributors, {}, round=number, head=total.head)
+            metrics = {} if clip is None else {
+                WITHIN: privacy.fraction(total.total, contributors=len(who), plan=plan)
+            }
+        return Sum(mean, len(who), who, metrics, round=number, head=total.head)
 
     def rate(self, round: int) -> float:
         """The step's length in one round, of a `PatientLevel`."""
@@ -168,7 +175,9 @@ class NoisedSite:
         if isinstance(privacy, ClientLevel):
             update, _ = self._site.train(delivered.values, delivered.control, round=round)
             rotation = self.sums.rotation(round)
-            return privacy.summand(update, plan=plan, entropy=entropy, round_seed=rotation)
+            return privacy.summand(
+                update, plan=plan, entropy=entropy, round_seed=rotation, clip=_clip_of(delivered)
+            )
         try:
             return self._of_patients(privacy, delivered, entropy)
         except Exception as error:  # the site's own code and data may raise anything
@@ -186,7 +195,8 @@ class NoisedSite:
         total: Summand = np.zeros(sums.length, np.int64)
         at = 0
         for rows in gradients(module, records, loss=local.loss, names=sums.names, seed=seed):
-            total += privacy.summand(rows, plan=sums.plan, sampled=sampled[at : at + len(rows)])
+            drawn = sampled[at : at + len(rows)]
+            total += privacy.summand(rows, plan=sums.plan, sampled=drawn, clip=_clip_of(delivered))
             at += len(rows)
         return total
 
@@ -197,3 +207,8 @@ class NoisedSite:
     def pay(self, *, round: int) -> None:
         """As `Account.pay`; what was noised may leave afterwards, once."""
         self.account.pay(self.sums.plan, round=round)
+
+
+def _clip_of(delivered: Delivered) -> float | None:
+    """The round's clip, where it follows. Whatever it is, a unit moves the sum by no more than the plan says."""
+    return None if delivered.scales is None else float(delivered.scales[0])

@@ -248,11 +248,12 @@ class FederatedClient:
                 training has none, or the reverse, or other ones than before.
         """
         delivered = self.read_model(body)
-        if (delivered.scales is not None) != (self._around.auto_clip is not None):
+        scaled = self._around.auto_clip is not None or self.model.layout.adaptive is not None
+        if (delivered.scales is not None) != scaled:
             raise PeerViolation(
                 "the server's model has scales for updates that are not scaled, or lacks them", culprit=SERVER
             )
-        if delivered.scales is not None:
+        if delivered.scales is not None and self._around.auto_clip is not None:
             # Fixed once: a server that moved them from round to round would measure the updates with them.
             self._scales = delivered.scales if self._scales is None else self._scales
             if not np.array_equal(self._scales, delivered.scales):

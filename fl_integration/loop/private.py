@@ -16,19 +16,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
+from fl_integration.loop.checkpoint import Saved
 from fl_integration.loop.evaluation import Central, Evaluation, Metric, OnSites
 from fl_integration.loop.noised import Account, NoisedSums
 from fl_integration.loop.preparing import Prepared, Shared
 from fl_integration.privacy.client import ClientLevel
 from fl_integration.privacy.ledger import BudgetLedger
 from fl_integration.privacy.patient import PatientLevel
-from fl_integration.privacy.plan import PrivacyPlan
 from fl_integration.site.per_patient import check_layers
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.sharing import OfModel
 from protocols.identity import ClientId
 from protocols.interface import Policy
 from protocols.machine.parameters import MachineProtocol, Parameters
+from secagg.entropy import Entropy, draw
 from secagg.errors import MissingExtraError, ParameterError
 from secagg.wire import Writer
 
@@ -37,7 +40,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Privacy", "agreed", "check_beside", "ledger_of", "moving", "policy_of", "roster_digest"]
+__all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving", "policy_of", "roster_digest"]
 
 Privacy = PatientLevel | ClientLevel
 """What `federate(privacy=)` takes."""
@@ -67,11 +70,8 @@ def moving(model: object, shared: Shared | None, privacy: Privacy | None) -> Sha
 def check_beside(
     privacy: object,
     protocol: MachineProtocol,
-    sites: Mapping[ClientId, object],
+    prepared: Prepared,
     *,
-    model: object,
-    local: object,
-    rounds: int,
     clip: object,
     sampling: object,
     evaluate: Evaluation | Metric | None,
@@ -85,6 +85,7 @@ def check_beside(
         raise ParameterError(
             f"privacy is a {type(privacy).__name__}; it must be a PatientLevel(…) or a ClientLevel(…)"
         )
+    sites, rounds = prepared.sites, prepared.rounds
     if rounds > privacy.rounds:
         raise ParameterError(
             f"rounds is {rounds}, and the noise of privacy is planned for {privacy.rounds}; pass "
@@ -112,12 +113,11 @@ def check_beside(
             "other people's data"
         )
     if isinstance(privacy, PatientLevel):
-        _check_patient_level(privacy, sites, model=model, local=local, sampling=sampling)
+        _check_patient_level(privacy, prepared, sampling=sampling)
 
 
-def _check_patient_level(
-    privacy: PatientLevel, sites: Mapping[ClientId, object], *, model: object, local: object, sampling: object
-) -> None:
+def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling: object) -> None:
+    local, sites = prepared.local, prepared.sites
     if sampling is not None:
         raise ParameterError(
             "sampling= asks a part of the sites, and PatientLevel draws patients at all of them: leave it out, and "
@@ -137,8 +137,7 @@ def _check_patient_level(
             raise ParameterError(
                 f"patients and sites differ in {others}; patients maps each site's id to its records' patients"
             )
-    if isinstance(model, nn.Module):
-        check_layers(model)
+    check_layers(prepared.model)
 
 
 def agreed(
@@ -181,6 +180,16 @@ def agreed(
     return NoisedSums(privacy=privacy, plan=plan, local=local, names=names, seed=prepared.seed)
 
 
+def following(prepared: Prepared, privacy: Privacy | None) -> Prepared:
+    """The same training with the first clip in its model, where the clip follows."""
+    if privacy is None or privacy.adaptive is None:
+        return prepared
+    layout = replace(prepared.layout, adaptive=privacy.adaptive)
+    start = replace(prepared.start, layout=layout)
+    first = np.full(len(layout.segments), privacy.adaptive.initial)
+    return replace(prepared, layout=layout, start=start.scaled(first))
+
+
 def policy_of(sums: NoisedSums | None) -> Policy | None:
     """What each client insists on, whatever the server announces: as many survivors as the noise counts on."""
     if sums is None:
@@ -190,11 +199,44 @@ def policy_of(sums: NoisedSums | None) -> Policy | None:
     return Policy(min_contributors=least)
 
 
-def ledger_of(privacy: Privacy) -> BudgetLedger:
-    """Where rounds are paid for: the caller's ledger, or one that lasts as long as this training."""
-    if privacy.ledger is not None:
-        return privacy.ledger
-    return BudgetLedger(None, epsilon=privacy.epsilon, delta=privacy.delta)
+class Budget:
+    """What all sites of a training in one process have spent.
+
+    Args:
+        sums: what all agreed on.
+        prepared: the training.
+        saved: where it goes on from.
+        entropy: names the training.
+
+    Attributes:
+        session: under which its rounds are paid for, those before an interruption too.
+    """
+
+    def __init__(
+        self, sums: NoisedSums, prepared: Prepared, saved: Saved | None, *, entropy: Entropy
+    ) -> None:
+        privacy, roster = sums.privacy, roster_digest(prepared.sites)
+        ledger = privacy.ledger
+        if ledger is None:  # it lasts as long as this training
+            ledger = BudgetLedger(None, epsilon=privacy.epsilon, delta=privacy.delta)
+        self.session = draw(entropy, 16) if saved is None else saved.account
+        self._accounts = {
+            name: Account(ledger=ledger, site=name, roster=roster, session=self.session)
+            for name in prepared.sites
+        }
+        if saved is not None and privacy.ledger is None:
+            for report in saved.history:  # all that were asked: who sent nothing in the end is not known
+                for name in report.asked:
+                    self._accounts[name].pay(sums.plan, round=report.number)
+
+    def account(self, site: ClientId) -> Account:
+        """One site's."""
+        return self._accounts[site]
+
+    @property
+    def spent(self) -> float:
+        """ε of the site that has spent most."""
+        return max(each.spent for each in self._accounts.values())
 
 
 def roster_digest(sites: Mapping[ClientId, object]) -> bytes:

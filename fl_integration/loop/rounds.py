@@ -17,13 +17,16 @@ from fl_integration.loop.cohorts import Sampling, Unmoved, common_base
 from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.global_model import GlobalModel
 from fl_integration.loop.in_process import InProcess
+from fl_integration.loop.noised import NoisedSite, NoisedSums
 from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
 from fl_integration.loop.preparing import Prepared, check_adaptivity, site_of, surface_of
+from fl_integration.loop.private import Budget, policy_of
 from fl_integration.loop.rehearsal import Rehearsal, RehearsedEntropy
 from fl_integration.loop.report import FederatedRun, Models, RoundReport, TrainingAborted
 from fl_integration.loop.scales import fix_scales
 from fl_integration.loop.side_sums import SideSums
 from fl_integration.loop.watch import Bar, Watch, log_round
+from fl_integration.privacy.ledger import BudgetExceededError
 from fl_integration.site.site import SiteFailedError, copied
 from fl_integration.vectors.autoclip import AutoClip
 from protocols.identity import SERVER, ClientId, Identity, Roster
@@ -42,6 +45,7 @@ except ImportError as error:
 __all__ = ["Training"]
 
 _SCALES: Final = "scales"
+_BEGUN: Final = "the training was interrupted in this round, whose noised vectors may have left"
 
 
 class Training:
@@ -57,6 +61,7 @@ class Training:
         evaluator: Evaluator,
         clip: AutoClip | None,
         sampling: Sampling | None,
+        sums: NoisedSums | None = None,
         watch: Watch,
         rehearsal: Rehearsal,
     ) -> None:
@@ -69,16 +74,23 @@ class Training:
             Identity.generate(name, entropy=self._entropy(f"key/{name}")) for name in prepared.sites
         ]
         self._means = _Means(self._applied)
+        self._sums = sums
+        self._budget = None if sums is None else Budget(sums, prepared, saved, entropy=self._entropy("account"))
+        # A private training runs over the integer surface, which its plan has made wide enough.
+        self._machines: MachineProtocol = protocol if sums is None else sums.plan.exact
         roster, session = Roster.of(*self._identities), draw(self._entropy("session"), 16)
         self.clients = {
             each.client: self._client(each, roster, session, start, saved) for each in self._identities
         }
-        machine = protocol.server(roster=roster, session=session, entropy=self._entropy(f"machine/{SERVER}"))
+        machine = self._machines.server(
+            roster=roster, session=session, entropy=self._entropy(f"machine/{SERVER}")
+        )
         if protocol.learns is Learner.SERVER:
-            self.server = FederatedServer.knowing(machine, start=start)
+            self.server = FederatedServer.knowing(machine, start=start, sums=sums)
         else:
             base = next(iter(self.clients.values())).base
-            self.server = FederatedServer.blind(machine, length=prepared.layout.length, base=base)
+            length = prepared.layout.length if sums is None else sums.length
+            self.server = FederatedServer.blind(machine, length=length, base=base)
         self.exchange = InProcess(protocol.exchanges(first=True), self.clients, on_message=watch.on_message)
         self._side_sums: dict[str, SideSums] = {}
         self._unmoved = Unmoved(protocol, self.clients)
@@ -105,7 +117,13 @@ class Training:
     ) -> FederatedClient:
         name, protocol = identity.client, self._protocol
         entropy = self._entropy(f"machine/{name}")
-        machine = protocol.client(identity=identity, roster=roster, session=session, entropy=entropy)
+        machine = self._machines.client(
+            identity=identity,
+            roster=roster,
+            session=session,
+            policy=policy_of(self._sums),
+            entropy=entropy,
+        )
         site = site_of(name, self._prepared)
         if saved is not None:
             site.own = saved.own[name]
@@ -115,7 +133,18 @@ class Training:
             auto_clip=self._clip,
             rehearse=entropy.at if isinstance(entropy, RehearsedEntropy) else None,
         )
-        return FederatedClient(machine, site=site, start=start, around=around, on_model=self._means.applied)
+        noised = None
+        if self._sums is not None and self._budget is not None:
+            # A stream for each purpose and round, whose repetition is a rehearsal's affair.
+            noised = NoisedSite(
+                self._sums,
+                site=site,
+                account=self._budget.account(name),
+                entropy=lambda purpose: self._rehearsal.entropy(f"{purpose}/{name}", first_round=0),
+            )
+        return FederatedClient(
+            machine, site=site, start=start, around=around, on_model=self._means.applied, noised=noised
+        )
 
     def run(self) -> FederatedRun:
         """All rounds that are left, and the end."""
@@ -125,11 +154,26 @@ class Training:
             self._save(self._first)
         with Bar(self._watch, rounds=rounds, done=self._first) as bar:
             for number in range(self._first, rounds):
-                if stopped := self._evaluator.stops(self.history):
+                if stopped := self._evaluator.stops(self.history) or self._over_budget():
                     break
+                self._begin(number)
                 self._round(number)
                 bar.update(self.history[-1])
         return self._ended(stopped)
+
+    def _over_budget(self) -> str:
+        """Why a private training ends before the next round: a site refused the last one, its budget is spent."""
+        failures = self.exchange.failures.values()
+        spent = (each.__cause__ for each in failures if isinstance(each.__cause__, BudgetExceededError))
+        return next((str(each) for each in spent), "") if self._budget is not None else ""
+
+    def _begin(self, number: int) -> None:
+        """A private round that was begun is not begun again, whatever becomes of it: its vectors may leave."""
+        if self._budget is not None and self._disk is not None:
+            asked = frozenset(self._wanted(number))
+            self.history.append(RoundReport(number=number, asked=asked, aborted=_BEGUN))
+            self._save(number + 1)
+            self.history.pop()
 
     def _round(self, number: int) -> None:
         wanted = self._wanted(number)
@@ -173,6 +217,8 @@ class Training:
 
     def _cohort(self, wanted: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
         """Whom it asks, in view of the sums that were seen and moved nobody."""
+        if self._sums is not None:
+            return wanted  # the noise is planned for so many, and holds against differences of sums
         return self._unmoved.next_cohort(self._culprits, deliver=self._deliver, wanted=wanted)
 
     def _left_behind(self, number: int, wanted: Collection[ClientId]) -> list[ClientId]:
@@ -206,6 +252,7 @@ class Training:
             culprits=record.culprits,
             total_weight=self._means.weight(number),
             aborted=record.aborted,
+            epsilon=None if self._budget is None else self._budget.spent,
             clipped={each.name: sum(each.clipped.values()) for each in counted},
             clipped_share=clipped.share,
             clipped_entries=clipped.entries,
@@ -330,6 +377,7 @@ class Training:
                 culprits=frozenset(self._culprits),
                 handed_over=frozenset(self._handed_over),
                 seen=frozenset(self._unmoved.seen),
+                account=b"" if self._budget is None else self._budget.session,
             )
         )
 
@@ -404,6 +452,7 @@ class Training:
             digest=self._prepared.digest_of(trained),
             handed_over=frozenset(self._handed_over),
             stopped=stopped,
+            privacy=None if self._sums is None else self._sums.plan,
         )
 
     def _applied(self, number: int, total: Sum, model: GlobalModel) -> None:
