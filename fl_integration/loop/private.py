@@ -12,6 +12,7 @@ at the sites' data, standardisation by their means, early stopping on their data
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -31,7 +32,6 @@ from fl_integration.vectors.sharing import OfModel
 from protocols.identity import ClientId
 from protocols.interface import Policy
 from protocols.machine.parameters import MachineProtocol, Parameters
-from secagg.entropy import Entropy, draw
 from secagg.errors import MissingExtraError, ParameterError
 from secagg.wire import Writer
 
@@ -206,20 +206,18 @@ class Budget:
         sums: what all agreed on.
         prepared: the training.
         saved: where it goes on from.
-        entropy: names the training.
 
     Attributes:
         session: under which its rounds are paid for, those before an interruption too.
     """
 
-    def __init__(
-        self, sums: NoisedSums, prepared: Prepared, saved: Saved | None, *, entropy: Entropy
-    ) -> None:
+    def __init__(self, sums: NoisedSums, prepared: Prepared, saved: Saved | None) -> None:
         privacy, roster = sums.privacy, roster_digest(prepared.sites)
         ledger = privacy.ledger
         if ledger is None:  # it lasts as long as this training
             ledger = BudgetLedger(None, epsilon=privacy.epsilon, delta=privacy.delta)
-        self.session = draw(entropy, 16) if saved is None else saved.account
+        # Not of a rehearsal's randomness, either: two trainings are two, even if they draw alike.
+        self.session = os.urandom(16) if saved is None else saved.account
         self._accounts = {
             name: Account(ledger=ledger, site=name, roster=roster, session=self.session)
             for name in prepared.sites

@@ -75,7 +75,7 @@ class Training:
         ]
         self._means = _Means(self._applied)
         self._sums = sums
-        self._budget = None if sums is None else Budget(sums, prepared, saved, entropy=self._entropy("account"))
+        self._budget = None if sums is None else Budget(sums, prepared, saved)
         # A private training runs over the integer surface, which its plan has made wide enough.
         self._machines: MachineProtocol = protocol if sums is None else sums.plan.exact
         roster, session = Roster.of(*self._identities), draw(self._entropy("session"), 16)

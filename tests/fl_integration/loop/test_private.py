@@ -108,7 +108,7 @@ def test_without_privacy_there_is_no_epsilon():
 
 def test_an_aborted_round_is_paid_for():
     """Its vectors left, and a lying server may have opened their sum."""
-    drop = {1: dict.fromkeys("ab", "Unmask")}
+    drop = {1: dict.fromkeys("abc", "Unmask")}
     run = private(drop=drop)
     assert [bool(report.aborted) for report in run.history] == [False, True, False]
     np.testing.assert_allclose([report.epsilon for report in run.history], run.privacy.epsilon_by_round)
@@ -250,7 +250,7 @@ def test_a_gradient_that_is_not_finite_counts_as_none_and_costs_nobody_a_round()
 def test_the_clip_follows_the_gradients(masked="masked"):
     """From far too large, by the noised share of those that it left whole; all parties go on with one clip."""
     unit = PatientLevel(
-        epsilon=20.0, delta=1e-3, rounds=8, denominator=48, adaptive=AdaptiveClip(initial=64.0, learning_rate=1.0)
+        epsilon=20.0, delta=1e-3, rounds=8, denominator=48, adaptive=AdaptiveClip(initial=16.0, learning_rate=1.0)
     )
     for name in (masked, "ckks"):
         run = private(name, privacy=unit, rounds=8)
