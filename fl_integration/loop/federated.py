@@ -105,9 +105,11 @@ def federate(
         clip: `AutoClip()` gives each entry of the update a public scale of its own, fixed by one small exact
             sum before the first round; the protocol's clip is then 1.0.
         privacy: `PatientLevel(…)` or `ClientLevel(…)` noises each sum. It runs over the protocol's integer
-            surface: clip, bits, weights and rounding of the protocol are not used. With `PatientLevel` a round
+            surface: clip, bits, weights and rounding of the protocol are not used. With `PatientLevel` a
+                round
             is one step: `local` is a `LocalTraining` of which loss and learning rate are used (batch_size is
-            not: the sample is `PatientLevel`'s), a round's "mean" is -learning_rate · the noised mean gradient,
+            not: the sample is `PatientLevel`'s), a round's "mean" is -learning_rate · the noised mean
+                gradient,
             and `server_optimiser` takes it as any other.
         evaluate: `OnSites(…)`, `Central(…)`, or a callback `(round, model) -> {name: figure}`.
         checkpoint: a folder; written after each round, and taken up if it holds this training.
@@ -142,9 +144,9 @@ def federate(
     _check_parties(protocol, sites, cohort=cohort)
     sums = None
     if privacy is not None:
-        check_beside(privacy, protocol, prepared, clip=clip, sampling=sampling, evaluate=evaluate)
+        summing = check_beside(privacy, protocol, prepared, clip=clip, sampling=sampling, evaluate=evaluate)
         prepared = following(prepared, privacy)
-        sums = agreed(privacy, protocol, prepared, cohort=cohort)
+        sums = agreed(privacy, summing, prepared, cohort=cohort)
     check_drop(rehearsal.drop, rounds=rounds, names=protocol.exchanges(first=True), clients=sites)
     if clip is not None:
         protocol.exact(max_summand=clip.largest_count(prepared.layout.segments))

@@ -13,8 +13,8 @@ Entries that are no parameters (BatchNorm's running mean and variance) take the 
 optimiser: the square root of a second moment says nothing about a variance. With `Scaffold` the parameters'
 control variates travel behind the values, in the same vector.
 
-Scales are one for each segment, fixed by `AutoClip`; or, in a private training whose clip follows the sizes of
-what it clips, they are that clip, and a sum that says which part it left whole moves it on (`adaptive`).
+Scales are one for each segment, fixed by `AutoClip`; or, in a private training whose clip follows the sizes
+of what it clips, they are that clip, and a sum that says which part it left whole moves it on (`adaptive`).
 
 What goes down with a round (`body`) is the digest of the manifest, the scales if there are any, the values
 and the control variates, little-endian. The protocol binds its digest into what a client sends (ATTACKS A9).

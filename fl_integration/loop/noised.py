@@ -1,21 +1,21 @@
 """The sums of a private training: what all its parties agree on, and a site's half.
 
-Noise is added by the sites, inside the secure sum, and by nobody else. So what is opened is private, and so is
-all that follows from it alone: the server's step, the model, its evaluation on other people's data.
+Noise is added by the sites, inside the secure sum, and by nobody else. So what is opened is private, and so
+is all that follows from it alone: the server's step, the model, its evaluation on other people's data.
 
 * `PatientLevel`: one step a round. A site takes the gradient of each of its patients (`per_patient`), cuts it
-  to the clip, adds up those in the round's Poisson sample and adds its share of the noise. The mean gradient is
-  what was opened over a public number of patients, and -learning rate times it is what the server optimiser
-  takes for the mean of a round.
+  to the clip, adds up those in the round's Poisson sample and adds its share of the noise. The mean gradient
+  is what was opened over a public number of patients, and -learning rate times it is what the server
+  optimiser takes for the mean of a round.
 * `ClientLevel`: local training as ever; what changed is cut to the clip and noised, and each client counts
   once.
 
 The sample, dropout and the noise come from a site's own entropy, never from the run's seed, which is public.
 
-**One vector a round.** What leaves is paid for before the machine has it, whatever becomes of the round. Whoever
-asks a machine again gets the reply that is there; and one that was put back to before its reply finds that its
-round was paid for, and sends nothing. Two vectors of one round are two draws of noise around one secret, and
-their mean has half of its variance.
+**One vector a round.** What leaves is paid for before the machine has it, whatever becomes of the round.
+Whoever asks a machine again gets the reply that is there; and one that was put back to before its reply finds
+that its round was paid for, and sends nothing. Two vectors of one round are two draws of noise around one
+secret, and their mean has half of its variance.
 
 >>> sums = NoisedSums.__doc__.partition(".")[0]
 >>> sums
@@ -89,19 +89,20 @@ class NoisedSums:
         if not isinstance(total, IntegerSum) or total.round is None:
             raise ParameterError("no sum of a round on the integer surface")
         privacy, plan, number, who = self.privacy, self.plan, total.round, total.contributors
-        # A clip that follows is the model's scale: the mean is in units of it, and the model multiplies it back.
+        # A clip that follows is the model's scale: the mean is in units of it, and the model multiplies it
+        # back.
         clip = None if privacy.adaptive is None else 1.0
         if isinstance(privacy, PatientLevel):
             mean = privacy.mean(total.total, plan=plan, clip=clip) * -self.rate(number)
             metrics = {} if clip is None else {WITHIN: privacy.fraction(total.total, plan=plan)}
         else:
             rotation = self.rotation(number)
-            mean = privacy.mean(
-                total.total, contributors=len(who), plan=plan, round_seed=rotation, clip=clip
+            mean = privacy.mean(total.total, contributors=len(who), plan=plan, round_seed=rotation, clip=clip)
+            metrics = (
+                {}
+                if clip is None
+                else {WITHIN: privacy.fraction(total.total, contributors=len(who), plan=plan)}
             )
-            metrics = {} if clip is None else {
-                WITHIN: privacy.fraction(total.total, contributors=len(who), plan=plan)
-            }
         return Sum(mean, len(who), who, metrics, round=number, head=total.head)
 
     def rate(self, round: int) -> float:
@@ -210,5 +211,6 @@ class NoisedSite:
 
 
 def _clip_of(delivered: Delivered) -> float | None:
-    """The round's clip, where it follows. Whatever it is, a unit moves the sum by no more than the plan says."""
+    """The round's clip, where it follows. Whatever it is, a unit moves the sum by no more than the plan
+    says."""
     return None if delivered.scales is None else float(delivered.scales[0])

@@ -1,14 +1,15 @@
 """Everything that can be refused before a private training runs, and what its parties agree on.
 
 A training is private as a whole or not at all. Weights, metrics of training, the scales of `AutoClip` and
-evaluations on the sites' own data are exact sums beside the noised one, so each is refused, with what to change.
-So are steps that one patient could move twice: epochs, momentum, an optimiser of the site's own.
+evaluations on the sites' own data are exact sums beside the noised one, so each is refused, with what to
+change. So are steps that one patient could move twice: epochs, momentum, an optimiser of the site's own.
 
 What is not noise is not moved by noise: every entry that travels is a parameter that requires a gradient. A
 buffer's mean under noise is none (a variance may turn negative).
 
-Nothing here can see where numbers came from. A learning rate, a clip or a denominator that was chosen by looking
-at the sites' data, standardisation by their means, early stopping on their data: those were queries too.
+Nothing here can see where numbers came from. A learning rate, a clip or a denominator that was chosen by
+looking at the sites' data, standardisation by their means, early stopping on their data: those were queries
+too.
 """
 
 import hashlib
@@ -30,7 +31,6 @@ from fl_integration.site.per_patient import check_layers
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.sharing import OfModel
 from protocols.identity import ClientId
-from protocols.interface import Policy
 from protocols.machine.parameters import MachineProtocol, Parameters
 from secagg.errors import MissingExtraError, ParameterError
 from secagg.wire import Writer
@@ -40,7 +40,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving", "policy_of", "roster_digest"]
+__all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving", "roster_digest"]
 
 Privacy = PatientLevel | ClientLevel
 """What `federate(privacy=)` takes."""
@@ -54,13 +54,17 @@ _NEITHER: Final = {
     "weight_decay": (0.0, "the step is the gradient of the patients alone: leave it out"),
     "proximal": (0.0, "a round of one step does not drift: leave it out"),
     "clip_gradient": (None, "each patient's gradient is cut to PatientLevel(clip=…): leave it out"),
-    "class_weights": (None, "a weight cancels in the mean over one record: leave it out, or weigh in your loss"),
+    "class_weights": (
+        None,
+        "a weight cancels in the mean over one record: leave it out, or weigh in your loss",
+    ),
 }
 """What of `LocalTraining` has no place in a private step: its value when left out, and what to do."""
 
 
 def moving(model: object, shared: Shared | None, privacy: Privacy | None) -> Shared | None:
-    """What travels where `shared` is left out: of a `PatientLevel`, the parameters that require a gradient."""
+    """What travels where `shared` is left out: of a `PatientLevel`, the parameters that require a
+    gradient."""
     if shared is not None or not isinstance(privacy, PatientLevel) or not isinstance(model, nn.Module):
         return shared
     names = frozenset(model.state_dict())
@@ -75,8 +79,8 @@ def check_beside(
     clip: object,
     sampling: object,
     evaluate: Evaluation | Metric | None,
-) -> None:
-    """Refuses what is asked for beside a private training and would be no part of it.
+) -> Parameters:
+    """Refuses what is asked for beside a private training and would be no part of it; the protocol.
 
     Raises:
         ParameterError: says what, and what to change.
@@ -95,38 +99,40 @@ def check_beside(
         raise ParameterError("the protocol sums integers; pass the protocol itself, not its exact surface")
     if protocol.metrics:
         raise ParameterError(
-            f"the protocol sums the metrics {list(protocol.metrics)}, exactly: under privacy= leave metrics out"
+            f"the protocol sums the metrics {list(protocol.metrics)}, exactly: under privacy= leave metrics "
+            "out"
         )
     if clip is not None:
         raise ParameterError(
-            "clip=AutoClip() looks at the sizes of updates without noise: leave it out, privacy has a clip of its "
-            "own"
+            "clip=AutoClip() looks at the sizes of updates without noise: leave it out, privacy has a clip "
+            "of its own"
         )
     if isinstance(evaluate, OnSites):
         raise ParameterError(
-            "evaluate=OnSites(…) opens exact counts on the sites' own data: under privacy= take Central(…) with "
-            "other people's data, or evaluate each site's model at the site, where it stays"
+            "evaluate=OnSites(…) opens exact counts on the sites' own data: under privacy= take Central(…) "
+            "with other people's data, or evaluate each site's model at the site, where it stays"
         )
     if isinstance(evaluate, Central) and any(evaluate.data is data for data in sites.values()):
         raise ParameterError(
-            "evaluate=Central(…) has a site's own data, and would tell exactly how the model does on them: take "
-            "other people's data"
+            "evaluate=Central(…) has a site's own data, and would tell exactly how the model does on them: "
+            "take other people's data"
         )
     if isinstance(privacy, PatientLevel):
         _check_patient_level(privacy, prepared, sampling=sampling)
+    return protocol
 
 
 def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling: object) -> None:
     local, sites = prepared.local, prepared.sites
     if sampling is not None:
         raise ParameterError(
-            "sampling= asks a part of the sites, and PatientLevel draws patients at all of them: leave it out, and "
-            "pass PatientLevel(sampling_rate=…)"
+            "sampling= asks a part of the sites, and PatientLevel draws patients at all of them: leave it "
+            "out, and pass PatientLevel(sampling_rate=…)"
         )
     if not isinstance(local, LocalTraining):
         raise ParameterError(
-            "PatientLevel takes each patient's gradient and the step itself: pass local=LocalTraining(loss=…, "
-            "learning_rate=…); a step of your own goes with ClientLevel"
+            "PatientLevel takes each patient's gradient and the step itself: pass "
+            "local=LocalTraining(loss=…, learning_rate=…); a step of your own goes with ClientLevel"
         )
     for name, (left_out, remedy) in _NEITHER.items():
         if (given := getattr(local, name)) != left_out:
@@ -135,47 +141,45 @@ def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling:
         others = sorted(set(privacy.patients) ^ set(sites))
         if others:
             raise ParameterError(
-                f"patients and sites differ in {others}; patients maps each site's id to its records' patients"
+                f"patients and sites differ in {others}; patients maps each site's id to its records' "
+                "patients"
             )
     check_layers(prepared.model)
 
 
-def agreed(
-    privacy: Privacy, protocol: MachineProtocol, prepared: Prepared, *, cohort: int
-) -> NoisedSums:
+def agreed(privacy: Privacy, protocol: Parameters, prepared: Prepared, *, cohort: int) -> NoisedSums:
     """What all parties of a private training agree on; `check_beside` found nothing.
 
     Args:
         cohort: sites that a round asks.
 
     Raises:
-        ParameterError: an entry travels that no gradient moves, or the noise has no plan. It says what to change.
+        ParameterError: an entry travels that no gradient moves, or the noise has no plan. It says what to
+            change.
         MissingExtraError: dp-accounting is not installed.
     """
     if prepared.layout.optimiser.controls:
         raise ParameterError(
-            "server_optimiser=Scaffold(…) sums control variates beside the updates: under privacy= take another"
+            "server_optimiser=Scaffold(…) sums control variates beside the updates: under privacy= take "
+            "another"
         )
     trained = _trained(prepared.model)
     names = tuple(entry.name for entry in prepared.layout.manifest.entries if entry.length)
     for name in names:
         if name not in trained:
             raise ParameterError(
-                f"entry {name!r} travels and is no parameter that requires a gradient, so the noise would move it "
-                "at random: leave it out with shared=, all_but_norms(model) for instance, or take "
+                f"entry {name!r} travels and is no parameter that requires a gradient, so the noise would "
+                "move it at random: leave it out with shared=, all_but_norms(model) for instance, or take "
                 "torch.nn.GroupNorm in a BatchNorm's place"
             )
     if isinstance(privacy, PatientLevel):
         home = sorted(trained.difference(entry.name for entry in prepared.layout.manifest.entries))
         if home:
             raise ParameterError(
-                f"parameter {home[0]!r} requires a gradient and stays at home, where PatientLevel would never "
-                "move it: share it, or freeze it (requires_grad=False)"
+                f"parameter {home[0]!r} requires a gradient and stays at home, where PatientLevel would "
+                "never move it: share it, or freeze it (requires_grad=False)"
             )
-    assert isinstance(protocol, Parameters)  # for the type checker: `check_beside` has seen to it
-    plan = privacy.plan(
-        cohort, protocol=protocol, length=prepared.layout.length, roster=len(prepared.sites)
-    )
+    plan = privacy.plan(cohort, protocol=protocol, length=prepared.layout.length, roster=len(prepared.sites))
     local = prepared.local if isinstance(prepared.local, LocalTraining) else None
     return NoisedSums(privacy=privacy, plan=plan, local=local, names=names, seed=prepared.seed)
 
@@ -188,15 +192,6 @@ def following(prepared: Prepared, privacy: Privacy | None) -> Prepared:
     start = replace(prepared.start, layout=layout)
     first = np.full(len(layout.segments), privacy.adaptive.initial)
     return replace(prepared, layout=layout, start=start.scaled(first))
-
-
-def policy_of(sums: NoisedSums | None) -> Policy | None:
-    """What each client insists on, whatever the server announces: as many survivors as the noise counts on."""
-    if sums is None:
-        return None
-    plan = sums.plan
-    least = plan.exact.plan(plan.clients, roster=plan.roster).min_survivors
-    return Policy(min_contributors=least)
 
 
 class Budget:

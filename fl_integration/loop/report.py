@@ -189,8 +189,7 @@ def _promised(history: tuple[RoundReport, ...], plan: PrivacyPlan) -> str:
     """What was spent, of what, for whom."""
     spent = max((report.epsilon for report in history if report.epsilon is not None), default=0.0)
     return (
-        f"private: ε {spent:.3g} of {plan.epsilon:.3g} at δ {plan.delta:.3g} is spent; "
-        f"{plan.unit.neighbours}"
+        f"private: ε {spent:.3g} of {plan.epsilon:.3g} at δ {plan.delta:.3g} is spent; {plan.unit.neighbours}"
     )
 
 

@@ -20,7 +20,7 @@ from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.noised import NoisedSite, NoisedSums
 from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
 from fl_integration.loop.preparing import Prepared, check_adaptivity, site_of, surface_of
-from fl_integration.loop.private import Budget, policy_of
+from fl_integration.loop.private import Budget
 from fl_integration.loop.rehearsal import Rehearsal, RehearsedEntropy
 from fl_integration.loop.report import FederatedRun, Models, RoundReport, TrainingAborted
 from fl_integration.loop.scales import fix_scales
@@ -121,7 +121,7 @@ class Training:
             identity=identity,
             roster=roster,
             session=session,
-            policy=policy_of(self._sums),
+            policy=None if self._sums is None else self._sums.plan.policy,
             entropy=entropy,
         )
         site = site_of(name, self._prepared)
@@ -162,13 +162,15 @@ class Training:
         return self._ended(stopped)
 
     def _over_budget(self) -> str:
-        """Why a private training ends before the next round: a site refused the last one, its budget is spent."""
+        """Why a private training ends before the next round: a site refused the last one, its budget is
+        spent."""
         failures = self.exchange.failures.values()
         spent = (each.__cause__ for each in failures if isinstance(each.__cause__, BudgetExceededError))
         return next((str(each) for each in spent), "") if self._budget is not None else ""
 
     def _begin(self, number: int) -> None:
-        """A private round that was begun is not begun again, whatever becomes of it: its vectors may leave."""
+        """A private round that was begun is not begun again, whatever becomes of it: its vectors may
+        leave."""
         if self._budget is not None and self._disk is not None:
             asked = frozenset(self._wanted(number))
             self.history.append(RoundReport(number=number, asked=asked, aborted=_BEGUN))

@@ -166,9 +166,9 @@ def to_tensorboard(writer: Writer) -> "Callable[[RoundReport], None]":
     """An `on_round` that writes one scalar a curve, with the round (from 0) as its step.
 
     The curves are `training/…` and `evaluation/…`, a metric each; `round/contributors`, 0 if it was aborted;
-    `round/total_weight` and `round/epsilon`, where there is one; `round/clipped_share`; and `bytes/up` and `bytes/down`, what the
-    server received and sent, with `bytes/beside_up` and `bytes/beside_down` for the sums beside the round, an
-    evaluation for example. The writer is the caller's to close.
+    `round/total_weight` and `round/epsilon`, where there is one; `round/clipped_share`; and `bytes/up` and
+    `bytes/down`, what the server received and sent, with `bytes/beside_up` and `bytes/beside_down` for the
+    sums beside the round, an evaluation for example. The writer is the caller's to close.
 
     Raises:
         ParameterError: the writer has no `add_scalar`.

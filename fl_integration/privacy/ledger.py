@@ -136,7 +136,7 @@ class BudgetLedger:
             ParameterError: an argument is outside its range, the round was charged for other releases, or the
                 disk refused. Nothing may leave then.
         """
-        return self._charge(site, roster, session, round, Counter(releases), failure)[0]
+        return self._charge(_place(site, roster, session, round), Counter(releases), failure)[0]
 
     def charge_once(
         self,
@@ -150,32 +150,26 @@ class BudgetLedger:
     ) -> float:
         """As `charge`, for whoever makes a round's vector: refused where the round was charged before.
 
-        Its vector may have left then, and another one would be another draw of noise around the same secret. Of
-        two that ask at the same time one is refused.
+        Its vector may have left then, and another one would be another draw of noise around the same secret.
+        Of two that ask at the same time one is refused.
 
         Raises:
             BudgetExceededError: as `charge`.
             ParameterError: as `charge`, or the round was charged before.
         """
-        spent, fresh = self._charge(site, roster, session, round, Counter(releases), failure)
+        spent, fresh = self._charge(_place(site, roster, session, round), Counter(releases), failure)
         if not fresh:
             raise ParameterError(
-                f"round {round} of this session was paid for before at {site!r}, and its vector may have left: "
-                "a second one would be a second draw of noise; sit this round out"
+                f"round {round} of this session was paid for before at {site!r}, and its vector may have "
+                "left: a second one would be a second draw of noise; sit this round out"
             )
         return spent
 
     def _charge(
-        self,
-        site: str,
-        roster: bytes,
-        session: bytes,
-        round: int,
-        releases: Counter[Release],
-        failure: float,
+        self, place: tuple[str, bytes, bytes, int], releases: Counter[Release], failure: float
     ) -> tuple[float, bool]:
         """ε that is spent now, and whether this call charged the round."""
-        place = _place(site, roster, session, round)
+        site, roster, _, round = place
         failure = plain(failure)
         if not is_number(failure) or not 0 <= failure < 1:
             raise ParameterError(f"failure is {failure!r}; it must be a number in [0, 1)")

@@ -10,8 +10,8 @@ refused by its name, and GroupNorm is the way. Anything else cannot mix records,
 Dropout draws afresh for each record; its seed must be as secret as the noise, or whoever knows it could tell
 where in the data a record lies.
 
-Memory is bounded by the number of gradients that are held at once. All persons' gradients are taken, whoever is
-in a round's sample, so that how long it takes does not tell who is.
+Memory is bounded by the number of gradients that are held at once. All persons' gradients are taken, whoever
+is in a round's sample, so that how long it takes does not tell who is.
 
 Nothing here clips, and nothing here is private.
 

@@ -134,7 +134,8 @@ class Site:
         controlled: tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
-        self.name, self.data, self._local, self._seed = name, data, local, seed
+        self.data: Any = data
+        self.name, self._local, self._seed = name, local, seed
         self._origin, self._module = model, copied(model)
         self._manifest, self._fixed = manifest, dict(fixed or {})
         shared = {entry.name for entry in manifest.entries}
