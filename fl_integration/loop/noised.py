@@ -10,6 +10,8 @@ is all that follows from it alone: the server's step, the model, its evaluation 
 * `ClientLevel`: local training as ever; what changed is cut to the clip and noised, and each client counts
   once.
 
+A site whose data make its training fail sends noise all the same: that it stayed away would tell of them.
+
 The sample, dropout and the noise come from a site's own entropy, never from the run's seed, which is public.
 
 **One vector a round.** What leaves is paid for before the machine has it, whatever becomes of the round.
@@ -17,9 +19,11 @@ Whoever asks a machine again gets the reply that is there; and one that was put 
 that its round was paid for, and sends nothing. Two vectors of one round are two draws of noise around one
 secret, and their mean has half of its variance.
 
->>> sums = NoisedSums.__doc__.partition(".")[0]
->>> sums
-'What all parties of a private training agree on'
+>>> plan = PatientLevel(epsilon=8.0, delta=1e-3, rounds=1, denominator=100).plan(3, length=2)
+>>> unit = ClientLevel(epsilon=8.0, delta=1e-3, rounds=1)
+>>> sums = NoisedSums(privacy=unit, plan=plan, local=None, names=(), seed=7)
+>>> sums.length, sums.rotation(0) == sums.rotation(1)
+(2, False)
 """
 
 import hashlib
@@ -89,21 +93,22 @@ class NoisedSums:
         if not isinstance(total, IntegerSum) or total.round is None:
             raise ParameterError("no sum of a round on the integer surface")
         privacy, plan, number, who = self.privacy, self.plan, total.round, total.contributors
-        # A clip that follows is the model's scale: the mean is in units of it, and the model multiplies it
-        # back.
+        # A clip that follows is the model's scale: the mean is in units of it, and the model multiplies it.
         clip = None if privacy.adaptive is None else 1.0
         if isinstance(privacy, PatientLevel):
             mean = privacy.mean(total.total, plan=plan, clip=clip) * -self.rate(number)
-            metrics = {} if clip is None else {WITHIN: privacy.fraction(total.total, plan=plan)}
         else:
             rotation = self.rotation(number)
             mean = privacy.mean(total.total, contributors=len(who), plan=plan, round_seed=rotation, clip=clip)
-            metrics = (
-                {}
-                if clip is None
-                else {WITHIN: privacy.fraction(total.total, contributors=len(who), plan=plan)}
-            )
+        metrics: dict[str, float] = {}
+        if privacy.adaptive is not None:
+            metrics[WITHIN] = self._within(total.total, contributors=len(who))
         return Sum(mean, len(who), who, metrics, round=number, head=total.head)
+
+    def _within(self, total: Summand, *, contributors: int) -> float:
+        if isinstance(self.privacy, PatientLevel):
+            return self.privacy.fraction(total, plan=self.plan)
+        return self.privacy.fraction(total, contributors=contributors, plan=self.plan)
 
     def rate(self, round: int) -> float:
         """The step's length in one round, of a `PatientLevel`."""
@@ -193,13 +198,17 @@ class NoisedSite:
         records = Records.of(self._site.data, module, patients=patients)
         sampled = privacy.sample(records.persons, entropy=entropy)
         seed = int.from_bytes(draw(entropy, 8), "big") >> 1
-        total: Summand = np.zeros(sums.length, np.int64)
+        total = self.nothing()
         at = 0
         for rows in gradients(module, records, loss=local.loss, names=sums.names, seed=seed):
             drawn = sampled[at : at + len(rows)]
             total += privacy.summand(rows, plan=sums.plan, sampled=drawn, clip=_clip_of(delivered))
             at += len(rows)
         return total
+
+    def nothing(self) -> Summand:
+        """The summand of a site whose training failed."""
+        return np.zeros(self.sums.length, np.int64)
 
     def noised(self, summand: Summand, *, round: int) -> Summand:
         """The summand with this site's share of the noise. Each call draws another: see `pay`."""
@@ -211,6 +220,5 @@ class NoisedSite:
 
 
 def _clip_of(delivered: Delivered) -> float | None:
-    """The round's clip, where it follows. Whatever it is, a unit moves the sum by no more than the plan
-    says."""
+    """The round's clip, where it follows. Whatever it is, a unit moves the sum by no more than planned."""
     return None if delivered.scales is None else float(delivered.scales[0])

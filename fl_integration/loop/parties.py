@@ -1,8 +1,7 @@
-"""The two parties of a federated training: a client with its examples, a server with or without the model.
+"""A client of a federated training: its examples, its half of the protocol and, it may be, the model.
 
-Each wraps its half of a `SumProtocol` and is sans-I/O as that is: `FederatedClient.answer` turns received
-bytes into bytes to send, training when it is asked for an update, and `FederatedServer.round` takes whatever
-`exchange` function moves the bytes.
+It wraps its half of a `SumProtocol` and is sans-I/O as that is: `FederatedClient.answer` turns received bytes
+into bytes to send, training when it is asked for an update. The server's half is in `serving`.
 
 Where the server learns the sum, it holds the global model and sends it down with each round. Where the
 clients do, it is blind: each client opens the sealed sums and moves its own copy of the model, optimiser and
@@ -21,10 +20,10 @@ True
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +38,12 @@ from fl_integration.vectors.autoclip import AutoClip, ScalesRefusedError
 from fl_integration.vectors.states import has_form, items
 from fl_integration.vectors.vectorise import flatten, unflatten
 from protocols.identity import SERVER, ClientId
-from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
+from protocols.interface import Client, Learner, NeedUpdate, Sum
 from protocols.machine.summand import FloatSurface
-from protocols.run import Exchange, run_round
 from secagg.errors import DecodeError, ParameterError, PeerViolation
 
 __all__ = [
     "FederatedClient",
-    "FederatedServer",
     "OnModel",
     "State",
     "Surroundings",
@@ -115,6 +112,8 @@ class FederatedClient:
         drowned: entries whose first update was lost in the grid's rounding under the training's scales.
         refused_scales: in its last round it did not put up with the training's scales.
         trained: it has trained at least once in this run.
+        hollow: why, in its last private round, it had nothing to add but noise; None if it had. It sends that
+            all the same: who stays away because of its data tells of them.
     """
 
     def __init__(
@@ -143,6 +142,7 @@ class FederatedClient:
         self.strange: tuple[str, ...] = ()
         self.drowned: tuple[str, ...] = ()
         self.refused_scales = False
+        self.hollow: SiteFailedError | None = None
         self._looked_at: npt.NDArray[np.float64] = np.empty(0)
 
     @property
@@ -191,8 +191,7 @@ class FederatedClient:
                 update, trained = self.train(delivered, round=asked.round)
                 contribute = partial(self._contributed, asked, delivered, update, trained)
             else:
-                summand = self._noised.summand(delivered, round=asked.round)
-                self.trained = True
+                summand = self._own_summand(self._noised, delivered, round=asked.round)
                 contribute = partial(self._noised_and_paid, self._noised, asked, summand)
             try:
                 reply = contribute()
@@ -320,6 +319,17 @@ class FederatedClient:
         self.clipped = clipped
         return reply
 
+    def _own_summand(self, noised: NoisedSite, delivered: Delivered, *, round: int) -> Summand:
+        self.hollow = None
+        try:
+            summand = noised.summand(delivered, round=round)
+        except SiteFailedError as error:
+            said = "it sent noise alone, for its training failed: "
+            self.hollow = SiteFailedError(said + error.reason, logged=said + error.logged)
+            return noised.nothing()
+        self.trained = True
+        return summand
+
     def _noised_and_paid(self, noised: NoisedSite, asked: NeedUpdate, summand: Summand) -> bytes:
         around = self._around
         if around.rehearse is not None:
@@ -383,76 +393,6 @@ class _Timed:
     def open(self, result: bytes) -> Sum:
         total = self.timed(partial(self.machine.open, result))
         return total if self.sums is None else self.sums.read(total)
-
-
-class FederatedServer:
-    """The server of a training: its protocol machine and, only if it learns the sums, the global model.
-
-    Make it with `knowing` or `blind`.
-
-    Attributes:
-        base: digest (32 bytes) of the initial model; None if it knows the model.
-    """
-
-    def __init__(
-        self,
-        machine: Server,
-        *,
-        length: int,
-        model: GlobalModel | None,
-        base: bytes | None,
-        sums: NoisedSums | None = None,
-    ) -> None:
-        self.machine, self.base = machine, base
-        self._length, self._model, self._sums = length, model, sums
-        self._body = b""
-
-    @classmethod
-    def knowing(cls, machine: Server, *, start: GlobalModel, sums: NoisedSums | None = None) -> Self:
-        """For `Learner.SERVER`: begins from `start` and applies each mean to it.
-
-        Args:
-            sums: how a private training reads its sums; None without privacy.
-        """
-        length = start.layout.length if sums is None else sums.length
-        return cls(machine, length=length, model=start, base=None, sums=sums)
-
-    @classmethod
-    def blind(cls, machine: Server, *, length: int, base: bytes) -> Self:
-        """For `Learner.CLIENTS`: knows the number of values and the digest of the initial model."""
-        return cls(machine, length=length, model=None, base=base)
-
-    @property
-    def body(self) -> bytes:
-        """What goes down with a round: the model, or the digest of the one that all began from."""
-        if self._model is None:
-            return self.base or b""
-        if not self._body:
-            self._body = self._model.body()
-        return self._body
-
-    @property
-    def model(self) -> GlobalModel | None:
-        """The global model, if this server knows it."""
-        return self._model
-
-    @model.setter
-    def model(self, model: GlobalModel) -> None:
-        self._model, self._body = model, b""
-
-    def round(self, number: int, cohort: Collection[ClientId], exchange: Exchange) -> Outcome:
-        """Runs one round and applies its mean.
-
-        Raises:
-            ParameterError: the round can never work; nothing was sent.
-            RoundAborted: too few clients were left; the model is as it was.
-        """
-        outcome = run_round(self.machine, Round(number, tuple(cohort), self._length, self.body), exchange)
-        if outcome.total is not None and self._sums is not None:
-            outcome = replace(outcome, total=self._sums.read(outcome.total))
-        if outcome.total is not None and self._model is not None:
-            self.model = self._model.moved(outcome.total, round=number)
-        return outcome
 
 
 def clipped_entries(update: Vector, surface: FloatSurface, layout: Layout) -> dict[str, int]:

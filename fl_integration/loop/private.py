@@ -25,9 +25,10 @@ from fl_integration.loop.evaluation import Central, Evaluation, Metric, OnSites
 from fl_integration.loop.noised import Account, NoisedSums
 from fl_integration.loop.preparing import Prepared, Shared
 from fl_integration.privacy.client import ClientLevel
-from fl_integration.privacy.ledger import BudgetLedger
+from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger
 from fl_integration.privacy.patient import PatientLevel
 from fl_integration.site.per_patient import check_layers
+from fl_integration.site.site import SiteFailedError
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.sharing import OfModel
 from protocols.identity import ClientId
@@ -40,7 +41,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving", "roster_digest"]
+__all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving", "roster_digest", "spent_in"]
 
 Privacy = PatientLevel | ClientLevel
 """What `federate(privacy=)` takes."""
@@ -63,8 +64,7 @@ _NEITHER: Final = {
 
 
 def moving(model: object, shared: Shared | None, privacy: Privacy | None) -> Shared | None:
-    """What travels where `shared` is left out: of a `PatientLevel`, the parameters that require a
-    gradient."""
+    """What travels where `shared` is left out: under a `PatientLevel`, what requires a gradient."""
     if shared is not None or not isinstance(privacy, PatientLevel) or not isinstance(model, nn.Module):
         return shared
     names = frozenset(model.state_dict())
@@ -154,8 +154,7 @@ def agreed(privacy: Privacy, protocol: Parameters, prepared: Prepared, *, cohort
         cohort: sites that a round asks.
 
     Raises:
-        ParameterError: an entry travels that no gradient moves, or the noise has no plan. It says what to
-            change.
+        ParameterError: an entry travels that no gradient moves, or the noise has no plan; what to change.
         MissingExtraError: dp-accounting is not installed.
     """
     if prepared.layout.optimiser.controls:
@@ -230,6 +229,12 @@ class Budget:
     def spent(self) -> float:
         """ε of the site that has spent most."""
         return max(each.spent for each in self._accounts.values())
+
+
+def spent_in(failures: Mapping[ClientId, SiteFailedError]) -> str:
+    """Why a private training ends, if a site of a round had no budget left for it; else empty."""
+    causes = (each.__cause__ for each in failures.values())
+    return next((str(each) for each in causes if isinstance(each, BudgetExceededError)), "")
 
 
 def roster_digest(sites: Mapping[ClientId, object]) -> bytes:

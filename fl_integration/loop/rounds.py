@@ -6,8 +6,8 @@ and another checkpoint, and whoever watches is told. The first one stands before
 nothing that fails there makes a round run again whose sum was opened (ATTACKS A10).
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -17,16 +17,17 @@ from fl_integration.loop.cohorts import Sampling, Unmoved, common_base
 from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.global_model import GlobalModel
 from fl_integration.loop.in_process import InProcess
+from fl_integration.loop.means import Means, added
 from fl_integration.loop.noised import NoisedSite, NoisedSums
-from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
+from fl_integration.loop.parties import FederatedClient, Surroundings
 from fl_integration.loop.preparing import Prepared, check_adaptivity, site_of, surface_of
-from fl_integration.loop.private import Budget
+from fl_integration.loop.private import Budget, spent_in
 from fl_integration.loop.rehearsal import Rehearsal, RehearsedEntropy
 from fl_integration.loop.report import FederatedRun, Models, RoundReport, TrainingAborted
 from fl_integration.loop.scales import fix_scales
+from fl_integration.loop.serving import FederatedServer
 from fl_integration.loop.side_sums import SideSums
 from fl_integration.loop.watch import Bar, Watch, log_round
-from fl_integration.privacy.ledger import BudgetExceededError
 from fl_integration.site.site import SiteFailedError, copied
 from fl_integration.vectors.autoclip import AutoClip
 from protocols.identity import SERVER, ClientId, Identity, Roster
@@ -73,7 +74,7 @@ class Training:
         self._identities = [
             Identity.generate(name, entropy=self._entropy(f"key/{name}")) for name in prepared.sites
         ]
-        self._means = _Means(self._applied)
+        self._means = Means(self._applied)
         self._sums = sums
         self._budget = None if sums is None else Budget(sums, prepared, saved)
         # A private training runs over the integer surface, which its plan has made wide enough.
@@ -154,23 +155,15 @@ class Training:
             self._save(self._first)
         with Bar(self._watch, rounds=rounds, done=self._first) as bar:
             for number in range(self._first, rounds):
-                if stopped := self._evaluator.stops(self.history) or self._over_budget():
+                if stopped := self._evaluator.stops(self.history) or spent_in(self.exchange.failures):
                     break
                 self._begin(number)
                 self._round(number)
                 bar.update(self.history[-1])
         return self._ended(stopped)
 
-    def _over_budget(self) -> str:
-        """Why a private training ends before the next round: a site refused the last one, its budget is
-        spent."""
-        failures = self.exchange.failures.values()
-        spent = (each.__cause__ for each in failures if isinstance(each.__cause__, BudgetExceededError))
-        return next((str(each) for each in spent), "") if self._budget is not None else ""
-
     def _begin(self, number: int) -> None:
-        """A private round that was begun is not begun again, whatever becomes of it: its vectors may
-        leave."""
+        """A private round that was begun is not begun again, whatever becomes of it: vectors may leave."""
         if self._budget is not None and self._disk is not None:
             asked = frozenset(self._wanted(number))
             self.history.append(RoundReport(number=number, asked=asked, aborted=_BEGUN))
@@ -239,6 +232,8 @@ class Training:
             outcome = self.server.round(number, cohort, self.exchange)
         except RoundAborted as error:
             failed = error
+        hollow = {name: self.clients[name].hollow for name in cohort}
+        self.exchange.failures |= {name: error for name, error in hollow.items() if error is not None}
         if outcome is not None and outcome.total is not None and self.server.model is not None:
             self._means.applied(number, outcome.total, self.server.model)
         traffic, seconds = self.exchange.costs()
@@ -268,7 +263,8 @@ class Training:
 
     def _refuse_what_never_works(self, report: RoundReport) -> None:
         """If no site ever contributed and each failed when it was last asked, no later round does better."""
-        if any(each.contributors for each in [*self.history, report]):
+        with_something = [*(each.contributors for each in self.history), self._not_hollow(report)]
+        if any(with_something):
             return
         for name in report.asked:
             self._failed.pop(name, None)
@@ -277,6 +273,10 @@ class Training:
         if self._failed and self._failed.keys() | lost.keys() >= self.clients.keys():
             said = "; ".join(f"{name!r}: {error}" for name, error in self._failed.items())
             raise ParameterError(f"no site can take part: {said}") from next(iter(self._failed.values()))
+
+    def _not_hollow(self, report: RoundReport) -> frozenset[ClientId]:
+        """Who added more than noise; without privacy, who contributed."""
+        return frozenset(name for name in report.contributors if self.clients[name].hollow is None)
 
     def _lacks_scales(self) -> bool:
         return self._clip is not None and (self.server.model or self._foremost().model).scales is None
@@ -346,7 +346,7 @@ class Training:
                 model=self.server.body,
                 learns=self._protocol.learns,
             )
-        side = _added(report.side_traffic, traffic)
+        side = added(report.side_traffic, traffic)
         self.history[-1] = replace(
             report,
             evaluated=True,
@@ -432,7 +432,7 @@ class Training:
             if any(each.sent for each in traffic.values()):
                 self.history[-1] = replace(
                     last,
-                    traffic=_added(last.traffic, traffic),
+                    traffic=added(last.traffic, traffic),
                     seconds={party: last.seconds.get(party, 0.0) + s for party, s in seconds.items()},
                 )
             self._bring_along(list(self.clients))
@@ -467,45 +467,3 @@ class Training:
 
 def _own_model(client: FederatedClient, model: GlobalModel) -> nn.Module:
     return copied(client.site.load(model.values))
-
-
-def _added(one: Mapping[str, Traffic], other: Mapping[str, Traffic]) -> dict[str, Traffic]:
-    none = Traffic(0, 0)
-    return {
-        party: Traffic(
-            one.get(party, none).sent + other.get(party, none).sent,
-            one.get(party, none).received + other.get(party, none).received,
-        )
-        for party in {**one, **other}
-    }
-
-
-@dataclass(slots=True)
-class _Means:
-    """Which rounds' means somebody has applied."""
-
-    then: Callable[[int, Sum, GlobalModel], None]
-    _weights: dict[int, int] = field(default_factory=dict)
-    _metrics: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    def applied(self, number: int, total: Sum, model: GlobalModel) -> None:
-        """A party applied this round's sum."""
-        if number in self._weights:
-            return
-        self._weights[number], self._metrics[number] = total.total_weight, dict(total.metrics)
-        self.then(number, total, model)
-
-    def recall(self, history: Collection[RoundReport]) -> None:
-        """Rounds before a training was taken up again."""
-        for report in history:
-            if report.total_weight is not None:
-                self._weights[report.number] = report.total_weight
-                self._metrics[report.number] = report.metrics
-
-    def weight(self, number: int) -> int | None:
-        """The total weight of a round whose mean was applied."""
-        return self._weights.get(number)
-
-    def metrics(self, number: int) -> dict[str, float]:
-        """Its metrics."""
-        return self._metrics.get(number, {})

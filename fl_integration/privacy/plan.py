@@ -87,11 +87,9 @@ class PrivacyPlan:
 
     @property
     def policy(self) -> Policy:
-        """What each client has to insist on, whatever cohort a server announces: the survivors of this
-        plan's.
+        """What each client has to insist on, whatever cohort a server announces: as many survivors as here.
 
-        Without it a server that asks fewer clients opens a sum with fewer honest shares of noise than
-        planned.
+        Without it a server that asks fewer opens a sum with fewer honest shares of noise than planned.
         """
         carried = self.exact.plan(self.clients, roster=self.roster)
         return Policy(min_contributors=max(2, carried.min_survivors))

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -430,11 +431,35 @@ def test_sums_that_hide_nothing_and_surfaces_are_refused():
         )
 
 
-def test_ids_of_another_number_of_rows_keep_the_site_out_of_the_round():
+def test_a_site_whose_data_make_it_fail_sends_noise_all_the_same():
+    """Who stays away because of one patient's record tells of it. Its operator sees why."""
     unit = replace(UNIT, patients={name: [0] * (11 if name == "a" else 12) for name in NAMES})
-    run = private(privacy=unit, rounds=1)
-    assert run.history[0].contributors == frozenset("bcd")
+    sums = {}
+    watch = Watch(on_model=lambda number, total, _: sums.setdefault(number, total), progress=Progress.NEVER)
+    run = private(privacy=unit, rounds=1, watch=watch)
+    assert run.history[0].contributors == frozenset(NAMES)
+    assert run.history[0].dropped == {"a": ANY}
     assert "int64[11] for 12 records" in run.history[0].dropped["a"]
+    whole = private(data=sites(a=[]), privacy=replace(unit, patients={**unit.patients, "a": []}), rounds=1)
+    assert run.digest == whole.digest
+
+
+def test_a_client_whose_training_diverges_sends_noise_all_the_same():
+    def local(model, data, *, seed):
+        [(x, y)] = data
+        rate = 1e30 if len(x) == 3 else 0.05
+        return LocalTraining(loss=mse_loss, learning_rate=rate, epochs=9)(model, [(x, y)], seed=seed)
+
+    data = sites(a=[(x[:3], y[:3]) for x, y in pieces("a")])
+    run = private(data=data, privacy=WHOLE, local=local, rounds=1)
+    assert run.history[0].contributors == frozenset(NAMES)
+    assert "it sent noise alone, for its training failed: training diverged" in run.history[0].dropped["a"]
+
+
+def test_if_nobody_has_more_than_noise_the_training_ends_at_once():
+    unit = replace(UNIT, patients=dict.fromkeys(NAMES, [0] * 11))
+    with pytest.raises(ParameterError, match=r"no site can take part: 'a': .* int64\[11\] for 12 records"):
+        private(privacy=unit)
 
 
 def test_noise_of_a_random_graph_is_planned_for_the_worst_cohort_that_a_server_may_announce():
