@@ -108,8 +108,7 @@ class PatientLevel:
         if self.delta > 1 / self.denominator:
             raise ParameterError(
                 f"delta is {self.delta:g}, above 1/denominator = {1 / self.denominator:.3g}: with such a "
-                "chance one "
-                "patient's record may be shown whole; lower delta, by a factor of 10 at best"
+                "chance one patient's record may be shown whole; lower delta, by a factor of 10 at best"
             )
         check_adaptive(self.adaptive, self.clip)
 
@@ -317,9 +316,8 @@ def _group(patients: ArrayLike, rows: int) -> NDArray[np.int64]:
     ids = np.asarray(patients)
     if ids.shape != (rows,) or ids.dtype.kind not in "iuUSO":
         raise ParameterError(
-            f"patients are {ids.dtype} of shape {ids.shape}; they must be integers or texts, one for each of "
-            f"{rows} "
-            "rows"
+            f"patients are {ids.dtype} of shape {ids.shape}; they must be integers or texts, one for each "
+            f"of {rows} rows"
         )
     return np.unique(ids, return_inverse=True)[1].astype(np.int64)
 

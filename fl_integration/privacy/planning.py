@@ -165,9 +165,8 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
         )
     if isinstance(protocol, PlainSum):
         raise ParameterError(
-            "PlainSum shows each client's vector to the server, with that client's share of the noise alone; "
-            "take "
-            "MaskedSum or another protocol that opens sums only"
+            "PlainSum shows each client's vector to the server, with that client's share of the noise "
+            "alone; take MaskedSum or another protocol that opens sums only"
         )
     if type(n) is int and n > protocol.max_clients:
         raise ParameterError(f"{n} clients; the protocol's max_clients is {protocol.max_clients}: raise it")
@@ -175,8 +174,7 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
     if base.sure_honest < 1 or base.security_failure >= 1:
         raise ParameterError(
             f"with {n} clients, up to {base.corrupt} corrupt, under {base.adversary} no sum is sure to have "
-            "an "
-            "honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
+            "an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
             "corrupt_fraction, or a larger min_contributors"
         )
     return base
@@ -202,9 +200,8 @@ def _delta_left(query: Query, base: Plan, table: float) -> float:
         else "lower epsilon or rounds"
     )
     raise ParameterError(
-        f"delta is {query.delta:.3g}, of which the protocol's plan takes {plan:.3g} in {query.rounds} rounds "
-        "and "
-        f"the noise's distance from its law {table:.3g}: nothing is left for the noise; {remedy}"
+        f"delta is {query.delta:.3g}, of which the protocol's plan takes {plan:.3g} in {query.rounds} "
+        f"rounds and the noise's distance from its law {table:.3g}: nothing is left for the noise; {remedy}"
     )
 
 
