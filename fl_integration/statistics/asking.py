@@ -21,8 +21,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from fl_integration.statistics.answer import Answer, Provenance
 from fl_integration.statistics.course import Course
 from fl_integration.statistics.encoding import decode_question, encode
@@ -77,7 +75,7 @@ class Asker:
         self._base = Request(question=question, max_rows=max_rows, sites=tuple(sites), number=0)
         self._course = Course(question, max_rows=max_rows, sites=len(sites))
         self._largest = question.largest(max_rows=max_rows)
-        exact = protocol.exact(max_summand=2 * self._largest)
+        exact = protocol.exact(max_abs=self._largest)
         self.server = exact.server(roster=roster, session=session, entropy=entropy)
         self._number, self._length = 0, self._course.length
 
@@ -119,8 +117,7 @@ class Asker:
             return
         if not isinstance(outcome.total, IntegerSum):
             raise RoundAborted("a round without a sum of integers")
-        shift = self._largest * len(outcome.contributors)
-        self._course.take(outcome.total.total.astype(np.int64) - shift)
+        self._course.take(outcome.total.total)
         self._length = self._course.length
 
 

@@ -86,7 +86,7 @@ class Respondent:
         self._next = 0
         self._largest = question.largest(max_rows=max_rows)
         self.refusal: str | None = None
-        self._machine = protocol.exact(max_summand=2 * self._largest).client(
+        self._machine = protocol.exact(max_abs=self._largest).client(
             identity=identity,
             roster=roster,
             session=session,
@@ -127,8 +127,7 @@ class Respondent:
             )
         self._charge(request.number)
         head = head_of(request) if self._clients_learn else None
-        shifted = (summand + self._largest).astype(np.uint64)
-        reply = self._machine.contribute(shifted, head=head)
+        reply = self._machine.contribute(summand, head=head)
         self._next = request.number + 1
         return reply
 
@@ -235,8 +234,7 @@ class Respondent:
                 self.refusal = self.refusal or f"a sum that did not open: {error}"
                 continue
             if isinstance(total, IntegerSum) and total.round == self._course.number:
-                shift = self._largest * len(total.contributors)
-                self._course.take(total.total.astype(np.int64) - shift)
+                self._course.take(total.total)
 
     def _refused(self, reason: str) -> QuestionRefusedError:
         self.refusal = reason
