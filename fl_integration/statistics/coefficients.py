@@ -3,8 +3,8 @@
 >>> table = Coefficients(
 ...     names=("age",), estimates=np.array([0.0]), covariance=np.array([[0.01]]), ratio="odds ratio"
 ... )
->>> table.standard_errors.tolist(), table.p_values.tolist(), [round(float(x), 3) for x in
-table.ratio_intervals[0]] ([0.1], [1.0], [0.822, 1.217])
+>>> table.standard_errors.tolist(), table.p_values.tolist(), table.ratio_intervals.round(3).tolist()
+([0.1], [1.0], [[0.822, 1.217]])
 """
 
 import math

@@ -1,5 +1,4 @@
-"""Newton's method on a likelihood that is known only through sums, with the same bits for whoever computes
-it.
+"""Newton's method on a likelihood that is known only through sums, with the same bits at every party.
 
 Several parties may open the same sums, and each makes the next step for itself: the coefficients must not
 differ in the last bit, or the sites are asked two questions. So nothing here goes through BLAS, whose order
@@ -35,8 +34,9 @@ _DECREMENT: Final = 2.0**-40
 """The square of Newton's decrement at which the method ends."""
 _NEARLY: Final = 2.0**-6
 """The square of the decrement below which convergence must be quadratic."""
-_SAME: Final = 2.0**-20
-"""Log-likelihoods that differ by less do not count as fallen: more than fixed point and `log` can err."""
+_SAME: Final = 2.0**-12
+"""Log-likelihoods that differ by less do not count as fallen: more than the rounding of many sites adds up "
+"to."""
 _PIVOT: Final = 2.0**-28
 """A column that keeps less than this part of its square, given the others, is determined by them."""
 _LEAST_PIVOT: Final = 2.0**-26
