@@ -98,6 +98,8 @@ class Coefficients(Answer):
             MissingExtraError: matplotlib is not installed.
         """
         axes = drawing_axes(axes)
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         shown = [place for place, name in enumerate(self.names) if name != CONSTANT]
         heights = np.arange(len(shown))[::-1]
         axes.axvline(1.0, color="0.6", linewidth=1)
@@ -106,6 +108,11 @@ class Coefficients(Answer):
         )
         axes.plot(self.ratios[shown], heights, "s", color="C0")
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        between = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 10 * low else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=between))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(heights, [self.names[place] for place in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_xlabel(f"{self.ratio} (95 % confidence interval)")

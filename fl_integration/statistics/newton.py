@@ -26,7 +26,7 @@ from secagg.errors import ParameterError
 
 __all__ = ["BETA_LIMIT", "Fit", "Likelihood", "check_beta", "check_most_steps", "inverse", "maximise"]
 
-BETA_LIMIT: Final = 1 << 20
+BETA_LIMIT: Final = 1 << 8
 """No coefficient of a scaled column is larger in absolute value."""
 _GRID: Final = 1 << 30
 """Coefficients that are published are multiples of one over this."""
