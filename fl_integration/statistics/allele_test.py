@@ -133,11 +133,12 @@ class AlleleTest(Question):
         persons, rest = total[:_GROUPS, None], total[_GROUPS:].reshape(-1, self.genotypes.markers)
         missing = rest[_GROUPS : 2 * _GROUPS] if self.calls is Calls.COUNTED else np.zeros((1, 1), np.int64)
         called = persons - missing
-        if int(missing.min()) < 0 or int(called.min()) < 0 or (np.abs(rest[:_GROUPS]) > called).any():
+        doubles = rest[-1] if self.association is Association.TREND else None
+        lies = int(missing.min()) < 0 or int(called.min()) < 0 or (np.abs(rest[:_GROUPS]) > called).any()
+        if lies or (doubles is not None and ((doubles < 0) | (doubles > called.sum(axis=0))).any()):
             raise RoundAborted(
                 "allele counts beyond those of the persons: a contributor added something else"
             )
-        doubles = rest[-1] if self.association is Association.TREND else None
         return _associated(
             rest[:_GROUPS] + called, np.broadcast_to(called, rest[:_GROUPS].shape), doubles, persons
         )
@@ -210,7 +211,8 @@ class AlleleTests(Answer):
     @property
     def inflation(self) -> float:
         """Median χ² over what it would be if no marker mattered: above 1.1 look for ancestry that differs."""
-        return float(np.nanmedian(self.chi_squared)) / _MEDIAN
+        tested = self.chi_squared[~np.isnan(self.chi_squared)]
+        return float(np.median(tested)) / _MEDIAN if len(tested) else float("nan")
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a marker."""

@@ -10,7 +10,7 @@ of the two-sided t test of r, I_{1-r²}((n - 2)/2, 1/2), for pairs that are norm
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.columns import Number
+from fl_integration.statistics.columns import Column, Number
 from fl_integration.statistics.products import (
     Products,
     check_step,
@@ -57,39 +57,43 @@ class Correlation(Question):
     """The correlation of each pair of columns, with its p-value and its number of rows. One sum.
 
     Args:
-        columns: at least two.
+        numbers: the columns, at least two.
         cases: PAIRWISE, rows that have both values (default), about 3·p² values of p columns on the wire;
             or COMPLETE, rows that have all, about p²/2.
 
     Raises:
-        ParameterError: columns are no two or more numbers.
+        ParameterError: they are no two or more numbers.
     """
 
-    columns: tuple[Number, ...] = field()
+    numbers: tuple[Number, ...]
     cases: Cases = Cases.PAIRWISE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", numbers_of(self.columns, least=2, what="a Correlation"))
+        object.__setattr__(self, "numbers", numbers_of(self.numbers, least=2, what="a Correlation"))
         if not isinstance(self.cases, Cases):
             raise ParameterError(f"cases is {self.cases!r}; it must be a Cases")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self.numbers
 
     @property
     def most_sums(self) -> int:
         return 1
 
     def largest(self, *, max_rows: int) -> int:
-        return largest_product(self.columns, max_rows=max_rows)
+        return largest_product(self.numbers, max_rows=max_rows)
 
     @property
     def _step(self) -> Step:
         if self.cases is Cases.COMPLETE:
-            return Step(_COMPLETE, length_of(self.columns))
-        count = len(self.columns)
+            return Step(_COMPLETE, length_of(self.numbers))
+        count = len(self.numbers)
         return Step(_PAIRWISE, count + _SUMS_A_PAIR * count * (count - 1) // 2)
 
     def asking(self, *, max_rows: int) -> Generator[Step, Total, "Correlations"]:
         total = yield self._step
-        names, width = tuple(each.name for each in self.columns), len(self.columns)
+        names, width = tuple(each.name for each in self.numbers), len(self.numbers)
         if self.cases is Cases.COMPLETE:
             products = Products.of(total, 1 + width)
             spread, variances = products.spread, np.diag(products.spread)
@@ -114,15 +118,15 @@ class Correlation(Question):
     def summand(self, step: Step, rows: Rows) -> Total:
         check_step(step, name=self._step.name, length=self._step.length)
         if self.cases is Cases.COMPLETE:
-            return sum_products(rows, self.columns)
-        known = np.stack([rows.present(each) for each in self.columns], axis=1).astype(np.int64)
-        steps = np.stack([rows.steps(each) for each in self.columns], axis=1)  # 0 where missing
-        scale = max(1, *(each.largest for each in self.columns))
+            return sum_products(rows, self.numbers)
+        known = np.stack([rows.present(each) for each in self.numbers], axis=1).astype(np.int64)
+        steps = np.stack([rows.steps(each) for each in self.numbers], axis=1)  # 0 where missing
+        scale = max(1, *(each.largest for each in self.numbers))
         counts = gram(known, known, left_largest=1, right_largest=1)
         sums = gram(steps, known, left_largest=scale, right_largest=1)
         squares = gram(steps**2, known, left_largest=scale**2, right_largest=1)
         products = gram(steps, steps, left_largest=scale, right_largest=scale)
-        pairs = np.triu_indices(len(self.columns), 1)
+        pairs = np.triu_indices(len(self.numbers), 1)
         return np.concatenate(
             [
                 np.diag(counts),

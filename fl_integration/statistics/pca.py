@@ -9,7 +9,7 @@ first of them where two are alike.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.columns import Number
+from fl_integration.statistics.columns import Column, Number
 from fl_integration.statistics.products import (
     Products,
     check_step,
@@ -55,7 +55,7 @@ class PCA(Question):
     A row that lacks any of the values is left out; how many such rows there are is in the answer.
 
     Args:
-        columns: at least two.
+        numbers: the columns, at least two.
         components: how many; in [1, number of columns].
         matrix: COVARIANCE, of the values as they are (default), or CORRELATION, of the values divided by
             their standard deviations.
@@ -64,42 +64,46 @@ class PCA(Question):
         ParameterError: an argument is none of these.
     """
 
-    columns: tuple[Number, ...] = field()
+    numbers: tuple[Number, ...]
     components: int = 2
     matrix: Matrix = Matrix.COVARIANCE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", numbers_of(self.columns, least=2, what="a PCA"))
+        object.__setattr__(self, "numbers", numbers_of(self.numbers, least=2, what="a PCA"))
         plain_fields(self, "components")
-        if type(self.components) is not int or not 1 <= self.components <= len(self.columns):
+        if type(self.components) is not int or not 1 <= self.components <= len(self.numbers):
             raise ParameterError(
-                f"components is {self.components!r}; of these columns there are 1 to {len(self.columns)}"
+                f"components is {self.components!r}; of these columns there are 1 to {len(self.numbers)}"
             )
         if not isinstance(self.matrix, Matrix):
             raise ParameterError(f"matrix is {self.matrix!r}; it must be a Matrix")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self.numbers
 
     @property
     def most_sums(self) -> int:
         return 1
 
     def largest(self, *, max_rows: int) -> int:
-        return largest_product(self.columns, max_rows=max_rows)
+        return largest_product(self.numbers, max_rows=max_rows)
 
     def asking(self, *, max_rows: int) -> Generator[Step, Total, "PrincipalComponents"]:
-        total = yield Step(_STEP, length_of(self.columns))
-        products = Products.of(total, 1 + len(self.columns))
-        count, units = products.count, np.array([each.unit for each in self.columns])
+        total = yield Step(_STEP, length_of(self.numbers))
+        products = Products.of(total, 1 + len(self.numbers))
+        count, units = products.count, np.array([each.unit for each in self.numbers])
         if count < 2:
-            raise ParameterError(f"{count} rows have all {len(self.columns)} values; a PCA takes at least 2")
+            raise ParameterError(f"{count} rows have all {len(self.numbers)} values; a PCA takes at least 2")
         spread = products.spread
-        middles = np.array([each.middle for each in self.columns], dtype=object)
+        middles = np.array([each.middle for each in self.numbers], dtype=object)
         mean = ((products.sums + count * middles) / count).astype(np.float64) * units
         covariance = (spread / (count * (count - 1))).astype(np.float64) * np.outer(units, units)
-        scale = np.ones(len(self.columns))
+        scale = np.ones(len(self.numbers))
         if self.matrix is Matrix.CORRELATION:
             scale = np.sqrt(np.diag(covariance))
             if not scale.all():
-                constant = self.columns[int(scale.argmin())].name
+                constant = self.numbers[int(scale.argmin())].name
                 raise ParameterError(f"column {constant!r} is the same in all complete rows: leave it out")
             covariance = covariance / np.outer(scale, scale)
             np.fill_diagonal(covariance, 1.0)
@@ -111,7 +115,7 @@ class PCA(Question):
         whole = float(np.trace(covariance))
         explained = np.maximum(variances[order], 0.0)
         return PrincipalComponents(
-            names=tuple(each.name for each in self.columns),
+            names=tuple(each.name for each in self.numbers),
             mean=mean,
             scale=scale,
             loadings=loadings,
@@ -122,8 +126,8 @@ class PCA(Question):
         )
 
     def summand(self, step: Step, rows: Rows) -> Total:
-        check_step(step, name=_STEP, length=length_of(self.columns))
-        return sum_products(rows, self.columns)
+        check_step(step, name=_STEP, length=length_of(self.numbers))
+        return sum_products(rows, self.numbers)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
