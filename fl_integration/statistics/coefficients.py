@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.presentation import drawing_axes, p_text, pandas_library, scipy_stats
+from fl_integration.statistics.showing import BLUE, GREY, axes_of, load_pandas, load_special, p_value
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["CONSTANT", "Coefficients"]
+__all__ = ["INTERCEPT", "Coefficients"]
 
-CONSTANT: Final = "(constant)"
-"""The name of a regression's constant."""
+INTERCEPT: Final = "intercept"
+"""The name of a regression's constant, among its coefficients."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,12 +56,12 @@ class Coefficients(Answer):
     @property
     def p_values(self) -> NDArray[np.float64]:
         """float64[k], two-sided, for a coefficient of 0."""
-        return np.asarray(2 * scipy_stats().norm.sf(np.abs(self.z)), dtype=np.float64)
+        return np.asarray(2 * load_special().ndtr(-np.abs(self.z)), dtype=np.float64)
 
     @property
     def intervals(self) -> NDArray[np.float64]:
         """float64[k, 2], of 95 %."""
-        reach = scipy_stats().norm.ppf(0.975) * self.standard_errors
+        reach = float(load_special().ndtri(0.975)) * self.standard_errors
         return np.stack([self.estimates - reach, self.estimates + reach], axis=1)
 
     @property
@@ -78,7 +78,7 @@ class Coefficients(Answer):
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each coefficient."""
-        return pandas_library().DataFrame(
+        return load_pandas().DataFrame(
             {
                 "coefficient": self.estimates,
                 "standard error": self.standard_errors,
@@ -97,16 +97,16 @@ class Coefficients(Answer):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        axes = drawing_axes(axes)
+        axes = axes_of(axes)
         from matplotlib.ticker import LogLocator, NullFormatter
 
-        shown = [place for place, name in enumerate(self.names) if name != CONSTANT]
+        shown = [place for place, name in enumerate(self.names) if name != INTERCEPT]
         heights = np.arange(len(shown))[::-1]
-        axes.axvline(1.0, color="0.6", linewidth=1)
+        axes.axvline(1.0, color=GREY, linewidth=1)
         axes.hlines(
-            heights, self.ratio_intervals[shown, 0], self.ratio_intervals[shown, 1], color="C0", linewidth=2
+            heights, self.ratio_intervals[shown, 0], self.ratio_intervals[shown, 1], color=BLUE, linewidth=2
         )
-        axes.plot(self.ratios[shown], heights, "s", color="C0")
+        axes.plot(self.ratios[shown], heights, "s", color=BLUE)
         axes.set_xscale("log")
         low, high = axes.get_xlim()
         between = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 10 * low else (1.0,)
@@ -119,12 +119,12 @@ class Coefficients(Answer):
         return axes
 
     def __str__(self) -> str:
-        frame = pandas_library().DataFrame(
+        frame = load_pandas().DataFrame(
             {
                 "coefficient": [f"{each:.4g}" for each in self.estimates],
                 "standard error": [f"{each:.3g}" for each in self.standard_errors],
                 "z": [f"{each:.2f}" for each in self.z],
-                "p": [p_text(each) for each in self.p_values.tolist()],
+                "p": [p_value(each) for each in self.p_values.tolist()],
                 f"{self.ratio} (95 % CI)": [
                     f"{ratio:.3g} ({low:.3g} to {high:.3g})"
                     for ratio, (low, high) in zip(self.ratios, self.ratio_intervals, strict=True)
@@ -141,6 +141,6 @@ class Coefficients(Answer):
     def _against(self, start: float, value: float, *, freedom: int) -> str:
         """The likelihood-ratio test of all predictors together, as a sentence."""
         chi_squared = max(0.0, 2 * (value - start))
-        p = float(scipy_stats().chi2.sf(chi_squared, freedom))
-        digits = "" if math.isnan(p) else f", p {p_text(p) if p < 0.001 or p > 0.99 else '= ' + p_text(p)}"
+        p = float(load_special().chdtrc(freedom, chi_squared))
+        digits = "" if math.isnan(p) else f", p {p_value(p) if p < 0.001 or p > 0.99 else '= ' + p_value(p)}"
         return f"likelihood-ratio test: chi-squared {chi_squared:.2f} of {freedom} degrees of freedom{digits}"

@@ -28,9 +28,9 @@ Step(name='times', length=67, parameters=())
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,9 +120,11 @@ class CoxRegression(Question):
     _: KW_ONLY
     ties: Ties = Ties.EFRON
     most_steps: int = 12
-    cells = True
+    cells: ClassVar[bool] = True
+    complete_cases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         times = SurvivalTimes(self.duration, self.event)
         design = DesignMatrix(self.predictors, taken=(self.duration.name, self.event.name))
         object.__setattr__(self, "predictors", design.predictors)
@@ -144,6 +146,11 @@ class CoxRegression(Question):
     def names(self) -> tuple[str, ...]:
         """Of the coefficients."""
         return self._design.names
+
+    @property
+    def edges(self) -> Mapping[str, tuple[float, ...]]:
+        """The grid of times."""
+        return {self.duration.name: tuple(self._times.grid.tolist())}
 
     @property
     def most_sums(self) -> int:

@@ -9,7 +9,7 @@ depends on data: all sites make the same columns, and sums over rows have bounds
 >>> from fl_integration.statistics.columns import Category, Number
 >>> design = DesignMatrix((Number("age", low=0, high=128, unit=1), Category("arm", ("old", "new"))))
 >>> design.names
-('age', 'arm=new')
+('age', 'arm[new]')
 >>> design.matrix(Rows.of({"age": [32.0, 128.0], "arm": ["new", "old"]})).tolist()
 [[-0.5, 1.0], [1.0, 0.0]]
 """
@@ -88,12 +88,12 @@ class DesignMatrix:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the columns: a number's own, and category=level."""
+        """Of the columns: a number's own, and category[level]."""
         return tuple(
             name
             for each in self.predictors
             for name in (
-                [f"{each.name}={level}" for level in each.levels[1:]]
+                [f"{each.name}[{level}]" for level in each.levels[1:]]
                 if isinstance(each, Category)
                 else [each.name]
             )

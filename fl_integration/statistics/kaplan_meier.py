@@ -14,8 +14,9 @@ alone observes late times is alone in them.
 [0, 1, 0, 1, 0, 1, 0, 0, 0]
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -50,9 +51,11 @@ class KaplanMeier(Question):
     duration: Number
     event: Category
     groups: Category | None = None
-    cells = True
+    cells: ClassVar[bool] = True
+    complete_cases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         times = SurvivalTimes(self.duration, self.event)
         if self.groups is None:
             return
@@ -70,6 +73,11 @@ class KaplanMeier(Question):
     @property
     def columns(self) -> tuple[Column, ...]:
         return (self.duration, self.event, *([] if self.groups is None else [self.groups]))
+
+    @property
+    def edges(self) -> Mapping[str, tuple[float, ...]]:
+        """The grid of times."""
+        return {self.duration.name: tuple(self._times.grid.tolist())}
 
     @property
     def most_sums(self) -> int:

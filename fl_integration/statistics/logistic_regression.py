@@ -18,7 +18,7 @@ sites.
 ...     Category("died", ("no", "yes")), (Number("age", low=0, high=128, unit=1), Category("sex", ("f", "m")))
 ... )
 >>> question.names
-('(constant)', 'age', 'sex=m')
+('intercept', 'age', 'sex[m]')
 >>> next(question.asking(max_rows=1000))
 Step(name='newton', length=14, parameters=(0.0, 0.0, 0.0))
 """
@@ -26,12 +26,12 @@ Step(name='newton', length=14, parameters=(0.0, 0.0, 0.0))
 import math
 from collections.abc import Generator
 from dataclasses import KW_ONLY, dataclass
-from typing import Final, NoReturn
+from typing import ClassVar, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.coefficients import CONSTANT, Coefficients
+from fl_integration.statistics.coefficients import INTERCEPT, Coefficients
 from fl_integration.statistics.columns import Category, Column, Number
 from fl_integration.statistics.design_matrix import DesignMatrix, Triangle, check_two_levels
 from fl_integration.statistics.newton import Likelihood, check_beta, check_most_steps, maximise
@@ -117,8 +117,10 @@ class LogisticRegression(Question):
     _: KW_ONLY
     ridge: float = 0.0
     most_steps: int = 12
+    complete_cases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         check_two_levels(self.outcome, role="the outcome")
         plain_fields(self, "ridge", "most_steps")
         object.__setattr__(
@@ -136,7 +138,7 @@ class LogisticRegression(Question):
     @property
     def names(self) -> tuple[str, ...]:
         """Of the coefficients."""
-        return (CONSTANT, *self._design.names)
+        return (INTERCEPT, *self._design.names)
 
     @property
     def most_sums(self) -> int:

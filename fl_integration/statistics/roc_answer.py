@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.presentation import drawing_axes, p_text, pandas_library, scipy_stats
+from fl_integration.statistics.showing import BLUE, GREY, axes_of, load_pandas, load_special, p_value
 from secagg.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class RocAnswer(Answer):
     @property
     def auc_interval(self) -> tuple[float, float]:
         """Of 95 %, DeLong's, cut to [0, 1]; of no width where the scores separate the outcomes perfectly."""
-        reach = float(scipy_stats().norm.ppf(0.975)) * self.auc_standard_error
+        reach = float(load_special().ndtri(0.975)) * self.auc_standard_error
         if math.isnan(reach):
             return math.nan, math.nan
         return max(0.0, self.auc - reach), min(1.0, self.auc + reach)
@@ -221,18 +221,18 @@ class RocAnswer(Answer):
         with np.errstate(divide="ignore", invalid="ignore"):
             # Where a group's probabilities are all 0, or all 1, one other outcome refutes the model.
             chi_squared = float(np.where(squares == 0, 0.0, squares / variance).sum())
-        law = scipy_stats().chi2
+        tail = load_special().chdtrc
         return HosmerLemeshow(
             chi_squared=chi_squared,
             groups=len(found.rows),
-            p_value=float(law.sf(chi_squared, len(found.rows) - 2)),
-            p_value_elsewhere=float(law.sf(chi_squared, len(found.rows))),
+            p_value=float(tail(len(found.rows) - 2, chi_squared)),
+            p_value_elsewhere=float(tail(len(found.rows), chi_squared)),
         )
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each point of the curve."""
         false, true, thresholds = self.curve
-        return pandas_library().DataFrame(
+        return load_pandas().DataFrame(
             {"threshold": thresholds, "false positive rate": false, "true positive rate": true}
         )
 
@@ -242,11 +242,11 @@ class RocAnswer(Answer):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        axes = drawing_axes(axes)
+        axes = axes_of(axes)
         false, true, _ = self.curve
         low, high = self.auc_interval
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-        axes.plot(false, true, color="C0", linewidth=2, label=f"AUC {self.auc:.3f} ({low:.3f} to {high:.3f})")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+        axes.plot(false, true, color=BLUE, linewidth=2, label=f"AUC {self.auc:.3f} ({low:.3f} to {high:.3f})")
         axes.set(
             xlim=(-0.01, 1.01),
             ylim=(-0.01, 1.01),
@@ -265,14 +265,14 @@ class RocAnswer(Answer):
             ParameterError: as `calibration`.
             MissingExtraError: matplotlib is not installed.
         """
-        found, axes = self.calibration(groups=groups), drawing_axes(axes)
-        z = float(scipy_stats().norm.ppf(0.975))
+        found, axes = self.calibration(groups=groups), axes_of(axes)
+        z = float(load_special().ndtri(0.975))
         middle = (found.observed + z * z / 2 / found.rows) / (1 + z * z / found.rows)
         reach = np.sqrt(found.observed * (1 - found.observed) / found.rows + (z / 2 / found.rows) ** 2)
         reach *= z / (1 + z * z / found.rows)
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-        axes.vlines(found.predicted, middle - reach, middle + reach, color="C0", linewidth=2)
-        axes.plot(found.predicted, found.observed, "s", color="C0")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+        axes.vlines(found.predicted, middle - reach, middle + reach, color=BLUE, linewidth=2)
+        axes.plot(found.predicted, found.observed, "s", color=BLUE)
         axes.set(
             xlim=(-0.01, 1.01),
             ylim=(-0.01, 1.01),
@@ -295,7 +295,7 @@ class RocAnswer(Answer):
             return "\n".join(lines)
         lines += [f"Brier score {self.brier_score:.4f}", str(self.confusion(0.5))]
         found = self.calibration()
-        table = pandas_library().DataFrame(
+        table = load_pandas().DataFrame(
             {
                 "rows": found.rows,
                 "events": found.events,
@@ -309,8 +309,8 @@ class RocAnswer(Answer):
             return "\n".join([*lines, table.to_string(index=False)])
         lines.append(
             f"Hosmer-Lemeshow: chi-squared {test.chi_squared:.2f} over {test.groups} groups, p "
-            f"{p_text(test.p_value)} if the model was fitted to these rows, {p_text(test.p_value_elsewhere)} "
-            "if not"
+            f"{p_value(test.p_value)} if the model was fitted to these rows, "
+            f"{p_value(test.p_value_elsewhere)} if not"
         )
         return "\n".join([*lines, table.to_string(index=False)])
 

@@ -16,9 +16,10 @@ by ranks).
 [0, 1, 0, 0, 0, 0, 1, 0, 0, 1, 0]
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -52,9 +53,11 @@ class RocCurve(Question):
 
     outcome: Category
     score: Number
-    cells = True
+    cells: ClassVar[bool] = True
+    complete_cases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         check_two_levels(self.outcome, role="the outcome")
         if not isinstance(self.score, Number) or self.score.name == self.outcome.name:
             raise ParameterError(
@@ -69,6 +72,11 @@ class RocCurve(Question):
     @property
     def columns(self) -> tuple[Column, ...]:
         return (self.outcome, self.score)
+
+    @property
+    def edges(self) -> Mapping[str, tuple[float, ...]]:
+        """The grid of scores."""
+        return {self.score.name: self._grid}
 
     @property
     def most_sums(self) -> int:
@@ -87,13 +95,10 @@ class RocCurve(Question):
                     f"no row with a score has the level {level!r} of {self.outcome.name!r}; a ROC curve "
                     "needs both"
                 )
-        grid = [
-            float(each * Fraction(self.score.unit)) for each in range(self._lowest, self._lowest + self._bins)
-        ]
         return RocAnswer(
             outcome=f"{self.outcome.name}={self.outcome.levels[1]}",
             score=self.score.name,
-            scores=np.array(grid),
+            scores=np.array(self._grid),
             positives=positives.copy(),
             negatives=negatives.copy(),
             incomplete=int(total[-1]),
@@ -120,6 +125,11 @@ class RocCurve(Question):
     @property
     def _bins(self) -> int:
         return 2 * self.score.largest + 1
+
+    @property
+    def _grid(self) -> tuple[float, ...]:
+        steps = range(self._lowest, self._lowest + self._bins)
+        return tuple(float(each * Fraction(self.score.unit)) for each in steps)
 
     @property
     def _length(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.presentation import drawing_axes, p_text, pandas_library, scipy_stats
+from fl_integration.statistics.showing import GREY, axes_of, load_pandas, load_special, p_value
 from secagg.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class SurvivalCurves(Answer):
         These are lifelines' default and R's conf.type="log-log". Before the first death they are (1, 1),
         after the last row died (NaN, NaN), as in R.
         """
-        z = float(scipy_stats().norm.ppf(0.975))
+        z = float(load_special().ndtri(0.975))
         staying = self.at_risk - self.deaths
         with np.errstate(divide="ignore", invalid="ignore"):
             hazard = np.where(self.deaths > 0, self.deaths / (self.at_risk * staying), 0.0)
@@ -120,14 +120,15 @@ class SurvivalCurves(Answer):
         covariance = covariance[used][:, used][:-1, :-1]
         if len(covariance) < 1 or np.linalg.eigvalsh(covariance)[0] <= 1e-12 * weight.sum():
             raise ParameterError(
-                "the log-rank test compares two groups or more, each with rows at risk when somebody of another died"
+                "the log-rank test compares two groups or more, each with rows at risk when somebody of "
+                "another died"
             )
         surplus = (died.sum(axis=1) - expected)[used][:-1]
         chi_squared = float(surplus @ np.linalg.solve(covariance, surplus))
         return LogRank(
             chi_squared=chi_squared,
             freedom=len(covariance),
-            p_value=float(scipy_stats().chi2.sf(chi_squared, len(covariance))),
+            p_value=float(load_special().chdtrc(len(covariance), chi_squared)),
             observed=died.sum(axis=1),
             expected=expected,
         )
@@ -135,7 +136,7 @@ class SurvivalCurves(Answer):
     def to_frame(self) -> "pd.DataFrame":
         """A row for each group and time at which somebody died or was censored."""
         where = np.nonzero(self.deaths + self.censored)
-        return pandas_library().DataFrame(
+        return load_pandas().DataFrame(
             {
                 "group": [self.groups[group] for group in where[0]],
                 self.duration: self.times[where[1]],
@@ -154,7 +155,7 @@ class SurvivalCurves(Answer):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        axes = drawing_axes(axes)
+        axes = axes_of(axes)
         start = min(0.0, float(self.times[0]))
         for group, name in enumerate(self.groups):
             last = int(np.flatnonzero(self.at_risk[group])[-1]) + 1 if self.at_risk[group, 0] else 0
@@ -172,7 +173,7 @@ class SurvivalCurves(Answer):
         ticks = [tick for tick in axes.get_xticks().tolist() if start <= tick <= self.times[-1]]
         axes.set_xticks(ticks)
         blended = axes.get_xaxis_transform()
-        axes.text(0, -0.19, "at risk", transform=axes.transAxes, fontsize="small", color="0.4")
+        axes.text(0, -0.19, "at risk", transform=axes.transAxes, fontsize="small", color=GREY)
         for group, counts in enumerate(self.at(ticks)):
             for tick, count in zip(ticks, counts.tolist(), strict=True):
                 axes.text(
@@ -189,7 +190,7 @@ class SurvivalCurves(Answer):
         return axes
 
     def __str__(self) -> str:
-        table = pandas_library().DataFrame(
+        table = load_pandas().DataFrame(
             {
                 "rows": self.at_risk[:, 0],
                 "events": self.deaths.sum(axis=1),
@@ -208,7 +209,7 @@ class SurvivalCurves(Answer):
                 return "\n".join([*lines, f"no log-rank test: {error}"])
             lines.append(
                 f"log-rank test: chi-squared {test.chi_squared:.2f} of {test.freedom} degrees of freedom, "
-                f"p {p_text(test.p_value)}"
+                f"p {p_value(test.p_value)}"
             )
         return "\n".join(lines)
 
