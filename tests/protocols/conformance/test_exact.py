@@ -152,21 +152,20 @@ def test_the_integer_surface_has_no_weights_and_no_metrics(family: Family) -> No
 # exact(max_abs=…)
 
 
-@pytest.mark.parametrize("most", [1, 2**31 - 1, 2**63])
+@pytest.mark.parametrize("most", [1, 2**63])
 def test_sums_of_either_sign_equal_numpys(family: Family, most: int) -> None:
     most = min(most, limit(family, sign=1))
     generator = np.random.default_rng(most % 97)
-    updates = {name: generator.integers(-most, most, 67, endpoint=True) for name in "abcdef"}
+    updates = {name: generator.integers(-most, most, 67, endpoint=True) for name in "abc"}
     for update in updates.values():
         update[:3] = most, -most, 0
-    updates["f"][3:] = -updates["a"][3:]
     learnt = simulate(family().exact(max_abs=most), updates).sum
     assert isinstance(learnt, IntegerSum)
     assert learnt.total.dtype == np.int64
-    assert learnt.total[:3].tolist() == [6 * most, -6 * most, 0]
+    assert learnt.total[:3].tolist() == [3 * most, -3 * most, 0]
     assert np.array_equal(learnt.total, np.sum(list(updates.values()), axis=0))
-    assert np.allclose(learnt.mean, learnt.total / 6, rtol=1e-15)
-    assert (learnt.total_weight, learnt.contributors, learnt.metrics) == (6, frozenset("abcdef"), {})
+    assert np.allclose(learnt.mean, learnt.total / 3, rtol=1e-15)
+    assert (learnt.total_weight, learnt.contributors, learnt.metrics) == (3, frozenset("abc"), {})
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.0, True, (2**62 - 1) // 6 + 1, 2**63])

@@ -273,13 +273,10 @@ def test_the_table_says_how_many_are_sure_and_honest() -> None:
 
 
 def test_a_lattice_plan_promises_what_sums_its_keys_promises() -> None:
-    asked = Requirements(adversary=Adversary.SEMI_HONEST)
+    asked = {"max_clients": 500, "requirements": Requirements(adversary=Adversary.SEMI_HONEST)}
     for keys, honest in ((MaskedSum, 250), (PaillierSum, 2), (PlainSum, 0)):
-        plans = (
-            LatticeSum(max_clients=500, requirements=asked, keys=keys),
-            keys(max_clients=500, requirements=asked),
-        )
-        assert [each.plan(500).sure_honest for each in plans] == [honest] * 2
+        plans = [each.plan(500) for each in (LatticeSum(**asked, keys=keys), keys(**asked))]
+        assert [plan.sure_honest for plan in plans] == [honest] * 2
 
 
 def test_the_table_says_to_whom_one_update_opens_and_what_a_quantum_computer_opens() -> None:
