@@ -18,7 +18,7 @@ number of words that needed a search, one number about all samples together; `di
 
 No seed is logged or kept, but memory is not wiped. Samples serve one release: a second one under the same
 seed gives away the difference of the two (D14). Tables stay in memory, the last four of all laws: at most
-56 MB each.
+56 MB each, and half as much where chances are asked for.
 """
 
 import math
@@ -43,7 +43,7 @@ from secagg.secret import Secret
 __all__ = ["LARGEST_SIGMA", "Law", "checked"]
 
 LARGEST_SIGMA: Final = 2.0**18
-"""Above it a table would take more than a hundred megabytes, and many seconds to make."""
+"""Its table takes 56 MB, and six seconds to make."""
 
 _CUT_BITS: Final = 110
 _SCALING_BITS: Final = 130
