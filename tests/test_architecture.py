@@ -164,7 +164,8 @@ def rooms_of(floor: str) -> dict[str, set[str]]:
     return {here: there & arrows.keys() for here, there in arrows.items()}
 
 
-@pytest.mark.parametrize(("floor", "floors"), [("secagg", 5), ("protocols", 7), ("fl_integration", 7)])
+# In fl_integration privacy and statistics are rooms of their own, each below what uses it.
+@pytest.mark.parametrize(("floor", "floors"), [("secagg", 5), ("protocols", 7), ("fl_integration", 9)])
 def test_the_rooms_of_a_floor_stand_on_few_floors_and_in_no_circle(floor: str, floors: int) -> None:
     left, found = rooms_of(floor), 0
     while left:
@@ -181,7 +182,7 @@ def test_tables_of_contents_are_short_and_without_logic() -> None:
             if path.name != "__init__.py" or str(path.relative_to(ROOT)) == FRONT_DOOR:
                 continue
             text = path.read_text(encoding="utf-8")
-            most = 100 if name == "fl_integration" else 75  # a door: each room twice, once for type checkers
+            most = 150 if name == "fl_integration" else 75  # a door: each room twice, once for type checkers
             assert len(text.splitlines()) <= most
             defined = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.FunctionDef)]
             assert not defined or name == "fl_integration"

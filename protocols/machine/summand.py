@@ -1,9 +1,9 @@
-"""From an update to the integers that are summed, and from their sum back: the two surfaces.
+"""From an update to the integers that are summed, and from their sum back: surfaces, and that of floats.
 
 Every protocol sums integer vectors modulo 2**bits. `FloatSurface` puts `FixedPoint` on top: a client's
 vector is (w·x_1, …, w·x_d, w·metric_1, …, w), each product rounded. So weights are exact integers inside the
 sum, a small hospital loses no precision (ATTACKS B8), and nobody's example count divides what it adds (D3).
-`IntegerSurface` is the level below, for callers that bring integers of their own.
+`protocols.machine.integers` is the level below, for callers that bring integers of their own.
 
 Overflow is excluded when a surface is built: the ring holds the largest possible sum with its sign. A client
 that lies is not bound by that, and what it sends cannot be looked at; but a sum beyond what its total weight
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId
-from protocols.interface import IntegerSum, Sum, Update
+from protocols.interface import Sum, Update
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, RoundAborted
-from secagg.numbers import is_number, plain, plain_fields
+from secagg.numbers import is_number, plain
 from secagg.vectors.fixedpoint import Encoder, FixedPoint, Rounding
 from secagg.vectors.ring import BLOCK_VALUES, Ring
 
-__all__ = ["FloatSurface", "IntegerSurface", "Summand", "Surface", "Total"]
+__all__ = ["FloatSurface", "Summand", "Surface", "Total", "Words", "check_vector", "check_weight"]
 
 Words: TypeAlias = NDArray[Any]
 """A vector of ring elements in `Ring.dtype`."""
@@ -112,17 +112,6 @@ class _FloatSummand(Summand):
         block[count:] = self._tail[skipped : skipped + len(block) - count]
 
 
-class _IntegerSummand(Summand):
-    """Integers as they are."""
-
-    def __init__(self, ring: Ring, values: NDArray[Any]) -> None:
-        super().__init__(ring, len(values))
-        self._values = values
-
-    def _write(self, start: int, block: Words) -> None:
-        block[:] = self._values[start : start + len(block)]
-
-
 class Surface(Protocol):
     """What a protocol needs to know of the numbers that it sums."""
 
@@ -164,12 +153,18 @@ class Surface(Protocol):
         """Whether sums are signed."""
         ...
 
+    @property
+    def wraps(self) -> bool:
+        """Whether sums wrap around in the ring; if not, they fit it."""
+        ...
+
     def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
         """The sum; `RoundAborted` with `opened=contributors` if it cannot have come from honest summands."""
         ...
 
 
-def _check_vector(update: object, length: int) -> NDArray[Any]:
+def check_vector(update: object, length: int) -> NDArray[Any]:
+    """An update as a plain array; `ParameterError` if it is no vector of this length."""
     if not isinstance(update, np.ndarray) or update.ndim != 1:
         kind = type(update).__name__
         shape = f" of shape {update.shape}" if isinstance(update, np.ndarray) else ""
@@ -226,7 +221,7 @@ class FloatSurface:
         return length + len(self.metrics) + 1
 
     def check(self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float]) -> None:
-        values = _check_vector(update, length)
+        values = check_vector(update, length)
         if values.dtype not in (np.float32, np.float64):
             raise ParameterError(f"an update of {values.dtype}; float32 and float64 are summed")
         if check_weight(weight, self.max_weight) > self.max_total_weight:
@@ -275,6 +270,10 @@ class FloatSurface:
     def signed(self) -> bool:
         return True
 
+    @property
+    def wraps(self) -> bool:
+        return False
+
     def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
         length = len(total) - len(self.metrics) - 1
         tail = self.ring.centred(total[length:])
@@ -313,75 +312,6 @@ class FloatSurface:
                 raise _beyond("a value of the sum", contributors, "the clip")
             mean[start:stop] = codec.decode(block, total_weight=total_weight)
         return mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntegerSurface:
-    """uint64 vectors with values in [0, max_summand], summed exactly."""
-
-    max_clients: int
-    max_summand: int
-
-    def __post_init__(self) -> None:
-        plain_fields(self, "max_summand")
-        if type(self.max_summand) is not int or self.max_summand < 1:
-            raise ParameterError(f"max_summand is {self.max_summand!r}; it must be a positive integer")
-        if (self.max_clients * self.max_summand).bit_length() > 63:
-            raise ParameterError(
-                f"{self.max_clients} summands of up to {self.max_summand} do not fit 63 bits: "
-                f"lower max_summand or max_clients"
-            )
-
-    @property
-    def ring(self) -> Ring:
-        return Ring(bits=(self.max_clients * self.max_summand).bit_length())
-
-    @property
-    def summand_bound(self) -> int:
-        return self.max_summand
-
-    @property
-    def sum_bound(self) -> int:
-        return self.max_clients * self.max_summand
-
-    def check_length(self, length: int) -> None:
-        """Every length will do."""
-
-    def elements(self, length: int) -> int:
-        return length
-
-    def check(self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float]) -> None:
-        values = _check_vector(update, length)
-        if values.dtype != np.uint64:
-            raise ParameterError(f"a summand of {values.dtype}; the integer surface takes uint64")
-        if weight != 1 or metrics:
-            raise ParameterError(
-                "the integer surface has neither weights nor metrics; scale the summand yourself"
-            )
-        if int(values.max()) > self.max_summand:
-            raise ParameterError(f"a value above max_summand = {self.max_summand}; nothing was sent")
-
-    def encode(
-        self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float], entropy: Entropy
-    ) -> Summand:
-        self.check(update, length=length, weight=weight, metrics=metrics)
-        return _IntegerSummand(self.ring, update)
-
-    @property
-    def signed(self) -> bool:
-        return False
-
-    def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
-        ring, exact = self.ring, np.empty(len(total), dtype=np.uint64)
-        for start in range(0, len(total), BLOCK_VALUES):
-            stop = min(start + BLOCK_VALUES, len(total))
-            exact[start:stop] = ring.residues(total[start:stop])
-        if len(exact) and int(exact.max()) > len(contributors) * self.max_summand:
-            raise RoundAborted(
-                "a sum above what its contributors may add up to: a contributor broke max_summand",
-                opened=contributors,
-            )
-        return IntegerSum(exact / len(contributors), len(contributors), contributors, {}, exact)
 
 
 def _beyond(what: str, contributors: frozenset[ClientId], limit: str) -> RoundAborted:
