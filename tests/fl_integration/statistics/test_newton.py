@@ -87,7 +87,7 @@ def test_a_likelihood_without_a_maximum_is_refused():
 def test_a_coefficient_beyond_its_limit_is_refused():
     slope = lambda beta: Likelihood(float(1e-3 * beta[0]), np.array([1e-3]), np.array([[1e-6]]))  # noqa: E731
     with pytest.raises(
-        ParameterError, match="'a' would be larger than 256 .* declare bounds that are nearer"
+        ParameterError, match=r"'a' would be larger than 256 .* declare bounds that are nearer"
     ):
         found(slope)
 
