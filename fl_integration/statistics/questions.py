@@ -8,9 +8,11 @@ from typing import Final
 
 from fl_integration.statistics.count import Count
 from fl_integration.statistics.cox_regression import CoxRegression
+from fl_integration.statistics.histogram import Histogram
 from fl_integration.statistics.kaplan_meier import KaplanMeier
 from fl_integration.statistics.logistic_regression import LogisticRegression
 from fl_integration.statistics.moments import Moments
+from fl_integration.statistics.quantiles import Quantiles
 from fl_integration.statistics.question import Question
 from fl_integration.statistics.roc_curve import RocCurve
 
@@ -18,9 +20,11 @@ __all__ = ["QUESTIONS"]
 
 QUESTIONS: Final[tuple[type[Question], ...]] = (
     Count,
-    Moments,
-    RocCurve,
-    LogisticRegression,
-    KaplanMeier,
     CoxRegression,
+    Histogram,
+    KaplanMeier,
+    LogisticRegression,
+    Moments,
+    Quantiles,
+    RocCurve,
 )
