@@ -2,8 +2,9 @@
 
 A policy that looks at one question at a time sees no attack that takes two: all patients, and all but one. So
 before a site's numbers leave it writes down which rows they count, and refuses a question whose rows differ
-from those of an earlier answer by more than none and less than a few; likewise whose sites do. A question
-that was answered may be answered again, over the same rows and sites: it says nothing new.
+from those of an earlier answer by more than none and less than a few; likewise whose sites do, or whose
+columns have other bounds, for the sums under two bounds tell how many rows lie in between. A question that
+was answered may be answered again, over the same rows and sites: it says nothing new.
 
 Rows are known by their contents, through a hash under a key that is drawn when the file is made: the file
 holds no value, and nobody who lacks it can look for one. Whoever has the file can try out contents, as with
@@ -31,7 +32,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,8 @@ _TABLES: Final = (
     "PRIMARY KEY (site, id)) STRICT",
     "CREATE TABLE answered (site TEXT NOT NULL, label TEXT NOT NULL, id INTEGER NOT NULL, "
     "sites BLOB NOT NULL, PRIMARY KEY (site, label, id, sites)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE columns (site TEXT NOT NULL, name TEXT NOT NULL, said BLOB NOT NULL, "
+    "PRIMARY KEY (site, name)) STRICT, WITHOUT ROWID",
     "CREATE TABLE sums (site TEXT NOT NULL, session BLOB NOT NULL, number INTEGER NOT NULL, "
     "question BLOB NOT NULL, PRIMARY KEY (site, session, number)) STRICT, WITHOUT ROWID",
 )
@@ -80,12 +83,14 @@ class Asked:
         sites: who is asked.
         rows: uint8[rows, bytes], the contents of the rows that count, see `contents_of`.
         sets: bool[rows] by column: which of them have a value there; under "" all of them.
+        columns: what each column is said to be, in canonical bytes, by name.
     """
 
     question: bytes
     sites: tuple[str, ...]
     rows: NDArray[np.uint8]
     sets: Mapping[str, NDArray[np.bool_]]
+    columns: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class AnswerLedger:
@@ -200,6 +205,7 @@ class AnswerLedger:
 
     def _compare(self, asked: Asked, site: str, *, min_difference: int, min_sites: int) -> None:
         """Refuses what is too near an earlier answer; otherwise writes down what this one is about."""
+        self._compare_columns(asked, site)
         places, universe = self._places(asked.rows, site)
         earlier = self._all("SELECT label, id, sites FROM answered WHERE site = ?", site)
         bits = {
@@ -232,6 +238,20 @@ class AnswerLedger:
             self._connection.execute(
                 "INSERT INTO answered VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (site, label, number, written.finish()),
+            )
+
+    def _compare_columns(self, asked: Asked, site: str) -> None:
+        """A column keeps its bounds: the sums under two of them tell how many rows lie in between."""
+        said = dict(self._all("SELECT name, said FROM columns WHERE site = ?", site))
+        for name, column in asked.columns.items():
+            if said.setdefault(name, column) != column:
+                raise _refused(
+                    site,
+                    f"the column {name!r} was answered about with other bounds, unit or levels, and the "
+                    "difference would tell which rows lie in between: ask with those",
+                )
+            self._connection.execute(
+                "INSERT INTO columns VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (site, name, column)
             )
 
     def _places(self, rows: NDArray[np.uint8], site: str) -> tuple[NDArray[np.int64], int]:
