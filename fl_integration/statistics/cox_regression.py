@@ -148,7 +148,7 @@ class CoxRegression(Question):
         return self._design.names
 
     @property
-    def edges(self) -> Mapping[str, tuple[float, ...]]:
+    def cuts(self) -> Mapping[str, tuple[float, ...]]:
         """The grid of times."""
         return {self.duration.name: tuple(self._times.grid.tolist())}
 

@@ -75,7 +75,7 @@ class KaplanMeier(Question):
         return (self.duration, self.event, *([] if self.groups is None else [self.groups]))
 
     @property
-    def edges(self) -> Mapping[str, tuple[float, ...]]:
+    def cuts(self) -> Mapping[str, tuple[float, ...]]:
         """The grid of times."""
         return {self.duration.name: tuple(self._times.grid.tolist())}
 

@@ -138,12 +138,14 @@ def maximise(
                 "most_steps, or, if it grows without end because the predictors separate the outcomes, drop "
                 "that predictor, merge its levels, or pass a ridge where the question has one"
             )
-        candidate = np.rint((beta + delta) * _GRID) / _GRID
-        if np.abs(candidate).max() > BETA_LIMIT:
+        if np.abs(beta).max() > BETA_LIMIT / 2 and np.abs(beta + delta).max() > BETA_LIMIT:
             raise ParameterError(
-                f"the coefficient of {names[_largest(candidate)]!r} would be larger than {BETA_LIMIT} for "
-                "the range between its bounds; declare bounds that are nearer to the data"
+                f"the coefficient of {names[_largest(beta + delta)]!r} would be larger than {BETA_LIMIT} for "
+                "half of the range between its bounds; declare bounds that are nearer to the data"
             )
+        while np.abs(beta + delta).max() > BETA_LIMIT:
+            delta, whole = delta / 2, False
+        candidate = np.rint((beta + delta) * _GRID) / _GRID
         trial = yield from evaluate(candidate)
         steps += 1
         gain = _penalised(trial, candidate, penalty) - _penalised(current, beta, penalty)

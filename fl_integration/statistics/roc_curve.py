@@ -74,7 +74,7 @@ class RocCurve(Question):
         return (self.outcome, self.score)
 
     @property
-    def edges(self) -> Mapping[str, tuple[float, ...]]:
+    def cuts(self) -> Mapping[str, tuple[float, ...]]:
         """The grid of scores."""
         return {self.score.name: self._grid}
 
@@ -120,11 +120,11 @@ class RocCurve(Question):
     @property
     def _lowest(self) -> int:
         """The lowest score, in units."""
-        return self.score.middle - self.score.largest
+        return round(self.score.low / self.score.unit)
 
     @property
     def _bins(self) -> int:
-        return 2 * self.score.largest + 1
+        return round(self.score.high / self.score.unit) - self._lowest + 1
 
     @property
     def _grid(self) -> tuple[float, ...]:
