@@ -12,7 +12,7 @@ bound is added.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fl_integration.privacy.accountant import Release, calibrate, epsilon_of, epsilons
 from fl_integration.privacy.plan import PrivacyPlan
@@ -177,7 +177,26 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
             "an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
             "corrupt_fraction, or a larger min_contributors"
         )
-    return base
+    return _worst_cohort(protocol, base)
+
+
+def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
+    """The plan, as bad as it is for the worst cohort that clients under `PrivacyPlan.policy` take part in.
+
+    A server may announce a part of the roster. On the complete graph, and where clients share nothing, as
+    many survivors as the whole cohort must have are enough for as many honest ones; a random graph of fewer
+    clients has other thresholds.
+    """
+    if not 0 < base.degree < base.clients - 1:
+        return base
+    honest, failure = base.sure_honest, base.security_failure
+    for fewer in range(base.min_survivors, base.clients):
+        try:
+            found = protocol.plan(fewer, roster=base.roster)
+        except ParameterError:  # no client takes part in such a round
+            continue
+        honest, failure = min(honest, found.sure_honest), max(failure, found.security_failure)
+    return replace(base, sure_honest=honest, security_failure=failure)
 
 
 def _security_failure(query: Query, base: Plan) -> float:
