@@ -99,9 +99,8 @@ class Release:
                 )
             if self.sigma / math.sqrt(self.shares) < 0.5:
                 raise ParameterError(
-                    f"discrete Gaussian shares of {self.sigma / math.sqrt(self.shares):.3g} steps; they need "
-                    "0.5: "
-                    "take a finer grid (steps), or Noise.SKELLAM"
+                    f"discrete Gaussian shares of {self.sigma / math.sqrt(self.shares):.3g} steps; they "
+                    "need 0.5: take a finer grid (steps), or Noise.SKELLAM"
                 )
 
 
@@ -188,8 +187,7 @@ def calibrate(
         if high > 1e9:
             raise ParameterError(
                 f"no noise keeps {rounds} rounds within epsilon {epsilon:g} at delta {delta:g}; raise "
-                "epsilon or "
-                "delta, or ask for fewer rounds"
+                "epsilon or delta, or ask for fewer rounds"
             )
     while low > 1e-6 and cost(low) <= epsilon:
         low, high = low / 2, low

@@ -30,7 +30,7 @@ from fl_integration.privacy.accountant import check_rate
 from fl_integration.privacy.adaptive import AdaptiveClip, check_adaptive
 from fl_integration.privacy.clipping import cut_to, to_grid
 from fl_integration.privacy.ledger import BudgetLedger
-from fl_integration.privacy.noising import noised
+from fl_integration.privacy.noising import check_plan, check_total, noised
 from fl_integration.privacy.plan import PrivacyPlan
 from fl_integration.privacy.planning import Query, make_plan, most_l1
 from fl_integration.privacy.units import (
@@ -108,8 +108,7 @@ class PatientLevel:
         if self.delta > 1 / self.denominator:
             raise ParameterError(
                 f"delta is {self.delta:g}, above 1/denominator = {1 / self.denominator:.3g}: with such a "
-                "chance one "
-                "patient's record may be shown whole; lower delta, by a factor of 10 at best"
+                "chance one patient's record may be shown whole; lower delta, by a factor of 10 at best"
             )
         check_adaptive(self.adaptive, self.clip)
 
@@ -121,6 +120,15 @@ class PatientLevel:
     @property
     def _half(self) -> int:
         return self.adaptive.half(self.steps) if self.adaptive else 0
+
+    @property
+    def _squares(self) -> int:
+        """The most that the squares of one patient's entries add up to, the count's with them."""
+        return self.steps**2 + self._half**2
+
+    def _check(self, plan: PrivacyPlan) -> None:
+        l2 = math.sqrt(self._squares)
+        check_plan(plan, unit=Unit.PATIENT, l2=l2, rounds=self.rounds, rate=self.sampling_rate)
 
     def plan(
         self,
@@ -149,7 +157,6 @@ class PatientLevel:
                 f"{entries:,} entries of up to {self.steps:,} steps: their squares do not fit 63 bits; lower "
                 "steps"
             )
-        squares = self.steps**2 + self._half**2
         values = entries + bool(self.adaptive) if entries else 0
         # Ten standard deviations above the mean of how many are drawn: the ring need not hold more.
         drawn = self.sampling_rate * self.denominator
@@ -163,8 +170,8 @@ class PatientLevel:
             sampling_rate=self.sampling_rate,
             entries=entries,
             length=values,
-            l2=math.sqrt(squares),
-            l1=most_l1(squares, values),
+            l2=math.sqrt(self._squares),
+            l1=most_l1(self._squares, values),
             reach=(self.max_patients or self.denominator) * self.steps,
             total_reach=drawn * self.steps,
             clip=self.first_clip,
@@ -223,6 +230,7 @@ class PatientLevel:
         Raises:
             ParameterError: shapes or types that do not fit; nothing is said of values.
         """
+        self._check(plan)
         rows = _as_rows(gradients, plan.entries)
         taken = _as_mask(sampled, len(rows))
         clip = self.first_clip if clip is None else check_positive("clip", clip)
@@ -266,15 +274,20 @@ class PatientLevel:
             plan: of this unit.
             clip: that of the round, if it follows.
         """
+        self._check(plan)
         clip = self.first_clip if clip is None else check_positive("clip", clip)
-        vector = np.asarray(total)[: len(total) - bool(self.adaptive)]
-        return np.asarray(vector * (clip / (self.steps * self.sampling_rate * self.denominator)))
+        vector = check_total(total, plan=plan)[: len(total) - bool(self.adaptive)].astype(np.float64)
+        vector *= clip / (self.steps * self.sampling_rate * self.denominator)
+        return vector
 
     def fraction(self, total: NDArray[np.int64], *, plan: PrivacyPlan) -> float:
         """The noised part of the patients whose gradients the clip left whole, for `AdaptiveClip.next`."""
         if not self.adaptive:
             raise ParameterError("this unit has no adaptive clip, so nothing was counted")
-        return 0.5 + int(total[-1]) / (2 * self._half * self.sampling_rate * self.denominator)
+        self._check(plan)
+        return 0.5 + int(check_total(total, plan=plan)[-1]) / (
+            2 * self._half * self.sampling_rate * self.denominator
+        )
 
 
 def _as_rows(gradients: ArrayLike, length: int) -> NDArray[Any]:
@@ -303,9 +316,8 @@ def _group(patients: ArrayLike, rows: int) -> NDArray[np.int64]:
     ids = np.asarray(patients)
     if ids.shape != (rows,) or ids.dtype.kind not in "iuUSO":
         raise ParameterError(
-            f"patients are {ids.dtype} of shape {ids.shape}; they must be integers or texts, one for each of "
-            f"{rows} "
-            "rows"
+            f"patients are {ids.dtype} of shape {ids.shape}; they must be integers or texts, one for each "
+            f"of {rows} rows"
         )
     return np.unique(ids, return_inverse=True)[1].astype(np.int64)
 

@@ -22,6 +22,7 @@ from protocols.machine.parameters import ExactSum, Parameters
 from protocols.planning.requirements import Plan
 from secagg.errors import ParameterError
 from secagg.noise import DiscreteGaussian, Skellam
+from secagg.noise.law import LARGEST_SIGMA
 from secagg.numbers import plain
 
 __all__ = ["Query", "make_plan", "most_l1"]
@@ -164,9 +165,8 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
         )
     if isinstance(protocol, PlainSum):
         raise ParameterError(
-            "PlainSum shows each client's vector to the server, with that client's share of the noise alone; "
-            "take "
-            "MaskedSum or another protocol that opens sums only"
+            "PlainSum shows each client's vector to the server, with that client's share of the noise "
+            "alone; take MaskedSum or another protocol that opens sums only"
         )
     if type(n) is int and n > protocol.max_clients:
         raise ParameterError(f"{n} clients; the protocol's max_clients is {protocol.max_clients}: raise it")
@@ -174,8 +174,7 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
     if base.sure_honest < 1 or base.security_failure >= 1:
         raise ParameterError(
             f"with {n} clients, up to {base.corrupt} corrupt, under {base.adversary} no sum is sure to have "
-            "an "
-            "honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
+            "an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
             "corrupt_fraction, or a larger min_contributors"
         )
     return _worst_cohort(protocol, base)
@@ -220,33 +219,47 @@ def _delta_left(query: Query, base: Plan, table: float) -> float:
         else "lower epsilon or rounds"
     )
     raise ParameterError(
-        f"delta is {query.delta:.3g}, of which the protocol's plan takes {plan:.3g} in {query.rounds} rounds "
-        "and "
-        f"the noise's distance from its law {table:.3g}: nothing is left for the noise; {remedy}"
+        f"delta is {query.delta:.3g}, of which the protocol's plan takes {plan:.3g} in {query.rounds} "
+        f"rounds and the noise's distance from its law {table:.3g}: nothing is left for the noise; {remedy}"
     )
 
 
 def _share(query: Query, multiplier: float, honest: int) -> Skellam | DiscreteGaussian:
     """One client's share; a breath more than its part, so that `honest` of them are not less in float64."""
-    variance = (multiplier * query.l2) ** 2 / honest * (1 + 2**-40)
+    sigma = multiplier * query.l2 / math.sqrt(honest) * (1 + 2**-40)
+    if sigma > LARGEST_SIGMA:
+        raise ParameterError(
+            f"one client's share of the noise has a standard deviation of {sigma:,.0f} steps, and at most "
+            f"{LARGEST_SIGMA:,.0f} can be drawn: {_coarser(query)}"
+        )
     if query.noise is Noise.SKELLAM:
-        return Skellam(variance=variance)
-    return DiscreteGaussian(sigma=math.sqrt(variance))
+        return Skellam(variance=sigma**2)
+    return DiscreteGaussian(sigma=sigma)
+
+
+def _coarser(query: Query) -> str:
+    """What makes numbers smaller."""
+    return (
+        "lower steps, the grid of a clip, or raise epsilon"
+        if query.steps > 1
+        else "raise epsilon, or count in coarser units"
+    )
 
 
 def _surface(
     query: Query, protocol: Parameters, share: Skellam | DiscreteGaussian, *, total_sigma: float, n: int
 ) -> tuple[ExactSum, int | None]:
     """The integer surface that noised sums fit, and what it holds summands to."""
-    coarser = "lower steps, the grid of a clip" if query.steps > 1 else "raise epsilon"
     if isinstance(protocol, MaskedSum):
         bits = math.ceil(
             math.log2(2 * (query.total_reach + _TAIL * math.hypot(total_sigma, query.total_spread)) + 1)
         )
         if bits > 62:
-            raise ParameterError(f"sums of {bits} bits a value; 62 fit: {coarser}")
+            raise ParameterError(f"sums of {bits} bits a value; 62 fit: {_coarser(query)}")
         return protocol.modular(bits=max(bits, 2)), None
     try:
         return protocol.exact(max_abs=query.reach + share.bound), query.reach
     except ParameterError as error:
-        raise ParameterError(f"{error}; for noised sums max_abs follows from the plan: {coarser}") from error
+        raise ParameterError(
+            f"{error}; for noised sums max_abs follows from the plan: {_coarser(query)}"
+        ) from error
