@@ -67,7 +67,7 @@ def alleles(markers: int = 100_000, persons: int = 300) -> Row:
         for site in SITES
     }
     question = AlleleTest(Genotypes("snps", markers), Category("ill", (0, 1)), calls=Calls.COMPLETE)
-    # Four sums of up to 1000 in absolute value take 13 bits; of 1024 they would take 14, and one value needs them.
+    # Sums of four sites of up to 1000 rows take 13 bits; of 1024 rows 14, for the sake of one value.
     seconds, sent = asked(question, tables, max_rows=1000)
     return Row(
         what=f"{markers:,} allele tests, {len(SITES)} sites of {persons}, MaskedSum",

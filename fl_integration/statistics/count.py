@@ -7,7 +7,7 @@ import numpy as np
 
 from fl_integration.statistics.answer import Answer, frame_of, new_axes
 from fl_integration.statistics.columns import Column
-from fl_integration.statistics.question import Asking, Question, Step, Total
+from fl_integration.statistics.question import Asking, Question, Sensitivity, Step, Total
 from fl_integration.statistics.rows import Rows
 from secagg.errors import ParameterError
 
@@ -58,6 +58,9 @@ class Count(Question):
 
     def largest(self, *, max_rows: int) -> int:
         return max_rows
+
+    def sensitivity(self, step: Step) -> Sensitivity:
+        return Sensitivity(np.ones(1, dtype=np.int64), touched=1)
 
     def asking(self, *, max_rows: int) -> Asking:
         total = yield _STEP

@@ -178,6 +178,7 @@ class ContingencyTable(Answer):
         axes.set_xlim(0, 1)
         axes.set_xlabel(f"share of {self.column.name}")
         axes.set_ylabel(self.row.name)
+        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(title=self.column.name, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         axes.set_title(self._words()[0] if self._words() else "", fontsize="medium")
         return axes

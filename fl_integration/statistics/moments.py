@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer, frame_of, new_axes
 from fl_integration.statistics.columns import Column, Number
-from fl_integration.statistics.question import Asking, Question, Step, Total
+from fl_integration.statistics.question import Asking, Question, Sensitivity, Step, Total
 from fl_integration.statistics.rows import Rows
 from secagg.errors import ParameterError
 
@@ -113,6 +113,11 @@ class Moments(Question):
     @property
     def _step(self) -> Step:
         return Step("moments", 1 + 3 * len(self.numbers))
+
+    def sensitivity(self, step: Step) -> Sensitivity:
+        reach = np.array([max(1, each.largest) for each in self.numbers], dtype=np.int64)
+        entries = np.concatenate([[1], np.ones_like(reach), reach, reach * reach])
+        return Sensitivity(entries, touched=step.length)
 
     def asking(self, *, max_rows: int) -> Asking:
         total = yield self._step

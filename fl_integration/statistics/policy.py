@@ -166,10 +166,10 @@ class SitePolicy:
 
 def _cuts(question: Question) -> Iterable[tuple[str, tuple[float, ...]]]:
     """Where a question cuts which column."""
-    yield from question.edges.items()
+    yield from question.cuts.items()
     for condition in question.where:
-        if condition.edges:
-            yield condition.column.name, condition.edges
+        if condition.cuts:
+            yield condition.column.name, condition.cuts
 
 
 def _classes(given: object) -> frozenset[type[Question]]:

@@ -9,7 +9,7 @@ and answers.
 Questions are frozen dataclasses with a canonical encoding (`encoding`), which goes down to the sites with
 each
 request: what a site answers is what it read, or its policy says no. What a question's class says of itself,
-`cells`, `complete_cases` and `edges`, is what policies go by.
+`cells`, `complete_cases` and `cuts`, is what policies go by.
 
 >>> from fl_integration.statistics.columns import Number
 >>> from fl_integration.statistics.rows import Rows
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fl_integration.statistics.answer import Answer
     from fl_integration.statistics.rows import Rows
 
-__all__ = ["Asking", "Condition", "Question", "Step", "Total", "selected"]
+__all__ = ["Asking", "Condition", "Question", "Sensitivity", "Step", "Total", "selected"]
 
 Total: TypeAlias = NDArray[np.int64]
 """int64[length], the exact sum of all sites' summands."""
@@ -54,6 +54,19 @@ class Step:
     name: str
     length: int
     parameters: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sensitivity:
+    """By how much one row moves a summand: what noise has to hide.
+
+    Attributes:
+        entries: int64[length], the largest absolute change of each entry, at least 1.
+        touched: how many entries one row can change at most.
+    """
+
+    entries: NDArray[np.int64]
+    touched: int
 
 
 Asking: TypeAlias = "Generator[Step, Total, Answer]"
@@ -92,7 +105,7 @@ class Question(ABC):
         """The columns that it reads, without those of `where`."""
 
     @property
-    def edges(self) -> Mapping[str, tuple[float, ...]]:
+    def cuts(self) -> Mapping[str, tuple[float, ...]]:
         """Where it cuts each column into cells, by name; a policy allows the cuts that it declares."""
         return {}
 
@@ -104,6 +117,10 @@ class Question(ABC):
     @abstractmethod
     def largest(self, *, max_rows: int) -> int:
         """Largest absolute value in a site's summand, in any step, if a site has at most `max_rows` rows."""
+
+    def sensitivity(self, step: Step) -> Sensitivity | None:
+        """What one row, added or removed, changes in a step's summand; None: no noise can hide it."""
+        return None
 
     @abstractmethod
     def asking(self, *, max_rows: int) -> Asking:
@@ -182,7 +199,7 @@ class Condition:
         object.__setattr__(self, "among", among)
 
     @property
-    def edges(self) -> tuple[float, ...]:
+    def cuts(self) -> tuple[float, ...]:
         """Where it cuts a number."""
         return tuple(each for each in (self.at_least, self.below) if each is not None)
 
