@@ -1,13 +1,14 @@
-"""D14: noise that colluders subtract, that a lying server loses, that is drawn twice, or is paid for too late.
+"""D14: noise that colluders subtract, that a lying server loses, that is drawn twice, or is paid for too
+late.
 
-Each site adds a share of the noise, so what hides a patient is what is left of it for those who attack: corrupt
-clients take their own shares off, and a server chooses, as far as clients let it, whose shares are in a sum at
-all. Two vectors of one round are two draws of noise around one secret. And a vector that left may have been
-opened by a server that says its round was aborted.
+Each site adds a share of the noise, so what hides a patient is what is left of it for those who attack:
+corrupt clients take their own shares off, and a server chooses, as far as clients let it, whose shares are in
+a sum at all. Two vectors of one round are two draws of noise around one secret. And a vector that left may
+have been opened by a server that says its round was aborted.
 
-The weakened copies plan the noise for all clients, or for all but the corrupt; do not insist on a cohort; charge
-a round again without a word where it was charged before, or run it again after a crash; and pay when a sum
-arrives. Everything else is the library's: machines, sites, ledger and loop.
+The weakened copies plan the noise for all clients, or for all but the corrupt; do not insist on a cohort;
+charge a round again without a word where it was charged before, or run it again after a crash; and pay when a
+sum arrives. Everything else is the library's: machines, sites, ledger and loop.
 
 What is measured is the noise that is left, beside what one trusted party would have added. It is that of many
 values at once, so its standard deviation is known to a hundredth.
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ from fl_integration.loop import noised, rounds
 from fl_integration.loop.federated import federate
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.noised import Account, NoisedSite
-from fl_integration.loop.parties import FederatedClient
 from fl_integration.loop.report import TrainingAborted
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.privacy import planning
@@ -44,7 +44,7 @@ from protocols.messages.envelope import Envelope
 from protocols.messages.schema import decode
 from secagg.entropy import SeededEntropy
 from secagg.secret import Secret
-from tests.fl_integration.loop.stage import NAMES, linear, protocol, sites
+from tests.fl_integration.loop.stage import linear, protocol, sites
 
 LENGTH = 20_000
 NOUGHT = np.zeros(LENGTH, np.int64)
@@ -114,9 +114,7 @@ def test_a_server_that_asks_fewer_clients_gets_no_vector():
 def total_of_three(plan: PrivacyPlan, *, policy: Any) -> Vector:
     identities = [Identity.generate(name) for name in "abcd"]
     around = {"roster": Roster.of(*identities), "session": bytes(16)}
-    clients = {
-        each.client: plan.exact.client(identity=each, policy=policy, **around) for each in identities
-    }
+    clients = {each.client: plan.exact.client(identity=each, policy=policy, **around) for each in identities}
     noise = shares(plan, "abc")
 
     def exchange(outbox):
@@ -139,8 +137,8 @@ def charged_again_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
 class PutBack(InProcess):
     """A client's process comes back from before its vector left, and the server asks again."""
 
-    vectors: list[bytes] = []
-    error: list[SiteFailedError] = []
+    vectors: ClassVar[list[bytes]] = []
+    error: ClassVar[list[SiteFailedError]] = []
 
     def _answer(self, client, request):
         party = self._clients[client]
@@ -161,11 +159,9 @@ class PutBack(InProcess):
 
 @pytest.fixture
 def put_back(monkeypatch) -> type[PutBack]:
-    class Fresh(PutBack):
-        vectors, error = [], []
-
-    monkeypatch.setattr(rounds, "InProcess", Fresh)
-    return Fresh
+    PutBack.vectors, PutBack.error = [], []
+    monkeypatch.setattr(rounds, "InProcess", PutBack)
+    return PutBack
 
 
 def private(**options: Any) -> Any:
