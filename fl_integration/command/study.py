@@ -43,6 +43,7 @@ _EPILOG: Final = """\
 \b
 Examples:
   secagg study heart                                  all in one process, as secagg hospitals
+  secagg study heart --epsilon 1                      with differential privacy as well
   secagg study heart --engine flower                  a SuperLink and three SuperNodes, over TLS
   secagg study heart --engine flower --sites 4 --kill one of four is killed, and the round goes on
   secagg study heart --engine nvflare --protocol ckks a server and three clients of NVFlare; homomorphic
@@ -99,6 +100,19 @@ def heart(
         int | None,
         typer.Option(metavar="N", help="Of the engine's server.", show_default="one that is free"),
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E",
+            help="Train with differential privacy as well, without --engine: what all rounds tell of one "
+            "patient; 1 is strict.",
+            show_default="none",
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(metavar="D", help="The chance that epsilon does not hold.", show_default="1e-4"),
+    ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the results go; made if it is not there.")
     ] = _OUT,
@@ -107,9 +121,15 @@ def heart(
     if engine is None:
         if kill or port is not None:
             raise ParameterError(f"{'--kill' if kill else '--port'} is for a run over --engine; name one")
-        given = {"--protocol": protocol and protocol.value, "--sites": sites, "--rounds": rounds}
+        given: dict[str, object] = {"--protocol": protocol and protocol.value, "--sites": sites}
+        given |= {"--rounds": rounds, "--epsilon": epsilon, "--delta": delta}
         options = [f"{name}={value}" for name, value in given.items() if value is not None]
         raise typer.Exit(hospitals.main([*options, f"--seed={seed}", f"--out={out}"]))
+    if epsilon is not None or delta is not None:
+        raise ParameterError(
+            "--epsilon is for a run in one process: over an engine the study's sites train without noise; "
+            "leave it or --engine out"
+        )
     rounds, sites = _ROUNDS if rounds is None else rounds, 3 if sites is None else sites
     chosen = Protocol.MASKED if protocol is None else protocol
     _check(engine, chosen, sites=sites, rounds=rounds, kill=kill, port=port)

@@ -28,6 +28,7 @@ from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.federation.outcome import EngineRun
 from fl_integration.studies.heart.findings import Act, Repeat, gain_of
 from fl_integration.studies.heart.model import LOCAL, HeartModel
+from fl_integration.studies.heart.private import Promise, on_public_scale
 from fl_integration.studies.heart.records import Site, load_hospitals
 from fl_integration.studies.heart.stage import Absent, Stage, Tick, loader
 from secagg.errors import ParameterError
@@ -38,9 +39,9 @@ _LOST: Final = Site.BUDAPEST
 _QUIET: Final = Watch(progress=Progress.NEVER)
 
 
-def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int) -> int:
+def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int, promise: Promise | None = None) -> int:
     """How often `run_act` calls its `tick`."""
-    return (sites + 2 + len(choices)) * rounds
+    return (sites + 2 + len(choices) + (0 if promise is None else 2)) * rounds
 
 
 def loss_in_act_two(rounds: int) -> tuple[Site, int]:
@@ -65,6 +66,7 @@ def run_act(
     seed: int,
     lost: tuple[Site, int] | None = None,
     engine: EngineRun | None = None,
+    promise: Promise | None = None,
     tick: Tick = lambda title: None,
 ) -> Act:
     """Trains in every way over the first `sites` hospitals.
@@ -77,6 +79,7 @@ def run_act(
             this demonstration; a deployment never seeds its protocol.
         lost: who vanishes in which round, in FedAvg and in every protocol alike.
         engine: a run of the same training over an engine, which says itself who was missing when.
+        promise: with one, a private training as well, through the first of the protocols.
         tick: called after each round.
     """
     hospitals = load_hospitals(sites=sites, seed=seed)
@@ -100,6 +103,11 @@ def run_act(
         glimpse = glimpse or found
     if engine is not None:
         rows.append(stage.over_engine(engine, reference))
+    private = None
+    if promise is not None:
+        public = Stage(on_public_scale(hospitals), rounds=rounds, seed=seed, tick=tick)
+        row, private = public.private(promise, choices[0], missing)
+        rows += [row, public.steps()]
     act = Act(
         hospitals=hospitals,
         rounds=rounds,
@@ -109,6 +117,7 @@ def run_act(
         lost=lost,
         glimpse=glimpse,
         engine=engine,
+        private=private,
     )
     gains = (gain_of(each, joint=act.joint, alone=rows[i], seed=seed) for i, each in enumerate(hospitals))
     return replace(act, gains=tuple(gains))
