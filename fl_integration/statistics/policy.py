@@ -153,15 +153,15 @@ class SitePolicy:
             case SmallCells.CLIENTS_ONLY if not clients_learn:
                 return f"a {kind} opens cells; this site does so where the clients alone learn the sums"
             case SmallCells.BINNED:
-                for name, _ in _cuts(question):
-                    if name not in self.edges:
-                        return f"a {kind} cuts the column {name!r}, and this site's policy says nowhere where"
                 for column in asked:
                     if self.columns is None or self.columns.get(column.name) is None:
                         return (
                             f"a {kind} opens cells, and the column {column.name!r} is not declared with its "
                             "bounds or levels in this site's policy"
                         )
+                for name, _ in _cuts(question):
+                    if name not in self.edges:
+                        return f"a {kind} cuts the column {name!r}, and this site's policy says nowhere where"
         return None
 
 

@@ -47,7 +47,7 @@ def check(
         (
             SitePolicy(columns=DECLARED),
             Histogram(CHOL, (0, 9)),
-            "'chol', and this site's policy says nowhere",
+            "'chol' is not declared",
         ),
         (SitePolicy(columns=DECLARED), BINS, "'age', and this site's policy says nowhere where"),
         (SitePolicy(columns=DECLARED), Quantiles((CHOL,)), "'chol' is not declared"),
