@@ -52,9 +52,14 @@ def test_on_the_copy_the_difference_of_two_answers_is_one_patient() -> None:
 @pytest.mark.parametrize("first", [EVERYBODY, ALL_BUT_ONE], ids=["all first", "all but one first"])
 def test_ours_answers_one_of_them_and_that_one_again(first: Moments) -> None:
     tables, policy = victim(), remembering()
-    assert told(first, tables=tables, policy=policy).count[0] == told(first, tables=tables, policy=policy).count[0]
+    assert (
+        told(first, tables=tables, policy=policy).count[0]
+        == told(first, tables=tables, policy=policy).count[0]
+    )
     second = ALL_BUT_ONE if first is EVERYBODY else EVERYBODY
-    with pytest.raises(QuestionRefusedError, match="differ from those of an earlier answer by fewer") as found:
+    with pytest.raises(
+        QuestionRefusedError, match="differ from those of an earlier answer by fewer"
+    ) as found:
         told(second, tables=tables, policy=policy)
     assert set(found.value.reasons) == {VICTIM}  # to the others the two are one
 
@@ -104,7 +109,9 @@ def test_sites_that_differ_in_one() -> None:
     assert total(both[0]) - total(both[1]) == pytest.approx(tables["genf"].marker.sum())
     policy = remembering()
     told(EVERYBODY, tables=tables, policy=policy)
-    with pytest.raises(QuestionRefusedError, match="the sites differ from those of an earlier answer") as found:
+    with pytest.raises(
+        QuestionRefusedError, match="the sites differ from those of an earlier answer"
+    ) as found:
         told(EVERYBODY, tables=three, policy=policy)
     assert set(found.value.reasons) == set(NAMES)
 

@@ -1,10 +1,12 @@
 """D23. The site that is alone in a column: the sum over all sites is what that one has.
 
 `min_contributors` counts clients, not those that have a value. So who covers a column is summed first, and a
-column that few sites cover is not summed at all. On a copy that does not look the lonely site's mean comes out.
+column that few sites cover is not summed at all. On a copy that does not look the lonely site's mean comes
+out.
 
-Where the server learns the sums the coverage that comes down is its word, and a lie about it **succeeds**: the
-site cannot know what others have. Where the clients learn them each opens the coverage itself, and it fails.
+Where the server learns the sums the coverage that comes down is its word, and a lie about it **succeeds**:
+the site cannot know what others have. Where the clients learn them each opens the coverage itself, and it
+fails.
 """
 
 from dataclasses import replace
@@ -81,7 +83,9 @@ def test_a_coverage_that_contradicts_a_sites_own_is_refused(monkeypatch: pytest.
     assert set(found.value.reasons) == {"basel", "bern"}  # who has no marker knows that three is a lie
 
 
-def test_an_invented_coverage_succeeds_where_the_server_learns_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invented_coverage_succeeds_where_the_server_learns_the_sums(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The residue. A policy that allows two sites is told that there are two."""
     serving(monkeypatch, Inventing)
     with pytest.raises(QuestionRefusedError, match="2 of 3 sites"):
@@ -93,7 +97,9 @@ def test_an_invented_coverage_succeeds_where_the_server_learns_the_sums(monkeypa
 def test_it_fails_where_the_clients_open_it_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tenseal")
     serving(monkeypatch, Telling)
-    with pytest.raises(QuestionRefusedError, match="the server says what is summed, where the clients know it"):
+    with pytest.raises(
+        QuestionRefusedError, match="the server says what is summed, where the clients know it"
+    ):
         told(QUESTION, tables=lonely(), protocol=CLIENTS_LEARN)
 
 

@@ -1,8 +1,8 @@
 """D25. A server that asks another question than the sites agreed to, or another step, or one site another.
 
-What goes down with each request is the question itself, and a site answers one that it agreed to and no other.
-It knows the first step itself, numbers are in order, and the coverage is told once. On a copy that answers what
-it is asked, a server that was allowed a mean of the marker asks for the marker of one patient.
+What goes down with each request is the question itself, and a site answers one that it agreed to and no
+other. It knows the first step itself, numbers are in order, and the coverage is told once. On a copy that
+answers what it is asked, a server that was allowed a mean of the marker asks for the marker of one patient.
 """
 
 from dataclasses import replace
@@ -109,7 +109,9 @@ FIRST = Step("count and thresholds", 2, (64.0, -64.0))
         (changing(step=Step("moments", 4), since=2), "none of these Quantiles'"),
     ],
 )
-def test_requests_that_are_no_step_of_it(server: type[Lying], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_are_no_step_of_it(
+    server: type[Lying], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serving(monkeypatch, server)
     with pytest.raises(QuestionRefusedError, match=said):
         told(Quantiles((AGE,), (0.5,)))
