@@ -22,7 +22,8 @@ Every client draws its batches from (seed, round, client), so two runs from equa
 whatever protocol is between them: `fedavg` is the same loop without one, in plain floating point.
 
 Not protected: what the mean itself says, round after round. With three clients each can subtract its own part
-and sees the sum of the other two. An update that lies is not detected.
+and sees the sum of the other two. `privacy=` puts noise inside the sum, so that it says little about any one
+patient, or any one client (`private`, `noised`). An update that lies is not detected.
 
 >>> import torch
 >>> from protocols import MaskedSum
@@ -46,6 +47,7 @@ from fl_integration.loop.evaluation import Evaluation, Metric
 from fl_integration.loop.in_process import check_drop
 from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
 from fl_integration.loop.preparing import Shared, fingerprint_of, prepare, surface_of
+from fl_integration.loop.private import Privacy, agreed, check_beside, following, moving
 from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import FederatedRun
 from fl_integration.loop.rounds import Training
@@ -79,6 +81,7 @@ def federate(
     server_optimiser: ServerOptimiser = FedAvg(),
     shared: Shared | None = None,
     clip: AutoClip | None = None,
+    privacy: Privacy | None = None,
     evaluate: Evaluation | Metric | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     sampling: Sampling | None = None,
@@ -101,6 +104,13 @@ def federate(
             at its site. Left out: all but frozen parameters and what only they move.
         clip: `AutoClip()` gives each entry of the update a public scale of its own, fixed by one small exact
             sum before the first round; the protocol's clip is then 1.0.
+        privacy: `PatientLevel(…)` or `ClientLevel(…)` noises each sum. It runs over the protocol's integer
+            surface: clip, bits, weights and rounding of the protocol are not used. With `PatientLevel` a
+                round
+            is one step: `local` is a `LocalTraining` of which loss and learning rate are used (batch_size is
+            not: the sample is `PatientLevel`'s), a round's "mean" is -learning_rate · the noised mean
+                gradient,
+            and `server_optimiser` takes it as any other.
         evaluate: `OnSites(…)`, `Central(…)`, or a callback `(round, model) -> {name: figure}`.
         checkpoint: a folder; written after each round, and taken up if it holds this training.
         sampling: `Sampling(size=…)` asks so many sites a round; everybody if left out.
@@ -111,6 +121,7 @@ def federate(
     Raises:
         ParameterError: an argument can never work (nothing has run), or no site can train.
         RoundAborted: no round had a mean; its `history` says why, round by round.
+        MissingExtraError: privacy needs dp-accounting, which is not installed.
         VerificationError: the parties did not end with identical models.
         OSError: a checkpoint could not be written; the one before is still there.
     """
@@ -123,20 +134,28 @@ def federate(
         rounds=rounds,
         seed=seed,
         optimiser=server_optimiser,
-        shared=shared,
-        surface=surface_of(protocol),
+        shared=moving(model, shared, privacy),
+        surface=surface_of(protocol) if privacy is None else None,
         clip=clip,
     )
     if sampling is not None:
         sampling.check(protocol, sites)
-    _check_parties(protocol, sites, cohort=len(sites) if sampling is None else sampling.size)
+    cohort = len(sites) if sampling is None else sampling.size
+    _check_parties(protocol, sites, cohort=cohort)
+    sums = None
+    if privacy is not None:
+        summing = check_beside(privacy, protocol, prepared, clip=clip, sampling=sampling, evaluate=evaluate)
+        prepared = following(prepared, privacy)
+        sums = agreed(privacy, summing, prepared, cohort=cohort)
     check_drop(rehearsal.drop, rounds=rounds, names=protocol.exchanges(first=True), clients=sites)
     if clip is not None:
         protocol.exact(max_summand=clip.largest_count(prepared.layout.segments))
     evaluator = Evaluator(evaluate, rounds=rounds, sites=sites, protocol=protocol)
     disk, saved = None, None
     if checkpoint is not None:
-        told = fingerprint_of(prepared, protocol, sites, seed=seed, clip=clip, sampling=sampling)
+        told = fingerprint_of(
+            prepared, protocol, sites, seed=seed, clip=clip, sampling=sampling, privacy=privacy
+        )
         disk = Checkpoint(checkpoint, told)
         saved = disk.load(prepared.start)
         if saved is not None and saved.next_round > rounds:
@@ -152,6 +171,7 @@ def federate(
         evaluator=evaluator,
         clip=clip,
         sampling=sampling,
+        sums=sums,
         watch=watch,
         rehearsal=rehearsal,
     )

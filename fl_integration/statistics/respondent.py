@@ -21,11 +21,12 @@ import numpy as np
 
 from fl_integration.statistics.course import Course, labels_of
 from fl_integration.statistics.encoding import decode, encode
-from fl_integration.statistics.ledger import Asked, contents_of
+from fl_integration.statistics.ledger import Asked
 from fl_integration.statistics.policy import SitePolicy
 from fl_integration.statistics.question import Question, Total, selected
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.request import Request, head_of
+from fl_integration.statistics.row_names import contents_of
 from fl_integration.statistics.row_noise import RowNoise
 from fl_integration.statistics.rows import Rows
 from protocols.identity import Identity, Roster
