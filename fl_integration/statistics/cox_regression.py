@@ -90,7 +90,8 @@ class CoxAnswer(Coefficients):
 
     def _headlines(self) -> list[str]:
         return [
-            f"Cox regression: {self.events} events in {self.rows} complete rows, {self.incomplete} were left out",
+            f"Cox regression: {self.events} events in {self.rows} complete rows, "
+            f"{self.incomplete} were left out",
             f"ties by {self.ties.name.title()}, log-likelihood {self.log_likelihood:.3f}, {self.steps} steps",
             self._against(self.null_log_likelihood, self.log_likelihood, freedom=len(self.names)),
         ]

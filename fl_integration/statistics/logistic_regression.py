@@ -82,7 +82,8 @@ class LogisticAnswer(Coefficients):
 
     def _headlines(self) -> list[str]:
         lines = [
-            f"logistic regression: {self.events} of {self.rows} complete rows, {self.incomplete} were left out",
+            f"logistic regression: {self.events} of {self.rows} complete rows, "
+            f"{self.incomplete} were left out",
             f"log-likelihood {self.log_likelihood:.3f}, AIC {self.aic:.2f}, {self.steps} steps",
         ]
         if self.ridge:
