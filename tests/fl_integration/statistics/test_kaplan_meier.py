@@ -135,6 +135,14 @@ def test_a_group_without_rows_does_not_count():
     assert test.chi_squared == pytest.approx(pooled(QUESTION, leukaemia()).log_rank.chi_squared, rel=1e-12)
 
 
+def test_a_policy_sees_the_grid_of_times():
+    policy = SitePolicy(edges={"weeks": (12.0, 24.0)}, small_cells=SmallCells.OPENED)
+    quarters = KaplanMeier(Number("weeks", low=12, high=24, unit=12), RELAPSE)
+    policy.check(quarters, site="wien", clients_learn=False, noised=False)
+    with pytest.raises(QuestionRefusedError, match="the column 'weeks' is cut where this site's policy"):
+        policy.check(QUESTION, site="wien", clients_learn=False, noised=False)
+
+
 def test_a_sum_of_a_liar_ends_it():
     asking = QUESTION.asking(max_rows=10)
     total = np.ones(next(asking).length, dtype=np.int64)
