@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer, frame_of, new_axes
-from fl_integration.statistics.showing import BLUE, GREY, load_special, p_value
+from fl_integration.statistics.showing import BLUE, GREY, load_special, p_value, with_provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,8 +132,7 @@ class Coefficients(Answer):
             },
             index=list(self.names),
         )
-        text = "\n".join([*self._headlines(), str(frame.to_string())])
-        return text if self.provenance is None else f"{text}\n({self.provenance})"
+        return with_provenance("\n".join([*self._headlines(), frame.to_string()]), self.provenance)
 
     def _headlines(self) -> list[str]:
         """What stands above the table."""

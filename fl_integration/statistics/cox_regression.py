@@ -42,6 +42,7 @@ from fl_integration.statistics.newton import BETA_LIMIT, Likelihood, check_beta,
 from fl_integration.statistics.partial_likelihood import Deaths, RiskSums, Ties, partial_likelihood
 from fl_integration.statistics.question import Asking, Question, Step, Total
 from fl_integration.statistics.rows import Rows
+from fl_integration.statistics.showing import complete
 from fl_integration.statistics.survival_times import SurvivalTimes
 from secagg.errors import ParameterError, RoundAborted
 from secagg.numbers import plain_fields
@@ -90,8 +91,7 @@ class CoxAnswer(Coefficients):
 
     def _headlines(self) -> list[str]:
         return [
-            f"Cox regression: {self.events} events in {self.rows} complete rows, "
-            f"{self.incomplete} were left out",
+            f"Cox regression: {self.events} events in {complete(self.rows, self.incomplete)}",
             f"ties by {self.ties.name.title()}, log-likelihood {self.log_likelihood:.3f}, {self.steps} steps",
             self._against(self.null_log_likelihood, self.log_likelihood, freedom=len(self.names)),
         ]

@@ -37,6 +37,7 @@ from fl_integration.statistics.design_matrix import DesignMatrix, Triangle, chec
 from fl_integration.statistics.newton import Likelihood, check_beta, check_most_steps, maximise
 from fl_integration.statistics.question import Asking, Question, Step, Total
 from fl_integration.statistics.rows import Rows
+from fl_integration.statistics.showing import complete
 from secagg.errors import ParameterError, RoundAborted
 from secagg.numbers import is_number, plain_fields
 
@@ -82,8 +83,7 @@ class LogisticAnswer(Coefficients):
 
     def _headlines(self) -> list[str]:
         lines = [
-            f"logistic regression: {self.events} of {self.rows} complete rows, "
-            f"{self.incomplete} were left out",
+            f"logistic regression: {self.events} of {complete(self.rows, self.incomplete)}",
             f"log-likelihood {self.log_likelihood:.3f}, AIC {self.aic:.2f}, {self.steps} steps",
         ]
         if self.ridge:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer, frame_of, new_axes
-from fl_integration.statistics.showing import BLUE, GREY, load_special, p_value
+from fl_integration.statistics.showing import BLUE, GREY, complete, load_special, p_value, with_provenance
 from secagg.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -285,14 +285,13 @@ class RocAnswer(Answer):
         low, high = self.auc_interval
         lines = [
             f"{self.score} for {self.outcome}: {int(self.positives.sum())} of "
-            f"{self._rows} complete rows, {self.incomplete} were left out",
+            f"{complete(self._rows, self.incomplete)}",
             f"AUC {self.auc:.3f} (95 % CI {low:.3f} to {high:.3f}); by rounding of scores off by at most "
             f"{self.auc_bound:.1e}",
         ]
         if self._is_probability:
             lines += [f"Brier score {self.brier_score:.4f}", str(self.confusion(0.5)), *self._calibrated()]
-        text = "\n".join(lines)
-        return text if self.provenance is None else f"{text}\n({self.provenance})"
+        return with_provenance("\n".join(lines), self.provenance)
 
     def _calibrated(self) -> list[str]:
         """The test of calibration, where there are groups enough, and its table."""

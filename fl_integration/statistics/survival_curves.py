@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Answer, frame_of, new_axes
-from fl_integration.statistics.showing import GREY, load_special, p_value
+from fl_integration.statistics.showing import GREY, complete, load_special, p_value, with_provenance
 from secagg.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -200,13 +200,12 @@ class SurvivalCurves(Answer):
             index=list(self.groups),
         )
         lines = [
-            f"survival of {self.at_risk[:, 0].sum()} complete rows, {self.incomplete} were left out",
+            f"survival of {complete(int(self.at_risk[:, 0].sum()), self.incomplete)}",
             table.to_string(),
         ]
         if np.count_nonzero(self.at_risk[:, 0]) > 1:
             lines.append(self._compared())
-        text = "\n".join(lines)
-        return text if self.provenance is None else f"{text}\n({self.provenance})"
+        return with_provenance("\n".join(lines), self.provenance)
 
     def _compared(self) -> str:
         try:

@@ -231,7 +231,8 @@ def test_it_prints_and_draws():
 
 
 def test_through_a_masked_sum():
-    tables = {f"site{place}": each.dropna() for place, each in enumerate(patients())}
+    tables = {f"site{place}": each for place, each in enumerate(patients())}
     answer = ask(MaskedSum(max_clients=3), tables, QUESTION, seed=1, max_rows=1000)
     assert answer.estimates.tobytes() == pooled(QUESTION, tables.values()).estimates.tobytes()
+    assert answer.incomplete == pooled(QUESTION, tables.values()).incomplete > 0
     assert answer.provenance.sums <= QUESTION.most_sums + 1
