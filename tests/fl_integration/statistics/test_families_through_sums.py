@@ -1,4 +1,4 @@
-"""Cross tables, correlations, components, regressions and allele tests through the machines, under policies."""
+"""Cross tables, correlations, components, regressions, allele tests through the machines, under policies."""
 
 import dataclasses
 

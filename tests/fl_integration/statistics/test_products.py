@@ -32,10 +32,6 @@ def test_products_are_those_of_pythons_integers(data, rows, largest):
     left, right = (
         data.draw(arrays.arrays(np.int64, (rows, 2), elements=st.integers(-most, most))) for most in largest
     )
-    if rows * largest[0] * largest[1] >= 2**63:
-        with pytest.raises(ParameterError, match="do not fit 63 bits: take a larger unit, or fewer rows"):
-            gram(left, right, left_largest=largest[0], right_largest=largest[1])
-        return
     exact = left.astype(object).T @ right.astype(object) if rows else np.zeros((2, 2))
     found = gram(left, right, left_largest=largest[0], right_largest=largest[1])
     assert found.dtype == np.int64
@@ -47,6 +43,17 @@ def test_the_largest_products_of_odd_numbers_do_not_round():
     column = np.full((999, 1), 2**23 - 1, dtype=np.int64)
     found = gram(column, column, left_largest=2**23, right_largest=2**23)
     assert int(found[0, 0]) == 999 * (2**23 - 1) ** 2 > 2**53
+
+
+def test_more_rows_than_an_int64_bears_are_refused():
+    for rows, fits in ((1023, True), (1024, False)):
+        column = np.full((rows, 1), 2**53, dtype=np.int64)
+        ones = np.ones((rows, 1), dtype=np.int64)
+        if fits:
+            assert gram(column, ones, left_largest=2**53, right_largest=1)[0, 0] == rows * 2**53
+            continue
+        with pytest.raises(ParameterError, match="do not fit 63 bits: take a larger unit, or fewer rows"):
+            gram(column, ones, left_largest=2**53, right_largest=1)
 
 
 def test_a_sum_is_bounded_before_anybody_computes_it():
