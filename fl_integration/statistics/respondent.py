@@ -12,6 +12,7 @@ the coverage is true, and that a later step follows from the totals, is the serv
 says what that means.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -79,7 +80,9 @@ class Respondent:
         entropy: Entropy = system_entropy,
     ) -> None:
         since = time.process_time()
-        self.name, self._policy, self._session = identity.client, policy, session
+        self.name, self._policy = identity.client, policy
+        # Sums are charged under a name that nobody chooses: none of another session passes for a repetition.
+        self._charged_as = os.urandom(16)
         self._noise, self._entropy = noise, entropy
         self._clients_learn = protocol.learns is Learner.CLIENTS
         noised = noise is not None
@@ -151,7 +154,7 @@ class Respondent:
             self._policy.ledger.charge(
                 self._asked,
                 site=self.name,
-                session=self._session,
+                session=self._charged_as,
                 number=number,
                 min_difference=self._policy.min_difference,
                 min_sites=self._policy.min_sites,
@@ -159,7 +162,7 @@ class Respondent:
             )
             if self._noise is not None:
                 self._noise.charge(
-                    site=self.name, sites=self._base.sites, session=self._session, number=number
+                    site=self.name, sites=self._base.sites, session=self._charged_as, number=number
                 )
         except QuestionRefusedError as error:
             self.refusal = error.reasons[self.name]
