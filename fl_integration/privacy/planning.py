@@ -170,14 +170,14 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
         )
     if type(n) is int and n > protocol.max_clients:
         raise ParameterError(f"{n} clients; the protocol's max_clients is {protocol.max_clients}: raise it")
-    base = protocol.plan(n, roster=roster)
+    base = _worst_cohort(protocol, protocol.plan(n, roster=roster))
     if base.sure_honest < 1 or base.security_failure >= 1:
         raise ParameterError(
             f"with {n} clients, up to {base.corrupt} corrupt, under {base.adversary} no sum is sure to have "
             "an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
             "corrupt_fraction, or a larger min_contributors"
         )
-    return _worst_cohort(protocol, base)
+    return base
 
 
 def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
