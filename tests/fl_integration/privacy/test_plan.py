@@ -111,7 +111,9 @@ def test_without_corrupt_clients_it_says_what_a_curious_one_reads():
 
 
 def test_what_the_protocol_may_fail_comes_off_delta():
-    requirements = Requirements(adversary=Adversary.SEMI_HONEST, security_bits=20)
+    requirements = Requirements(
+        adversary=Adversary.SEMI_HONEST, security_bits=20, grinding_bits=0, min_contributors=50
+    )
     protocol = MaskedSum(max_clients=100, requirements=requirements)
     base = protocol.plan(100)
     unit = PatientLevel(epsilon=8.0, delta=1e-4, rounds=10, denominator=10_000)
