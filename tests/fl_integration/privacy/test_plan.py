@@ -112,16 +112,16 @@ def test_without_corrupt_clients_it_says_what_a_curious_one_reads():
 
 def test_what_the_protocol_may_fail_comes_off_delta():
     requirements = Requirements(
-        adversary=Adversary.SEMI_HONEST, security_bits=20, grinding_bits=0, min_contributors=50
+        adversary=Adversary.SEMI_HONEST, security_bits=10, grinding_bits=0, min_contributors=50
     )
     protocol = MaskedSum(max_clients=100, requirements=requirements)
     base = protocol.plan(100)
-    unit = PatientLevel(epsilon=8.0, delta=1e-4, rounds=10, denominator=10_000)
+    unit = PatientLevel(epsilon=8.0, delta=0.05, rounds=10, denominator=20)
     plan = unit.plan(100, protocol=protocol, length=10)
-    assert plan.security_failure >= 10 * base.security_failure > 1e-9
-    assert plan.delta_noise == pytest.approx(1e-4 - plan.security_failure - plan.table_failure, rel=1e-12)
+    assert plan.security_failure >= 10 * base.security_failure > 1e-3
+    assert plan.delta_noise == pytest.approx(0.05 - plan.security_failure - plan.table_failure, rel=1e-12)
     assert plan.failure * 10 == pytest.approx(plan.security_failure + plan.table_failure)
-    strict = PatientLevel(epsilon=1.0, delta=base.security_failure * 9, rounds=10, denominator=10_000)
+    strict = PatientLevel(epsilon=1.0, delta=base.security_failure * 9, rounds=10, denominator=20)
     with pytest.raises(
         ParameterError, match=r"nothing is left for the noise; raise security_bits in .* or delta"
     ):
