@@ -67,12 +67,12 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "AdaptiveClip", "AlleleTest", "AnswerLedger", "AutoClip", "Better", "BiasCorrection",
+    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "AutoClip", "Better", "BiasCorrection",
     "BudgetExceededError", "BudgetLedger", "Category", "Central", "ClientLevel", "ClippingWarning",
     "Condition", "Correlation", "Count", "CrossTable", "Custom", "EarlyStopping", "Existing",
     "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun",
     "FederatedServer", "Genotypes", "Histogram", "InProcess", "LinearRegression", "LocalTraining",
-    "Manifest", "Moments", "Noise", "Number", "OnSites", "PCA", "PatientLevel", "PrivacyPlan", "Progress",
+    "Manifest", "Moments", "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress",
     "PublicIdentity", "Quantiles", "QuestionRefusedError", "Rehearsal", "Rotation", "RoundReport",
     "RowLevel", "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Task",
     "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
