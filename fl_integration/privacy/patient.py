@@ -85,7 +85,7 @@ class PatientLevel:
     sampling_rate: float = 1.0
     steps: int = 1024
     noise: Noise = Noise.SKELLAM
-    patients: Mapping[str, ArrayLike] | None = None
+    patients: Mapping[str, ArrayLike] | None = field(default=None, compare=False)
     max_patients: int | None = None
     adaptive: AdaptiveClip | None = None
     ledger: BudgetLedger | None = field(default=None, compare=False)
@@ -105,6 +105,8 @@ class PatientLevel:
         if self.max_patients is not None:
             object.__setattr__(self, "max_patients", check_count("max_patients", self.max_patients))
         check_choice("noise", self.noise, Noise)
+        if self.patients is not None and not isinstance(self.patients, Mapping):
+            raise ParameterError("patients maps each site to the ids of its rows' patients, or is None")
         if self.delta > 1 / self.denominator:
             raise ParameterError(
                 f"delta is {self.delta:g}, above 1/denominator = {1 / self.denominator:.3g}: with such a "
