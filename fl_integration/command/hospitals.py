@@ -81,6 +81,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="3: only act one; 4: only act two, in which one hospital is lost (default: both)",
     )
     parser.add_argument(
+        "--standardise",
+        choices=("site", "pooled"),
+        default="site",
+        help="scale measurements by each hospital's own mean and deviation (default), or by those of all "
+        "training patients, from one secure sum",
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("secagg-hospitals-out"), metavar="DIR",
         help="where the results go; made if it is not there (default: %(default)s)",
     )  # fmt: skip
@@ -112,6 +119,7 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
     need_packages(names)
     import torch
 
+    from fl_integration.loop.standardising import Standardise
     from fl_integration.studies.heart import report, study
     from fl_integration.studies.heart.choices import Choice
     from fl_integration.studies.heart.costs import cost_of
@@ -119,6 +127,7 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
     torch.set_num_threads(1)  # sums in one order: the same figures on every run
     console = output()
     choices, rounds, seed = tuple(Choice(name) for name in names), arguments.rounds, arguments.seed
+    standardise = Standardise(arguments.standardise)
     both, lost = arguments.sites is None, None
     if arguments.sites != 3:
         lost = study.loss_in_act_two(rounds)
@@ -135,13 +144,30 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
             bars.advance(task)
         if both or arguments.sites == 3:
             tick = ticker(bars, "act one", study.ticks(sites=3, choices=choices, rounds=rounds))
-            acts.append(study.run_act(sites=3, choices=choices, rounds=rounds, seed=seed, tick=tick))
+            acts.append(
+                study.run_act(
+                    sites=3,
+                    choices=choices,
+                    rounds=rounds,
+                    seed=seed,
+                    standardise=standardise,
+                    tick=tick,
+                )
+            )
             tick = ticker(bars, "other splits", SPLITS)
             repeats = study.repeat_gains(splits=SPLITS, rounds=rounds, seed=seed, tick=tick)
         if lost is not None:
             tick = ticker(bars, "act two", study.ticks(sites=4, choices=choices, rounds=rounds))
             acts.append(
-                study.run_act(sites=4, choices=choices, rounds=rounds, seed=seed, lost=lost, tick=tick)
+                study.run_act(
+                    sites=4,
+                    choices=choices,
+                    rounds=rounds,
+                    seed=seed,
+                    lost=lost,
+                    standardise=standardise,
+                    tick=tick,
+                )
             )
             refusals = {choices[0]: study.refusal_among_three(choices[0], seed=seed)}
     write_and_show(console, tuple(acts), costs, repeats, refusals, folder=arguments.out, written=written)

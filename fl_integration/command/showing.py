@@ -123,7 +123,7 @@ def show_act(
         console.print()
         console.print(_wires(act))
     console.print()
-    notes = [*report.small_sets(act), report.setup_note(act), *filter(None, [wires.wire_note(act)])]
+    notes = [*report.small_sets(act), report.scaling_note(act), report.setup_note(act), *filter(None, [wires.wire_note(act)])]
     if explain:
         notes = [
             "AUC: the chance that a patient with the disease gets a higher score than one without; 0.5 is "

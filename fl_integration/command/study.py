@@ -8,6 +8,7 @@ and removes their folder. Options are checked, and packages looked for, before a
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     from fl_integration.studies.heart.records import Hospital, Site
 
 __all__ = ["app"]
+
+
+
+class Scale(Enum):
+    """Whose mean and deviation measurements are scaled by: `Standardise` on the command line."""
+
+    SITE = "site"
+    POOLED = "pooled"
+
 
 _ROUNDS: Final = 10
 _OUT: Final = Path("secagg-hospitals-out")
@@ -87,6 +97,13 @@ def heart(
     seed: Annotated[
         int, typer.Option(metavar="N", help="Of the split and of training; without --engine also of keys.")
     ] = 1,
+    standardise: Annotated[
+        Scale,
+        typer.Option(
+            help="Scale measurements by each hospital's own mean and deviation, or by those of all training "
+            "patients, from one secure sum."
+        ),
+    ] = Scale.SITE,
     kill: Annotated[
         bool,
         typer.Option(
@@ -109,7 +126,13 @@ def heart(
             raise ParameterError(f"{'--kill' if kill else '--port'} is for a run over --engine; name one")
         given = {"--protocol": protocol and protocol.value, "--sites": sites, "--rounds": rounds}
         options = [f"{name}={value}" for name, value in given.items() if value is not None]
-        raise typer.Exit(hospitals.main([*options, f"--seed={seed}", f"--out={out}"]))
+        options += [f"--standardise={standardise.value}", f"--seed={seed}", f"--out={out}"]
+        raise typer.Exit(hospitals.main(options))
+    if standardise is Scale.POOLED:
+        raise ParameterError(
+            "--standardise pooled is for a run in one process: over an engine each hospital's process prepares its "
+            "rows alone, before it is asked anything; leave it or --engine out"
+        )
     rounds, sites = _ROUNDS if rounds is None else rounds, 3 if sites is None else sites
     chosen = Protocol.MASKED if protocol is None else protocol
     _check(engine, chosen, sites=sites, rounds=rounds, kill=kill, port=port)

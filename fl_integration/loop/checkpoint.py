@@ -61,6 +61,7 @@ class Fingerprint:
     clip: str
     sampling: str
     seed: str
+    standardised: str = ""
 
 
 _SAID: Final = {
@@ -72,6 +73,7 @@ _SAID: Final = {
     "clip": "another clip=",
     "sampling": "another sampling=",
     "seed": "another seed",
+    "standardised": "another standardise=, or of inputs with other means and deviations",
 }
 
 

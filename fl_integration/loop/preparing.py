@@ -209,8 +209,9 @@ def fingerprint_of(
     seed: int,
     clip: AutoClip | None,
     sampling: Sampling | None,
+    standardised: str = "",
 ) -> Fingerprint:
-    """What a checkpoint of this training is known by.
+    """What a checkpoint of this training is known by; `standardised` says by what its inputs were scaled.
 
     Raises:
         ParameterError: an entry that a site keeps to itself is no tensor, and cannot be written.
@@ -239,6 +240,7 @@ def fingerprint_of(
         server_optimiser=repr(prepared.layout.optimiser),
         clip=repr(clip),
         sampling=repr(sampling),
+        standardised=standardised,
         seed=str(seed),
     )
 

@@ -1,0 +1,175 @@
+"""FLamby's patients under patient-level differential privacy: DP-SGD whose noise is drawn inside a secure sum.
+
+A round is one step over all training patients: each patient's gradient is clipped to norm 1, each hospital adds
+its patients' gradients and its share of the noise, and the sum over the hospitals, divided by the public number
+of patients, moves the 14 weights. 60 rounds, δ = 1e-4, a rate of 2.0, chosen before anything was looked at.
+
+The same noise can come about in three ways, which are the three columns of the table:
+
+* `Arm.SUM`: in the sum, drawn in four shares. The plan promises that all four hospitals are in every sum and
+  that none of them pools what it knows with the server: h = 4 shares are always there.
+* `Arm.DEFAULT`: in the sum, under the default requirements. One hospital may collude, so h is smaller and every
+  share larger, and the sum has more noise than its ε needs.
+* `Arm.ALONE`: each hospital for itself, as where there is no secure sum: each adds the whole noise, and the sum
+  has four times its variance.
+
+All runs of an arm are trained side by side; their randomness is drawn from seeds, so that the figures repeat. A
+deployment never seeds it. The inputs' scale is taken for public, as FLamby's own rows take it: strictly, a
+site's mean and deviation are queries too, which this ε does not count.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.flamby.patients import INPUTS, NAMES, Cohort, load_cohort
+from fl_integration.privacy import PatientLevel, PrivacyPlan
+from protocols import MaskedSum, Requirements, Session
+from secagg.entropy import Entropy, SeededEntropy
+
+__all__ = ["DELTA", "RATE", "ROUNDS", "RUNS", "Arm", "Trained", "accuracies", "plan_of", "train"]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+ROUNDS: Final = 60
+DELTA: Final = 1e-4
+CLIP: Final = 1.0
+RATE: Final = 2.0
+RUNS: Final = 25
+"""Of an arm; each has noise of its own, and all else is equal."""
+
+
+class Arm(Enum):
+    """Where the noise comes from; see above."""
+
+    SUM = "in the sum"
+    DEFAULT = "in the sum, default requirements"
+    ALONE = "each hospital for itself"
+
+
+_REQUIREMENTS: Final = {
+    Arm.SUM: Requirements(corrupt_fraction=0.0, dropout_fraction=0.0, min_contributors=len(NAMES)),
+    Arm.DEFAULT: Requirements(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """What came out of an arm.
+
+    Attributes:
+        accuracy: float64[runs], FLamby's figure: the mean over its four clients' accuracies on their own test
+            patients, in [0, 1].
+        weights: float64[runs, 14].
+        deviation: of the noise in a coordinate of the sum, in units of the clip; 0 without noise.
+        checked: rounds whose sum the real machines made too, and made alike.
+    """
+
+    accuracy: Floats
+    weights: Floats
+    deviation: float
+    checked: int = 0
+
+
+def patient_level(epsilon: float) -> PatientLevel:
+    """The privacy of a run."""
+    return PatientLevel(
+        epsilon=epsilon,
+        delta=DELTA,
+        clip=CLIP,
+        rounds=ROUNDS,
+        denominator=sum(len(site.train) for site in load_cohort().sites),
+    )
+
+
+@cache
+def plan_of(epsilon: float, arm: Arm) -> PrivacyPlan:
+    """The plan of an arm; that of `Arm.ALONE` is the one of the sum, whose whole noise each hospital adds."""
+    requirements = _REQUIREMENTS.get(arm, _REQUIREMENTS[Arm.SUM])
+    protocol = MaskedSum(max_clients=len(NAMES), requirements=requirements)
+    return patient_level(epsilon).plan(len(NAMES), protocol=protocol, length=INPUTS + 1)
+
+
+def train(arm: Arm, epsilon: float, *, runs: int = RUNS, seed: int = 0, check: bool = False) -> Trained:
+    """Trains `runs` models with noise of their own.
+
+    Args:
+        arm: where the noise comes from.
+        epsilon: above 0; infinite for gradients that are clipped and summed without noise.
+        runs: at least 1.
+        seed: of the noise.
+        check: the first run's sums go through the machines of MaskedSum as well, and must be the plain ones.
+    """
+    noisy = math.isfinite(epsilon)
+    privacy, plan = patient_level(epsilon if noisy else 1.0), plan_of(epsilon if noisy else 1.0, arm)
+    machines = Session(plan.exact, NAMES, seed=seed) if check else None
+    streams = [
+        [SeededEntropy(seed.to_bytes(16, "big"), f"{arm.name} {epsilon} {name} {run}".encode()) for run in range(runs)]
+        for name in NAMES
+    ]
+    sites = load_cohort().sites
+    weights, checked = np.zeros((runs, INPUTS + 1)), 0
+    for _ in range(ROUNDS):
+        vectors = [
+            np.stack(
+                [
+                    _vector(privacy, plan, _gradients(weights[run], site.train.x, site.train.y), arm, entropy)
+                    if noisy
+                    else privacy.summand(_gradients(weights[run], site.train.x, site.train.y), plan=plan)
+                    for run, entropy in enumerate(of_runs)
+                ]
+            )
+            for site, of_runs in zip(sites, streams, strict=True)
+        ]
+        totals = np.sum(vectors, axis=0)
+        if machines is not None:
+            made = machines.round({name: each[0] for name, each in zip(NAMES, vectors, strict=True)})
+            if made.sum is None or not np.array_equal(made.sum.total, totals[0]):
+                raise AssertionError("the machines' sum is not the plain one")
+            checked += 1
+        weights -= RATE * np.stack([privacy.mean(total, plan=plan) for total in totals])
+    return Trained(
+        accuracy=accuracies(weights, load_cohort()),
+        weights=weights,
+        deviation=_deviation(plan, arm) if noisy else 0.0,
+        checked=checked,
+    )
+
+
+def accuracies(weights: Floats, cohort: Cohort) -> Floats:
+    """float64[runs]: the mean over the sites of the accuracy on each one's own test patients."""
+    of_sites = [((site.test.x @ weights.T > 0) == (site.test.y == 1)[:, None]).mean(axis=0) for site in cohort.sites]
+    return np.asarray(np.mean(of_sites, axis=0), np.float64)
+
+
+def _vector(privacy: PatientLevel, plan: PrivacyPlan, gradients: Floats, arm: Arm, entropy: Entropy) -> Integers:
+    """What a hospital adds to the sum."""
+    summand = privacy.summand(gradients, plan=plan)
+    if arm is not Arm.ALONE:
+        return privacy.noised(summand, plan=plan, entropy=entropy)
+    return summand + _whole(plan).sample(len(summand), entropy=entropy)
+
+
+def _whole(plan: PrivacyPlan) -> Skellam | DiscreteGaussian:
+    """The noise that a hospital needs which relies on nobody."""
+    if isinstance(plan.noise, Skellam):
+        return _made(Skellam, plan.sigma_total**2)
+    return DiscreteGaussian(sigma=plan.sigma_total)
+
+
+def _deviation(plan: PrivacyPlan, arm: Arm) -> float:
+    """Of the noise in one coordinate of a sum of all four hospitals, in units of the clip."""
+    each = plan.sigma_total if arm is Arm.ALONE else plan.sigma_client
+    return math.sqrt(len(NAMES)) * each / STEPS * CLIP
+
+
+def _gradients(weights: Floats, x: Floats, y: Floats) -> Floats:
+    """float64[patients, 14], of the cross-entropy."""
+    probability = 1.0 / (1.0 + np.exp(-(x @ weights)))
+    return np.asarray((probability - y)[:, None] * x, np.float64)
