@@ -59,7 +59,7 @@ Reply: TypeAlias = bytes
 """What a client sends back. Whether it is a refusal stands in `Client.refusal`."""
 
 Update: TypeAlias = NDArray[Any]
-"""A 1-D vector: float32 or float64 for the protocols, uint64 for their integer surface."""
+"""A 1-D vector: float32 or float64 for the protocols, uint64 or int64 for their integer surfaces."""
 
 IDENTITY_BYTES: Final = 16
 """Of a release log."""
@@ -137,9 +137,14 @@ class Sum:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IntegerSum(Sum):
-    """A sum on the integer surface: `total` is uint64[d], exact; `mean` is total / contributors, rounded."""
+    """A sum on the integer surface.
 
-    total: NDArray[np.uint64]
+    Attributes:
+        total: Σ x_k, exact: uint64[d] under `exact(max_summand=…)`, int64[d] under `exact(max_abs=…)`.
+        mean: total / contributors, rounded.
+    """
+
+    total: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -505,5 +510,13 @@ class SumProtocol(ABC):
         """
 
     @abstractmethod
-    def exact(self, *, max_summand: int) -> "SumProtocol":
-        """The integer surface: the same machines on uint64 vectors with values in [0, max_summand]."""
+    def exact(self, *, max_summand: int | None = None, max_abs: int | None = None) -> "SumProtocol":
+        """The integer surface: the same machines on integer vectors, without weights.
+
+        Args:
+            max_summand: for uint64 vectors with values in [0, max_summand].
+            max_abs: for int64 vectors with values in [-max_abs, max_abs].
+
+        Raises:
+            ParameterError: not exactly one of the two is given, or the largest sum does not fit the protocol.
+        """

@@ -39,7 +39,7 @@ class CkksSum(ConsortiumParameters):
         except ParameterError:
             raise ParameterError(
                 f"sums of up to {surface.sum_bound} over {self.max_clients} clients are not exact under "
-                "CKKS; lower bits, max_weight or max_clients (on the integer surface max_summand), or take "
-                "MaskedSum or PaillierSum"
+                "CKKS; lower bits, max_weight or max_clients (on the integer surface max_summand or "
+                "max_abs), or take MaskedSum or PaillierSum"
             ) from None
         return CkksScheme(parameters)

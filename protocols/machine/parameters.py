@@ -215,15 +215,19 @@ class Parameters(MachineProtocol):
     def suite_on(self, surface: Surface, *, digest: bytes) -> "Suite":
         """This protocol's suite over the given numbers."""
 
-    def _digest(self, max_summand: int | None) -> bytes:
-        """SHA-256 over the public parameters, so that no two parties run with different ones unnoticed."""
+    def _digest(self, integers: int | tuple[str, int] | None) -> bytes:
+        """SHA-256 over the public parameters, so that no two parties run with different ones unnoticed.
+
+        Args:
+            integers: None on floats, `max_summand` alone, or another bound on integers by its name.
+        """
         values = self._public_values()
-        text = repr((type(self).__name__, max_summand, sorted(values.items(), key=lambda item: item[0])))
+        text = repr((type(self).__name__, integers, sorted(values.items(), key=lambda item: item[0])))
         return hashlib.sha256(labels.PARAMETERS + text.encode()).digest()
 
-    def digest_on(self, *, max_summand: int) -> bytes:
-        """SHA-256 over the public parameters of the integer surface."""
-        return self._digest(max_summand)
+    def digest_on(self, *, max_summand: int | None = None, max_abs: int | None = None) -> bytes:
+        """SHA-256 over the public parameters of an integer surface; one bound is given."""
+        return self._digest(max_summand if max_abs is None else ("max_abs", max_abs))
 
     def _public_values(self) -> dict[str, object]:
         """What the digest covers, by name; equal parameters have equal representations."""
@@ -254,8 +258,8 @@ class Parameters(MachineProtocol):
             )
         return self.surface.codec.error_bound(summands=n_clients, total_weight=total_weight)
 
-    def exact(self, *, max_summand: int) -> "ExactSum":
-        return ExactSum(base=self, max_summand=max_summand)
+    def exact(self, *, max_summand: int | None = None, max_abs: int | None = None) -> "ExactSum":
+        return ExactSum(base=self, max_summand=max_summand, max_abs=max_abs)
 
 
 def _written(value: object) -> str:
@@ -268,16 +272,21 @@ def _written(value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ExactSum(MachineProtocol):
-    """A protocol's integer surface: the same machines, exchanges and guarantees on uint64 vectors.
+    """A protocol's integer surface: the same machines, exchanges and guarantees on integer vectors.
 
     Its sums are `IntegerSum`s. It has no weights, no clipping and no error.
+
+    Args:
+        base: the protocol.
+        max_summand, max_abs: the bound of one summand, see `IntegerSurface`; one of the two.
     """
 
     base: Parameters
-    max_summand: int
+    max_summand: int | None = None
+    max_abs: int | None = None
 
     def __post_init__(self) -> None:
-        plain_fields(self, "max_summand")
+        plain_fields(self, "max_summand", "max_abs")
         _ = self.suite
 
     @property
@@ -286,9 +295,11 @@ class ExactSum(MachineProtocol):
 
     @property
     def suite(self) -> "Suite":
-        surface = IntegerSurface(max_clients=self.base.max_clients, max_summand=self.max_summand)
-        suite = self.base.suite_on(surface, digest=self.base.digest_on(max_summand=self.max_summand))
-        return replace(suite, public={**self.base.written(), "max_summand": str(self.max_summand)})
+        bounds = {"max_summand": self.max_summand, "max_abs": self.max_abs}
+        surface = IntegerSurface(max_clients=self.base.max_clients, **bounds)
+        suite = self.base.suite_on(surface, digest=self.base.digest_on(**bounds))
+        written = {name: str(bound) for name, bound in bounds.items() if bound is not None}
+        return replace(suite, public={**self.base.written(), **written})
 
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.base.exchanges(first=first)
@@ -296,5 +307,5 @@ class ExactSum(MachineProtocol):
     def error_bound(self, n_clients: int, *, total_weight: int | None = None) -> float:
         return 0.0
 
-    def exact(self, *, max_summand: int) -> "ExactSum":
-        return ExactSum(base=self.base, max_summand=max_summand)
+    def exact(self, *, max_summand: int | None = None, max_abs: int | None = None) -> "ExactSum":
+        return ExactSum(base=self.base, max_summand=max_summand, max_abs=max_abs)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,14 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SavedSum:
-    """A `Sum` as it is saved."""
+    """A `Sum` as it is saved; `total` is that of an `IntegerSum`, whose type is saved with it."""
 
     mean: NDArray[np.float64]
     total_weight: U64
     contributors: frozenset[Name]
     metric_names: tuple[Annotated[str, UpTo(4096)], ...]
     metric_values: NDArray[np.float64]
-    total: NDArray[np.uint64] | None
+    total: NDArray[Any] | None
     round: U64
 
     @classmethod

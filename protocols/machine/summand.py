@@ -11,7 +11,7 @@ allows is refused by whoever decodes it (D2).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -317,32 +317,61 @@ class FloatSurface:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerSurface:
-    """uint64 vectors with values in [0, max_summand], summed exactly."""
+    """Integers of a declared range, summed exactly: one of the two ranges.
+
+    Args:
+        max_clients: the most clients in a round.
+        max_summand: summands are uint64 in [0, max_summand], totals uint64.
+        max_abs: summands are int64 in [-max_abs, max_abs], totals int64.
+
+    Raises:
+        ParameterError: none of the two bounds, both, or one whose largest sum does not fit a ring.
+    """
 
     max_clients: int
-    max_summand: int
+    max_summand: int | None = None
+    max_abs: int | None = None
 
     def __post_init__(self) -> None:
-        plain_fields(self, "max_summand")
-        if type(self.max_summand) is not int or self.max_summand < 1:
-            raise ParameterError(f"max_summand is {self.max_summand!r}; it must be a positive integer")
-        if (self.max_clients * self.max_summand).bit_length() > 63:
+        plain_fields(self, "max_summand", "max_abs")
+        check_one(max_summand=self.max_summand, max_abs=self.max_abs)
+        given = self.max_abs if self.signed else self.max_summand
+        if type(given) is not int or given < 1:
+            raise ParameterError(f"{self._bound} is {given!r}; it must be a positive integer")
+        if self.sum_bound.bit_length() > (room := 62 if self.signed else 63):
             raise ParameterError(
-                f"{self.max_clients} summands of up to {self.max_summand} do not fit 63 bits: "
-                f"lower max_summand or max_clients"
+                f"{self.max_clients} summands of up to {self._most} do not fit {room} bits"
+                f"{' and a sign' if self.signed else ''}: lower {self._bound} or max_clients"
             )
 
     @property
+    def _bound(self) -> str:
+        """The name of the bound, for what is said of it."""
+        return "max_abs" if self.signed else "max_summand"
+
+    @property
+    def _most(self) -> int:
+        return self.max_abs or self.max_summand or 0  # one of the two is there, and it is positive
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.int64 if self.signed else np.uint64)
+
+    @property
     def ring(self) -> Ring:
-        return Ring(bits=(self.max_clients * self.max_summand).bit_length())
+        return Ring(bits=self.sum_bound.bit_length() + self.signed)
 
     @property
     def summand_bound(self) -> int:
-        return self.max_summand
+        return self._most
 
     @property
     def sum_bound(self) -> int:
-        return self.max_clients * self.max_summand
+        return self.max_clients * self._most
+
+    @property
+    def signed(self) -> bool:
+        return self.max_abs is not None
 
     def check_length(self, length: int) -> None:
         """Every length will do."""
@@ -351,15 +380,12 @@ class IntegerSurface:
         return length
 
     def check(self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float]) -> None:
-        values = _check_vector(update, length)
-        if values.dtype != np.uint64:
-            raise ParameterError(f"a summand of {values.dtype}; the integer surface takes uint64")
-        if weight != 1 or metrics:
-            raise ParameterError(
-                "the integer surface has neither weights nor metrics; scale the summand yourself"
-            )
-        if int(values.max()) > self.max_summand:
-            raise ParameterError(f"a value above max_summand = {self.max_summand}; nothing was sent")
+        values = _check_integers(
+            update, length, dtype=self._dtype, bound=self._bound, weight=weight, metrics=metrics
+        )
+        if int(values.max()) > self._most or int(values.min()) < -self._most:
+            where = "outside ±" if self.signed else "above "
+            raise ParameterError(f"a value {where}{self._bound} = {self._most}; nothing was sent")
 
     def encode(
         self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float], entropy: Entropy
@@ -367,21 +393,57 @@ class IntegerSurface:
         self.check(update, length=length, weight=weight, metrics=metrics)
         return _IntegerSummand(self.ring, update)
 
-    @property
-    def signed(self) -> bool:
-        return False
-
     def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
-        ring, exact = self.ring, np.empty(len(total), dtype=np.uint64)
-        for start in range(0, len(total), BLOCK_VALUES):
-            stop = min(start + BLOCK_VALUES, len(total))
-            exact[start:stop] = ring.residues(total[start:stop])
-        if len(exact) and int(exact.max()) > len(contributors) * self.max_summand:
+        exact = _integers(total, read=self.ring.centred if self.signed else self.ring.residues)
+        most = len(contributors) * self._most
+        if len(exact) and (int(exact.max()) > most or int(exact.min()) < -most):
             raise RoundAborted(
-                "a sum above what its contributors may add up to: a contributor broke max_summand",
+                f"a sum {'outside' if self.signed else 'above'} what its contributors may add up to: "
+                f"a contributor broke {self._bound}",
                 opened=contributors,
             )
         return IntegerSum(exact / len(contributors), len(contributors), contributors, {}, exact)
+
+
+def check_one(**bounds: int | None) -> None:
+    """Exactly one of these bounds is given; `ParameterError` says which are and what each is for."""
+    given = [name for name, value in bounds.items() if value is not None]
+    if len(given) != 1:
+        found = f"both {' and '.join(given)}" if len(given) == 2 else " and ".join(given) or "no bound"
+        raise ParameterError(
+            f"an integer surface with {found}: give exact(max_summand=…) for uint64 summands from 0 on, or "
+            "exact(max_abs=…) for int64 summands of either sign"
+        )
+
+
+def _check_integers(
+    update: object,
+    length: int,
+    *,
+    dtype: np.dtype[Any],
+    bound: str,
+    weight: int,
+    metrics: Mapping[str, float],
+) -> NDArray[Any]:
+    """A vector of this type, without weight and metrics."""
+    values = _check_vector(update, length)
+    if values.dtype != dtype:
+        raise ParameterError(f"a summand of {values.dtype}; the integer surface with {bound} takes {dtype}")
+    if weight != 1 or metrics:
+        raise ParameterError(
+            "the integer surface has neither weights nor metrics; scale the summand yourself"
+        )
+    return values
+
+
+def _integers(total: Total, *, read: Callable[[Words], NDArray[Any]]) -> NDArray[Any]:
+    """The representatives of all elements of a sum, as `Ring.centred` or `Ring.residues` reads them."""
+    blocks = range(0, len(total), BLOCK_VALUES)
+    exact = np.empty(len(total), dtype=read(total[:0]).dtype)
+    for start in blocks:
+        stop = min(start + BLOCK_VALUES, len(total))
+        exact[start:stop] = read(total[start:stop])
+    return exact
 
 
 def _beyond(what: str, contributors: frozenset[ClientId], limit: str) -> RoundAborted:

@@ -54,6 +54,7 @@ security fails    never
 liveness fails    never
 revealed          who took part and the sum of at least 4 contributors, to the server
                   that sum without their own updates, to the server and 2 clients
+sure and honest   at least 2 contributors of every sum that is opened
 >>> chosen = plan_masked(10, Requirements(), ring_bits=20, roster=20)
 >>> chosen.corrupt, chosen.min_survivors
 (4, 8)
@@ -159,6 +160,7 @@ def _complete(n: int, roster: int, requirements: Requirements, ring_bits: int) -
             bearable=_bearable(n, requirements),
         )
     lost = ceil_fraction(requirements.dropout_fraction, n)
+    sure = 2 * survivors - n if adversary is Adversary.SEMI_MALICIOUS else survivors
     return Plan(
         clients=n,
         roster=roster,
@@ -173,7 +175,8 @@ def _complete(n: int, roster: int, requirements: Requirements, ring_bits: int) -
         ring_bits=ring_bits,
         security_failure=0.0,
         liveness_failure=float(lost > n - survivors),
-        sure_contributors=2 * survivors - n if adversary is Adversary.SEMI_MALICIOUS else survivors,
+        sure_contributors=sure,
+        sure_honest=sure - corrupt,
         exposure=0.0,
     )
 
@@ -350,11 +353,11 @@ def _random(n: int, roster: int, requirements: Requirements, ring_bits: int, fou
     survivors = n - floor_fraction(requirements.dropout_fraction, n)
     threshold = max(found.reach + 1, 2)
     tries = 2.0 ** _grinding(requirements)
-    sure, quorum, exposure = survivors, 0, 0.0
+    sure, honest, quorum, exposure = survivors, survivors - corrupt, 0, 0.0
     if adversary is Adversary.SEMI_MALICIOUS:
         # 2m - n, which is sure on the complete graph, is not where clients see their neighbours only: what
         # was asked for is promised, and the exposure says how well.
-        sure = requirements.min_contributors
+        sure, honest = requirements.min_contributors, 0
         exposure = tries * _exposure(
             n,
             corrupt=corrupt,
@@ -366,8 +369,10 @@ def _random(n: int, roster: int, requirements: Requirements, ring_bits: int, fou
     elif adversary is Adversary.MALICIOUS:
         # An honest client that reveals has t2 neighbours in the one survivor set, all in its sum; at most
         # t1 < t2 of them are corrupt, so two are honest. Whose self mask is opened has such a client among
-        # its neighbours, for t > t1 of them revealed.
+        # its neighbours, for t > t1 of them revealed. What is opened may be an arc with no more than these:
+        # of them all c would be too many to take off, t1 are.
         sure, quorum = found.left + 1, _majority(n, corrupt)
+        honest = sure - found.most
     _refuse_few_survivors(n, roster, requirements, survivors=survivors, quorum=quorum)
     return Plan(
         clients=n,
@@ -384,6 +389,7 @@ def _random(n: int, roster: int, requirements: Requirements, ring_bits: int, fou
         security_failure=tries * (found.cut + found.corrupted),
         liveness_failure=found.starved,
         sure_contributors=sure,
+        sure_honest=honest,
         exposure=min(exposure, 1.0),
     )
 

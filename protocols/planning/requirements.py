@@ -25,6 +25,7 @@ liveness fails    never
 revealed          who took part, to the server
                   the sum of at least 3 contributors, to those whom the protocol lets open it
                   that sum without their own updates, to 1 clients of those
+sure and honest   at least 2 contributors of every sum that is opened
 """
 
 from dataclasses import dataclass
@@ -141,6 +142,13 @@ class Plan:
         sure_contributors: whatever the server tells whom, a sum that it opens has so many contributors,
             corrupt ones counted, and at least two honest ones; except as `security_failure` and `exposure`
             say.
+        sure_honest: the smallest number of honest contributors in any sum that can be opened, whoever of the
+            c pool with the server; 0 where none is promised. Noise that each client adds by a share of
+            1/`sure_honest` is all there in every such sum, except as `security_failure` says. Of two clients
+            one may be corrupt, and it is 1. Where all clients hold one key (CkksSum, PaillierSum) it is
+            promised against c of them without the server: together with it they open single updates, see
+            `one_update`. And it counts out nobody but the c: with a `corrupt_fraction` of 0 a client that
+            reads the published sum and knows its own noise is not planned for.
         exposure: upper bound of the probability that the graph lets a lying server open the update of one
             given client together with fewer than `sure_contributors` - 1 other honest ones, in [0, 1]. 1.0
             says that it is not excluded. Above 0 only for SEMI_MALICIOUS on a random graph.
@@ -165,6 +173,7 @@ class Plan:
     security_failure: float
     liveness_failure: float
     sure_contributors: int
+    sure_honest: int
     exposure: float
     client_sends: int = 0
     client_receives: int = 0
@@ -187,6 +196,7 @@ class Plan:
             ("security fails", _chance(self.security_failure)),
             ("liveness fails", _chance(self.liveness_failure)),
             *zip(("revealed", "", ""), self._revealed(), strict=False),
+            ("sure and honest", self._honest()),
         ]
         if self.one_update:
             rows.append(("one update", self.one_update))
@@ -240,6 +250,12 @@ class Plan:
         if self.corrupt:
             lines.append(f"that sum without their own updates, to {pooling}")
         return lines
+
+    def _honest(self) -> str:
+        """How many contributors of any sum are honest."""
+        if not self.sure_honest:
+            return "none is promised"
+        return f"at least {self.sure_honest} contributors of every sum that is opened"
 
 
 def _chance(probability: float) -> str:
@@ -351,6 +367,7 @@ def plan_unshared(
         security_failure=0.0 if protects else 1.0,
         liveness_failure=float(lost > n - least),
         sure_contributors=least,
+        sure_honest=least - corrupt if protects else 0,
         exposure=0.0,
         one_update=one_update,
         post_quantum=post_quantum,

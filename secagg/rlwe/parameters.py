@@ -193,7 +193,7 @@ def choose_parameters(*, sum_bound: int, signed: bool, max_summands: int, degree
     if not digits:
         raise ParameterError(
             f"sums of up to {sum_bound} over {max_summands} summands do not fit a secure modulus at degree "
-            f"{degree}; lower max_clients, max_weight, bits or max_summand"
+            f"{degree}; lower max_clients, max_weight, bits, max_summand or max_abs"
         )
     key_norm_bound = _key_norm_bound(degree, max_summands)
     limbs = _limbs(degree, modulus_bits, key_norm_bound)

@@ -110,8 +110,8 @@ class WithLiars(MachineProtocol):
     def error_bound(self, n_clients: int, *, total_weight: int | None = None) -> float:
         return self.base.error_bound(n_clients, total_weight=total_weight)
 
-    def exact(self, *, max_summand: int) -> SumProtocol:
-        return self.base.exact(max_summand=max_summand)
+    def exact(self, *, max_summand: int | None = None, max_abs: int | None = None) -> SumProtocol:
+        return self.base.exact(max_summand=max_summand, max_abs=max_abs)
 
     def client(
         self,

@@ -28,6 +28,7 @@ PLAN = Plan(
     security_failure=2.0**-41.25,
     liveness_failure=2.0**-20.5,
     sure_contributors=73,
+    sure_honest=3,
     exposure=0.0,
 )
 
@@ -204,6 +205,7 @@ def test_the_table_of_a_malicious_plan() -> None:
             "liveness fails    2^-20.5",
             "revealed          who took part and the sum of at least 73 contributors, to the server",
             "                  that sum without their own updates, to the server and 200 clients",
+            "sure and honest   at least 3 contributors of every sum that is opened",
         ]
     )
 
