@@ -11,7 +11,11 @@ __all__ = [
     "EXPANSIONS",
     "FLAMBY",
     "FLAMBY_PRIVATE",
-    "NAIVE", "PublishedAccuracy", "PublishedExpansion", "PublishedRounds"]
+    "NAIVE",
+    "PublishedAccuracy",
+    "PublishedExpansion",
+    "PublishedRounds",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,15 +29,18 @@ QUICK_RUNS: Final = 5
 
 HEADERS: Final = (
     "ε",
-    "in the sum",
-    "in the sum, default requirements",
-    "each hospital for itself",
-    "noise of the three, in clips",
+    *(arm.value for arm in Arm),
+    "noise of the sum, in clips",
     "FLamby's DP-FedAvg, other training",
 )
 
-_COLOURS: Final = {Arm.SUM: "#0072B2", Arm.DEFAULT: "#56B4E9", Arm.ALONE: "#D55E00"}
-_MARKERS: Final = {Arm.SUM: "s", Arm.DEFAULT: "P", Arm.ALONE: "^"}
+_COLOURS: Final = {
+    Arm.ALL: "#0072B2",
+    Arm.DEFAULT: "#56B4E9",
+    Arm.LOSS: "#009E73",
+    Arm.ALONE: "#D55E00",
+}
+_MARKERS: Final = {Arm.ALL: "s", Arm.DEFAULT: "P", Arm.LOSS: "o", Arm.ALONE: "^"}
 _GREY: Final = "#6b7280"
 
 

@@ -4,12 +4,14 @@ A round is one step over all training patients: each patient's gradient is clipp
 its patients' gradients and its share of the noise, and the sum over the hospitals, divided by the public number
 of patients, moves the 14 weights. 60 rounds, δ = 1e-4, a rate of 2.0, chosen before anything was looked at.
 
-The same noise can come about in three ways, which are the three columns of the table:
+The same ε can come about in four ways, which are the columns of the table:
 
-* `Arm.SUM`: in the sum, drawn in four shares. The plan promises that all four hospitals are in every sum and
+* `Arm.ALL`: in the sum, drawn in four shares. The plan promises that all four hospitals are in every sum and
   that none of them pools what it knows with the server: h = 4 shares are always there.
-* `Arm.DEFAULT`: in the sum, under the default requirements. One hospital may collude, so h is smaller and every
-  share larger, and the sum has more noise than its ε needs.
+* `Arm.DEFAULT`: in the sum, under the default requirements. All four must stay and one may collude: h = 3, so
+  every share is larger, and the sum has √(4/3) times the noise.
+* `Arm.LOSS`: in the sum, where one may be lost besides (a server that lies is answered by a signed survivor
+  set): h = 2, √2 times the noise.
 * `Arm.ALONE`: each hospital for itself, as where there is no secure sum: each adds the whole noise, and the sum
   has four times its variance.
 
@@ -28,9 +30,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.flamby.patients import INPUTS, NAMES, Cohort, load_cohort
-from fl_integration.privacy import PatientLevel, PrivacyPlan
-from protocols import MaskedSum, Requirements, Session
+from fl_integration.privacy.patient import PatientLevel
+from fl_integration.privacy.plan import PrivacyPlan
+from protocols import Adversary, MaskedSum, Requirements, Session
 from secagg.entropy import Entropy, SeededEntropy
+from secagg.noise import Skellam
 
 __all__ = ["DELTA", "RATE", "ROUNDS", "RUNS", "Arm", "Trained", "accuracies", "plan_of", "train"]
 
@@ -48,14 +52,16 @@ RUNS: Final = 25
 class Arm(Enum):
     """Where the noise comes from; see above."""
 
-    SUM = "in the sum"
-    DEFAULT = "in the sum, default requirements"
+    ALL = "in the sum, h = 4"
+    DEFAULT = "in the sum, h = 3 (defaults)"
+    LOSS = "in the sum, h = 2"
     ALONE = "each hospital for itself"
 
 
 _REQUIREMENTS: Final = {
-    Arm.SUM: Requirements(corrupt_fraction=0.0, dropout_fraction=0.0, min_contributors=len(NAMES)),
+    Arm.ALL: Requirements(corrupt_fraction=0.0, dropout_fraction=0.0, min_contributors=len(NAMES)),
     Arm.DEFAULT: Requirements(),
+    Arm.LOSS: Requirements(adversary=Adversary.MALICIOUS),
 }
 
 
@@ -91,7 +97,7 @@ def patient_level(epsilon: float) -> PatientLevel:
 @cache
 def plan_of(epsilon: float, arm: Arm) -> PrivacyPlan:
     """The plan of an arm; that of `Arm.ALONE` is the one of the sum, whose whole noise each hospital adds."""
-    requirements = _REQUIREMENTS.get(arm, _REQUIREMENTS[Arm.SUM])
+    requirements = _REQUIREMENTS.get(arm, _REQUIREMENTS[Arm.ALL])
     protocol = MaskedSum(max_clients=len(NAMES), requirements=requirements)
     return patient_level(epsilon).plan(len(NAMES), protocol=protocol, length=INPUTS + 1)
 
@@ -156,17 +162,15 @@ def _vector(privacy: PatientLevel, plan: PrivacyPlan, gradients: Floats, arm: Ar
     return summand + _whole(plan).sample(len(summand), entropy=entropy)
 
 
-def _whole(plan: PrivacyPlan) -> Skellam | DiscreteGaussian:
-    """The noise that a hospital needs which relies on nobody."""
-    if isinstance(plan.noise, Skellam):
-        return _made(Skellam, plan.sigma_total**2)
-    return DiscreteGaussian(sigma=plan.sigma_total)
+def _whole(plan: PrivacyPlan) -> Skellam:
+    """The noise that a hospital needs which relies on nobody: all of what one trusted party would add."""
+    return Skellam(variance=plan.sigma_trusted**2)
 
 
 def _deviation(plan: PrivacyPlan, arm: Arm) -> float:
     """Of the noise in one coordinate of a sum of all four hospitals, in units of the clip."""
-    each = plan.sigma_total if arm is Arm.ALONE else plan.sigma_client
-    return math.sqrt(len(NAMES)) * each / STEPS * CLIP
+    total = plan.sigma_trusted * math.sqrt(len(NAMES)) if arm is Arm.ALONE else plan.sigma_total
+    return total / plan.steps
 
 
 def _gradients(weights: Floats, x: Floats, y: Floats) -> Floats:

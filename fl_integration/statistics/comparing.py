@@ -1,0 +1,73 @@
+"""Whether groups differ, from what sums tell of them: counts, means and deviations, counts of bins.
+
+>>> count, mean, deviation = np.array([20, 30]), np.array([50.0, 55.0]), np.array([8.0, 9.0])
+>>> p, test = compared_means(count, mean, deviation)
+>>> round(p, 4), test.value
+(0.0457, "Welch's t test")
+"""
+
+import math
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_integration.statistics.showing import load_special
+
+__all__ = ["Test", "compared_means", "compared_ranks", "pooled_moments"]
+
+
+class Test(Enum):
+    """How groups were compared; the value is what stands below a table."""
+
+    WELCH = "Welch's t test"
+    ANOVA = "analysis of variance"
+    RANKS = "rank test (Mann-Whitney, Kruskal-Wallis) on binned values"
+    CHI_SQUARED = "χ² test"
+    FISHER = "Fisher's exact test"
+
+
+def pooled_moments(
+    count: NDArray[np.int64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Mean and standard deviation of all, from those of the groups."""
+    there = count > 0
+    n, means, deviations = count[there], mean[there], np.where(count[there] > 1, deviation[there], 0.0)
+    if not len(n):
+        return math.nan, math.nan
+    of_all = float((n * means).sum() / n.sum())
+    squares = float(((n - 1) * deviations**2 + n * (means - of_all) ** 2).sum())
+    return of_all, math.sqrt(squares / (n.sum() - 1)) if n.sum() > 1 else math.nan
+
+
+def compared_means(
+    count: NDArray[np.int64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> tuple[float, Test | None]:
+    """Welch's t test of two groups, an analysis of variance of more; of groups with two values at least."""
+    there = count > 1
+    n, means, variances = count[there].astype(np.float64), mean[there], deviation[there] ** 2
+    if len(n) < 2 or not variances.any():
+        return math.nan, None
+    special = load_special()
+    if len(n) == 2:
+        parts = variances / n
+        freedom = parts.sum() ** 2 / (parts**2 / (n - 1)).sum()
+        t = (means[0] - means[1]) / math.sqrt(parts.sum())
+        return float(2 * special.stdtr(freedom, -abs(t))), Test.WELCH
+    of_all = (n * means).sum() / n.sum()
+    between, within = (n * (means - of_all) ** 2).sum(), ((n - 1) * variances).sum()
+    groups, rest = len(n) - 1, n.sum() - len(n)
+    return float(special.fdtrc(groups, rest, (between / groups) / (within / rest))), Test.ANOVA
+
+
+def compared_ranks(counts: NDArray[np.int64]) -> tuple[float, Test | None]:
+    """Kruskal and Wallis' test (JASA 47, 1952) with ties, of int64[groups, bins]; of two groups, Mann-Whitney's."""
+    counts = counts[counts.sum(axis=1) > 0].astype(np.float64)
+    ties, n = counts.sum(axis=0), counts.sum()
+    untied = 1 - (ties**3 - ties).sum() / (n**3 - n) if n > 1 else 0.0
+    if len(counts) < 2 or untied <= 0:
+        return math.nan, None
+    ranks = np.cumsum(ties) - ties + (ties + 1) / 2
+    sums = counts @ ranks
+    h = 12 / (n * (n + 1)) * (sums**2 / counts.sum(axis=1)).sum() - 3 * (n + 1)
+    return float(load_special().chdtrc(len(counts) - 1, max(h / untied, 0.0))), Test.RANKS
