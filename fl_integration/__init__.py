@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
+    from fl_integration.privacy.adaptive import AdaptiveClip
+    from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger
+    from fl_integration.privacy.patient import PatientLevel
+    from fl_integration.privacy.plan import PrivacyPlan
+    from fl_integration.privacy.rows import RowLevel
+    from fl_integration.privacy.units import Noise
     from fl_integration.site.keys import load_identity, load_public, save_identity
     from fl_integration.site.private_files import Existing, WithoutModes
     from fl_integration.site.public_identity import PublicIdentity, read_public
@@ -43,14 +49,16 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "AutoClip", "Better", "BiasCorrection", "Central", "ClippingWarning", "Custom", "EarlyStopping",
-    "Existing", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun",
-    "FederatedServer", "InProcess", "LocalTraining", "Manifest", "OnSites", "Progress", "PublicIdentity",
-    "Rehearsal", "RoundReport", "Sampling", "Scaffold", "Second", "SqliteReleaseLog", "Task", "Trained",
-    "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms", "apply_delta",
-    "delta", "fedavg", "federate", "flatten", "load_identity", "load_public", "manifest_of", "model_digest",
-    "movable", "only", "predict", "read_public", "read_roster", "run_round_async", "save_identity",
-    "segments", "sign_roster", "to_tensorboard", "unflatten", "write_roster",
+    "AdaptiveClip", "AutoClip", "Better", "BiasCorrection", "BudgetExceededError", "BudgetLedger",
+    "Central", "ClippingWarning", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
+    "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun", "FederatedServer",
+    "InProcess", "LocalTraining", "Manifest", "Noise", "OnSites", "PatientLevel", "PrivacyPlan", "Progress",
+    "PublicIdentity", "Rehearsal", "RoundReport", "RowLevel", "Sampling", "Scaffold", "Second",
+    "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters",
+    "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten", "load_identity",
+    "load_public", "manifest_of", "model_digest", "movable", "only", "predict", "read_public",
+    "read_roster", "run_round_async", "save_identity", "segments", "sign_roster", "to_tensorboard",
+    "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -67,6 +75,12 @@ _ROOMS = {
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
+    "privacy.adaptive": ("AdaptiveClip",),
+    "privacy.ledger": ("BudgetExceededError", "BudgetLedger"),
+    "privacy.patient": ("PatientLevel",),
+    "privacy.plan": ("PrivacyPlan",),
+    "privacy.rows": ("RowLevel",),
+    "privacy.units": ("Noise",),
     "site.keys": ("load_identity", "load_public", "save_identity"),
     "site.private_files": ("Existing", "WithoutModes"),
     "site.public_identity": ("PublicIdentity", "read_public"),

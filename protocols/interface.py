@@ -140,7 +140,8 @@ class IntegerSum(Sum):
     """A sum on the integer surface.
 
     Attributes:
-        total: Σ x_k, exact: uint64[d] under `exact(max_summand=…)`, int64[d] under `exact(max_abs=…)`.
+        total: Σ x_k, exact: uint64[d] under `exact(max_summand=…)`, int64[d] under `exact(max_abs=…)`; under
+            `modular(bits=…)` int64[d], equal to the sum modulo 2**bits.
         mean: total / contributors, rounded.
     """
 
@@ -519,4 +520,18 @@ class SumProtocol(ABC):
 
         Raises:
             ParameterError: not exactly one of the two is given, or the largest sum does not fit the protocol.
+        """
+
+    @abstractmethod
+    def modular(self, *, bits: int) -> "SumProtocol":
+        """The same machines on int64 vectors of any size, summed modulo 2**bits: sums may wrap around.
+
+        For integers with noise in them. What is opened is not checked: any total is a possible one.
+
+        Args:
+            bits: of one value on the wire, in [2, 62]; totals are in [-2**(bits-1), 2**(bits-1)).
+
+        Raises:
+            ParameterError: bits is anything else, or this protocol's sums cannot wrap around; take
+                `exact(max_abs=…)` then.
         """

@@ -119,6 +119,7 @@ class PlainSum(Parameters):
 
     withstands: ClassVar[frozenset[Adversary]] = frozenset(Adversary)
     """Nothing is protected from anybody, so no adversary is worse than another."""
+    sums_residues: ClassVar[bool] = True
 
     @property
     def learns(self) -> Learner:

@@ -188,8 +188,8 @@ class Session:
         """One round.
 
         Args:
-            updates: 1-D float32 or float64 arrays of equal length (on the integer surface uint64, or int64
-                where it is signed); the keys are the cohort.
+            updates: 1-D float32 or float64 arrays of equal length (on the integer surfaces uint64, or
+                int64 where they are signed); the keys are the cohort.
             weights: positive integers up to `max_weight`; a client that is not named weighs 1.
             drop: for a client, the first exchange (index or name) that it does not answer.
             metrics: the metrics of each client, if the protocol names any.

@@ -11,8 +11,9 @@ True
 from dataclasses import dataclass
 from typing import Final
 
+from protocols.machine.integers import IntegerSurface
 from protocols.machine.parameters import Parameters
-from protocols.machine.summand import IntegerSurface, Surface
+from protocols.machine.summand import Surface
 from protocols.planning.requirements import Plan
 from secagg.vectors.lanes import Lanes
 

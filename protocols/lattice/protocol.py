@@ -8,8 +8,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
 from protocols.interface import Learner
+from protocols.machine.integers import IntegerSurface
 from protocols.machine.parameters import Parameters
-from protocols.machine.summand import IntegerSurface, Surface
+from protocols.machine.summand import Surface
 from protocols.planning.requirements import Adversary, Plan
 from secagg import labels
 from secagg.errors import ParameterError
@@ -91,7 +92,7 @@ class LatticeParameters(Parameters):
     def _public_values(self) -> dict[str, object]:
         from secagg.rlwe.scheme import KEY_SUMMAND_MAX
 
-        return {**super()._public_values(), "keys": self.key_layer.digest_on(max_summand=KEY_SUMMAND_MAX)}
+        return {**super()._public_values(), "keys": self.key_layer.digest_on("max_summand", KEY_SUMMAND_MAX)}
 
     def written(self) -> dict[str, str]:
         layer = self.key_layer

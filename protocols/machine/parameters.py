@@ -1,7 +1,7 @@
 """The parameters that every protocol shares, and how they become machines.
 
 `Parameters` is the keyword-only shape of all constructors; a protocol adds only what is its own and says
-what `suite` it runs. `ExactSum` is the same protocol on its integer surface.
+what `suite` it runs. `ExactSum` is the same protocol on one of its integer surfaces.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from protocols.identity import Identity, Roster
 from protocols.interface import Client, Learner, Policy, ReleaseLog, Server, SumProtocol
-from protocols.machine.summand import FloatSurface, IntegerSurface, Surface
+from protocols.machine.integers import IntegerSurface, ModularSurface, check_one
+from protocols.machine.summand import FloatSurface, Surface
 from protocols.planning.requirements import Adversary, Plan, Requirements
 from secagg import labels
 from secagg.entropy import Entropy
@@ -133,6 +134,8 @@ class Parameters(MachineProtocol):
 
     withstands: ClassVar[frozenset[Adversary]] = frozenset({Adversary.SEMI_HONEST})
     """The servers that this protocol has an answer to."""
+    sums_residues: ClassVar[bool] = False
+    """Whether what this protocol adds up may wrap around, as a ring's elements do."""
 
     def __post_init__(self) -> None:
         plain_fields(self, "max_clients", "max_weight", "max_total_weight", "bits", "clip")
@@ -219,15 +222,15 @@ class Parameters(MachineProtocol):
         """SHA-256 over the public parameters, so that no two parties run with different ones unnoticed.
 
         Args:
-            integers: None on floats, `max_summand` alone, or another bound on integers by its name.
+            integers: None on floats; `max_summand` alone, or another surface's number with its name.
         """
         values = self._public_values()
         text = repr((type(self).__name__, integers, sorted(values.items(), key=lambda item: item[0])))
         return hashlib.sha256(labels.PARAMETERS + text.encode()).digest()
 
-    def digest_on(self, *, max_summand: int | None = None, max_abs: int | None = None) -> bytes:
-        """SHA-256 over the public parameters of an integer surface; one bound is given."""
-        return self._digest(max_summand if max_abs is None else ("max_abs", max_abs))
+    def digest_on(self, name: str, number: int) -> bytes:
+        """SHA-256 over the public parameters of an integer surface, which one named number makes."""
+        return self._digest(number if name == "max_summand" else (name, number))
 
     def _public_values(self) -> dict[str, object]:
         """What the digest covers, by name; equal parameters have equal representations."""
@@ -261,6 +264,9 @@ class Parameters(MachineProtocol):
     def exact(self, *, max_summand: int | None = None, max_abs: int | None = None) -> "ExactSum":
         return ExactSum(base=self, max_summand=max_summand, max_abs=max_abs)
 
+    def modular(self, *, bits: int) -> "ExactSum":
+        return ExactSum(base=self, modular_bits=ModularSurface(bits=bits).bits)
+
 
 def _written(value: object) -> str:
     """A value on a short line; of a long one the beginning, and what tells it from others like it."""
@@ -278,15 +284,24 @@ class ExactSum(MachineProtocol):
 
     Args:
         base: the protocol.
-        max_summand, max_abs: the bound of one summand, see `IntegerSurface`; one of the two.
+        max_summand, max_abs: the bound of one summand, see `IntegerSurface`.
+        modular_bits: sums are taken modulo 2**modular_bits, see `ModularSurface`. One of the three is given.
     """
 
     base: Parameters
     max_summand: int | None = None
     max_abs: int | None = None
+    modular_bits: int | None = None
 
     def __post_init__(self) -> None:
-        plain_fields(self, "max_summand", "max_abs")
+        plain_fields(self, "max_summand", "max_abs", "modular_bits")
+        check_one(max_summand=self.max_summand, max_abs=self.max_abs, modular_bits=self.modular_bits)
+        if self.modular_bits is not None and not self.base.sums_residues:
+            raise ParameterError(
+                f"{type(self.base).__name__} has no sums modulo 2**bits: its digits, packings or slots do "
+                "not wrap around, and sums of residues in them would tell how often single vectors did; take "
+                "exact(max_abs=…) with the bound of one summand, the tail of its noise included"
+            )
         _ = self.suite
 
     @property
@@ -295,11 +310,28 @@ class ExactSum(MachineProtocol):
 
     @property
     def suite(self) -> "Suite":
-        bounds = {"max_summand": self.max_summand, "max_abs": self.max_abs}
-        surface = IntegerSurface(max_clients=self.base.max_clients, **bounds)
-        suite = self.base.suite_on(surface, digest=self.base.digest_on(**bounds))
-        written = {name: str(bound) for name, bound in bounds.items() if bound is not None}
-        return replace(suite, public={**self.base.written(), **written})
+        surface, (name, number) = self.surface, self._number
+        suite = self.base.suite_on(surface, digest=self.base.digest_on(name, number))
+        return replace(suite, public={**self.base.written(), name: str(number)})
+
+    @property
+    def surface(self) -> Surface:
+        """The numbers that are summed."""
+        if self.modular_bits is not None:
+            return ModularSurface(bits=self.modular_bits)
+        return IntegerSurface(
+            max_clients=self.base.max_clients, max_summand=self.max_summand, max_abs=self.max_abs
+        )
+
+    @property
+    def _number(self) -> tuple[str, int]:
+        """What tells this surface from others, with its name."""
+        numbers = (
+            ("max_summand", self.max_summand),
+            ("max_abs", self.max_abs),
+            ("modular_bits", self.modular_bits),
+        )
+        return next((name, number) for name, number in numbers if number is not None)
 
     def exchanges(self, *, first: bool) -> tuple[str, ...]:
         return self.base.exchanges(first=first)
@@ -308,4 +340,7 @@ class ExactSum(MachineProtocol):
         return 0.0
 
     def exact(self, *, max_summand: int | None = None, max_abs: int | None = None) -> "ExactSum":
-        return ExactSum(base=self.base, max_summand=max_summand, max_abs=max_abs)
+        return self.base.exact(max_summand=max_summand, max_abs=max_abs)
+
+    def modular(self, *, bits: int) -> "ExactSum":
+        return self.base.modular(bits=bits)

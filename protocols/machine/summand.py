@@ -1,9 +1,9 @@
-"""From an update to the integers that are summed, and from their sum back: the two surfaces.
+"""From an update to the integers that are summed, and from their sum back: surfaces, and that of floats.
 
 Every protocol sums integer vectors modulo 2**bits. `FloatSurface` puts `FixedPoint` on top: a client's
 vector is (w·x_1, …, w·x_d, w·metric_1, …, w), each product rounded. So weights are exact integers inside the
 sum, a small hospital loses no precision (ATTACKS B8), and nobody's example count divides what it adds (D3).
-`IntegerSurface` is the level below, for callers that bring integers of their own.
+`protocols.machine.integers` is the level below, for callers that bring integers of their own.
 
 Overflow is excluded when a surface is built: the ring holds the largest possible sum with its sign. A client
 that lies is not bound by that, and what it sends cannot be looked at; but a sum beyond what its total weight
@@ -11,7 +11,7 @@ allows is refused by whoever decodes it (D2).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.identity import ClientId
-from protocols.interface import IntegerSum, Sum, Update
+from protocols.interface import Sum, Update
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError, RoundAborted
-from secagg.numbers import is_number, plain, plain_fields
+from secagg.numbers import is_number, plain
 from secagg.vectors.fixedpoint import Encoder, FixedPoint, Rounding
 from secagg.vectors.ring import BLOCK_VALUES, Ring
 
-__all__ = ["FloatSurface", "IntegerSurface", "Summand", "Surface", "Total"]
+__all__ = ["FloatSurface", "Summand", "Surface", "Total", "Words", "check_vector", "check_weight"]
 
 Words: TypeAlias = NDArray[Any]
 """A vector of ring elements in `Ring.dtype`."""
@@ -112,17 +112,6 @@ class _FloatSummand(Summand):
         block[count:] = self._tail[skipped : skipped + len(block) - count]
 
 
-class _IntegerSummand(Summand):
-    """Integers as they are."""
-
-    def __init__(self, ring: Ring, values: NDArray[Any]) -> None:
-        super().__init__(ring, len(values))
-        self._values = values
-
-    def _write(self, start: int, block: Words) -> None:
-        block[:] = self._values[start : start + len(block)]
-
-
 class Surface(Protocol):
     """What a protocol needs to know of the numbers that it sums."""
 
@@ -164,12 +153,18 @@ class Surface(Protocol):
         """Whether sums are signed."""
         ...
 
+    @property
+    def wraps(self) -> bool:
+        """Whether sums wrap around in the ring; if not, they fit it."""
+        ...
+
     def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
         """The sum; `RoundAborted` with `opened=contributors` if it cannot have come from honest summands."""
         ...
 
 
-def _check_vector(update: object, length: int) -> NDArray[Any]:
+def check_vector(update: object, length: int) -> NDArray[Any]:
+    """An update as a plain array; `ParameterError` if it is no vector of this length."""
     if not isinstance(update, np.ndarray) or update.ndim != 1:
         kind = type(update).__name__
         shape = f" of shape {update.shape}" if isinstance(update, np.ndarray) else ""
@@ -226,7 +221,7 @@ class FloatSurface:
         return length + len(self.metrics) + 1
 
     def check(self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float]) -> None:
-        values = _check_vector(update, length)
+        values = check_vector(update, length)
         if values.dtype not in (np.float32, np.float64):
             raise ParameterError(f"an update of {values.dtype}; float32 and float64 are summed")
         if check_weight(weight, self.max_weight) > self.max_total_weight:
@@ -275,6 +270,10 @@ class FloatSurface:
     def signed(self) -> bool:
         return True
 
+    @property
+    def wraps(self) -> bool:
+        return False
+
     def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
         length = len(total) - len(self.metrics) - 1
         tail = self.ring.centred(total[length:])
@@ -313,137 +312,6 @@ class FloatSurface:
                 raise _beyond("a value of the sum", contributors, "the clip")
             mean[start:stop] = codec.decode(block, total_weight=total_weight)
         return mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntegerSurface:
-    """Integers of a declared range, summed exactly: one of the two ranges.
-
-    Args:
-        max_clients: the most clients in a round.
-        max_summand: summands are uint64 in [0, max_summand], totals uint64.
-        max_abs: summands are int64 in [-max_abs, max_abs], totals int64.
-
-    Raises:
-        ParameterError: none of the two bounds, both, or one whose largest sum does not fit a ring.
-    """
-
-    max_clients: int
-    max_summand: int | None = None
-    max_abs: int | None = None
-
-    def __post_init__(self) -> None:
-        plain_fields(self, "max_summand", "max_abs")
-        check_one(max_summand=self.max_summand, max_abs=self.max_abs)
-        given = self.max_abs if self.signed else self.max_summand
-        if type(given) is not int or given < 1:
-            raise ParameterError(f"{self._bound} is {given!r}; it must be a positive integer")
-        if self.sum_bound.bit_length() > (room := 62 if self.signed else 63):
-            raise ParameterError(
-                f"{self.max_clients} summands of up to {self._most} do not fit {room} bits"
-                f"{' and a sign' if self.signed else ''}: lower {self._bound} or max_clients"
-            )
-
-    @property
-    def _bound(self) -> str:
-        """The name of the bound, for what is said of it."""
-        return "max_abs" if self.signed else "max_summand"
-
-    @property
-    def _most(self) -> int:
-        return self.max_abs or self.max_summand or 0  # one of the two is there, and it is positive
-
-    @property
-    def _dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.int64 if self.signed else np.uint64)
-
-    @property
-    def ring(self) -> Ring:
-        return Ring(bits=self.sum_bound.bit_length() + self.signed)
-
-    @property
-    def summand_bound(self) -> int:
-        return self._most
-
-    @property
-    def sum_bound(self) -> int:
-        return self.max_clients * self._most
-
-    @property
-    def signed(self) -> bool:
-        return self.max_abs is not None
-
-    def check_length(self, length: int) -> None:
-        """Every length will do."""
-
-    def elements(self, length: int) -> int:
-        return length
-
-    def check(self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float]) -> None:
-        values = _check_integers(
-            update, length, dtype=self._dtype, bound=self._bound, weight=weight, metrics=metrics
-        )
-        if int(values.max()) > self._most or int(values.min()) < -self._most:
-            where = "outside ±" if self.signed else "above "
-            raise ParameterError(f"a value {where}{self._bound} = {self._most}; nothing was sent")
-
-    def encode(
-        self, update: Update, *, length: int, weight: int, metrics: Mapping[str, float], entropy: Entropy
-    ) -> Summand:
-        self.check(update, length=length, weight=weight, metrics=metrics)
-        return _IntegerSummand(self.ring, update)
-
-    def decode(self, total: Total, contributors: frozenset[ClientId]) -> Sum:
-        exact = _integers(total, read=self.ring.centred if self.signed else self.ring.residues)
-        most = len(contributors) * self._most
-        if len(exact) and (int(exact.max()) > most or int(exact.min()) < -most):
-            raise RoundAborted(
-                f"a sum {'outside' if self.signed else 'above'} what its contributors may add up to: "
-                f"a contributor broke {self._bound}",
-                opened=contributors,
-            )
-        return IntegerSum(exact / len(contributors), len(contributors), contributors, {}, exact)
-
-
-def check_one(**bounds: int | None) -> None:
-    """Exactly one of these bounds is given; `ParameterError` says which are and what each is for."""
-    given = [name for name, value in bounds.items() if value is not None]
-    if len(given) != 1:
-        found = f"both {' and '.join(given)}" if len(given) == 2 else " and ".join(given) or "no bound"
-        raise ParameterError(
-            f"an integer surface with {found}: give exact(max_summand=…) for uint64 summands from 0 on, or "
-            "exact(max_abs=…) for int64 summands of either sign"
-        )
-
-
-def _check_integers(
-    update: object,
-    length: int,
-    *,
-    dtype: np.dtype[Any],
-    bound: str,
-    weight: int,
-    metrics: Mapping[str, float],
-) -> NDArray[Any]:
-    """A vector of this type, without weight and metrics."""
-    values = _check_vector(update, length)
-    if values.dtype != dtype:
-        raise ParameterError(f"a summand of {values.dtype}; the integer surface with {bound} takes {dtype}")
-    if weight != 1 or metrics:
-        raise ParameterError(
-            "the integer surface has neither weights nor metrics; scale the summand yourself"
-        )
-    return values
-
-
-def _integers(total: Total, *, read: Callable[[Words], NDArray[Any]]) -> NDArray[Any]:
-    """The representatives of all elements of a sum, as `Ring.centred` or `Ring.residues` reads them."""
-    blocks = range(0, len(total), BLOCK_VALUES)
-    exact = np.empty(len(total), dtype=read(total[:0]).dtype)
-    for start in blocks:
-        stop = min(start + BLOCK_VALUES, len(total))
-        exact[start:stop] = read(total[start:stop])
-    return exact
 
 
 def _beyond(what: str, contributors: frozenset[ClientId], limit: str) -> RoundAborted:

@@ -56,7 +56,7 @@ def check_words(bits: int) -> int:
 
 def lanes_of(surface: Surface) -> Lanes:
     """The words that the masks are added to."""
-    return Lanes(ring=surface.ring, signed=surface.signed)
+    return Lanes(ring=surface.ring, signed=surface.signed, wraps=surface.wraps)
 
 
 def received_values(surface: Surface, message: MaskedInput, *, count: int) -> NDArray[np.uint64]:

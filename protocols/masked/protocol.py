@@ -47,6 +47,7 @@ class MaskedSum(Parameters):
     """
 
     withstands: ClassVar[frozenset[Adversary]] = frozenset(Adversary)
+    sums_residues: ClassVar[bool] = True
 
     @property
     def learns(self) -> Learner:

@@ -11,7 +11,8 @@ obstacle: before the lanes are cut apart, half of 2^b is added to each, which ma
 that no lane borrows from the next. The lanes of a group of values are its consecutive parts, hence contiguous
 in memory. On the wire an element takes L·b bits: exactly what its values take.
 
-It pays for values of up to 21 bits, three or more of which fit a word; wider ones travel one by one.
+It pays for values of up to 21 bits, three or more of which fit a word; wider ones travel one by one. So do
+values whose sum may wrap around modulo 2^b, of any width: what a lane loses would be a carry into the next.
 
 >>> lanes = Lanes(ring=Ring(bits=20), signed=True)
 >>> lanes.per_word, lanes.wide.bits, lanes.words(7)
@@ -44,18 +45,20 @@ class Lanes:
     """How values over `ring` share elements of a wider ring.
 
     Args:
-        ring: of one value; the sum of all values must fit it, with its sign if it has one.
+        ring: of one value; the sum of all values must fit it, with its sign if it has one, unless `wraps`.
         signed: whether sums are read as signed (`Ring.centred`) or as residues.
+        wraps: whether sums are taken modulo 2^b. Then an element is one value.
     """
 
     ring: Ring
     signed: bool
+    wraps: bool = False
 
     @property
     def per_word(self) -> int:
         """Values in one element (L)."""
         lanes = WORD_BITS // self.ring.bits
-        return lanes if lanes >= LEAST_LANES else 1
+        return lanes if lanes >= LEAST_LANES and not self.wraps else 1
 
     @property
     def wide(self) -> Ring:

@@ -113,6 +113,9 @@ class WithLiars(MachineProtocol):
     def exact(self, *, max_summand: int | None = None, max_abs: int | None = None) -> SumProtocol:
         return self.base.exact(max_summand=max_summand, max_abs=max_abs)
 
+    def modular(self, *, bits: int) -> SumProtocol:
+        return self.base.modular(bits=bits)
+
     def client(
         self,
         *,

@@ -10,7 +10,7 @@ import pytest
 from fl_integration.loop.side_sums import Counts, SideSums
 from fl_integration.site.site import SiteFailedError
 from protocols import Identity, Learner, ParameterError, RoundAborted
-from protocols.machine.summand import IntegerSurface
+from protocols.machine.integers import IntegerSurface
 from protocols.messages.envelope import RESULT, Envelope
 from secagg.entropy import SeededEntropy
 from tests.fl_integration.loop.stage import EACH, NAMES, PROTOCOLS, protocol

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols import IntegerSum, RoundAborted, Segment
-from protocols.machine.summand import FloatSurface, IntegerSurface, check_weight
+from protocols.machine.integers import IntegerSurface
+from protocols.machine.summand import FloatSurface, check_weight
 from secagg.entropy import SeededEntropy
 from secagg.errors import ParameterError
 from secagg.vectors.fixedpoint import FixedPoint, Rounding

@@ -1,0 +1,226 @@
+"""From a budget and a protocol to the noise of each client.
+
+The protocol's own plan says how many honest contributors every opened sum has (h); each client adds 1/h of
+the variance that the budget asks of one trusted party, so that colluders and dropouts are in the arithmetic.
+δ has
+three parts: the noise's, the chance that the protocol's plan fails (by round, added up), and the distance of
+the noise that is drawn from its law, d·rounds·n·(1 + e^ε)·distance.
+
+Under MaskedSum the sum wraps around in a ring wide enough that it hardly ever does: that costs accuracy,
+never privacy. Other protocols cannot wrap: there a summand is held to ±`reach`, to which the noise's own
+bound is added.
+"""
+
+import math
+from dataclasses import dataclass
+
+from fl_integration.privacy.accountant import Release, calibrate, epsilon_of, epsilons
+from fl_integration.privacy.plan import PrivacyPlan
+from fl_integration.privacy.units import Noise, Unit
+from protocols import MaskedSum, PlainSum
+from protocols.machine.parameters import ExactSum, Parameters
+from protocols.planning.requirements import Plan
+from secagg.errors import ParameterError
+from secagg.noise import DiscreteGaussian, Skellam
+from secagg.numbers import plain
+
+__all__ = ["Query", "make_plan", "most_l1"]
+
+_TAIL = 11.0
+"""Standard deviations of the sum's noise that the ring has room for: all of 10**6 values but once in
+10**21."""
+
+_LONGEST = 1 << 32
+"""Values that δ has room for where the length is unknown."""
+
+_DISTANCE = 2.0**-96
+"""What is set aside for the distance of one sample; more, where the law says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What one round opens, before it is known with whom.
+
+    Args:
+        unit: whom it protects.
+        epsilon, delta: the budget of all rounds.
+        noise: the law.
+        rounds: how many there are.
+        sampling_rate: of each unit in each round.
+        length: values of the vector, all of them; 0 where unknown.
+        l2, l1: sensitivities in grid steps.
+        reach: no client's summand is beyond ±reach before its noise, in grid steps.
+        total_reach: nor the sum of all clients', but for what may wrap around.
+        clip, steps: the clip and its steps, for people; 1.0 and 1 where there is none.
+    """
+
+    unit: Unit
+    epsilon: float
+    delta: float
+    noise: Noise
+    rounds: int
+    sampling_rate: float
+    length: int
+    l2: float
+    l1: float
+    reach: int
+    total_reach: int
+    clip: float = 1.0
+    steps: int = 1
+
+
+def most_l1(l2_squared: int, length: int) -> float:
+    """The largest Δ₁ of whole numbers whose squares add up to this: each is at most its own square."""
+    return min(math.sqrt(length * l2_squared) if length else math.inf, float(l2_squared))
+
+
+def make_plan(query: Query, n: int, *, protocol: Parameters | None, roster: int | None) -> PrivacyPlan:
+    """The plan of `query` for n clients.
+
+    Raises:
+        ParameterError: the protocol hides nothing or promises no honest contributor, delta leaves nothing for
+            the noise, no noise is enough, or the numbers fit no ring. Each says what to change.
+        MissingExtraError: dp-accounting is not installed.
+    """
+    n = plain(n)
+    if protocol is None:
+        protocol = MaskedSum(max_clients=n)
+    base = _base_plan(protocol, n, roster)
+    honest = base.sure_honest
+    # A distance beyond what was set aside is set aside the next time; it hardly depends on the variance.
+    distance = _DISTANCE
+    while True:
+        table = _table_failure(query, n, distance)
+        left = _delta_left(query, base, table)
+        multiplier = calibrate(
+            epsilon=query.epsilon,
+            delta=left,
+            noise=query.noise,
+            l2=query.l2,
+            l1=query.l1,
+            rounds=query.rounds,
+            sampling_rate=query.sampling_rate,
+            length=query.length,
+            shares=honest,
+        )
+        share = _share(query, multiplier, honest)
+        if share.distance <= distance:
+            break
+        distance = 2 * share.distance
+    sigma = multiplier * query.l2
+    release = Release(
+        noise=query.noise,
+        l2=query.l2,
+        l1=query.l1,
+        sigma=sigma,
+        sampling_rate=query.sampling_rate,
+        length=query.length,
+        shares=honest if query.noise is Noise.DISCRETE_GAUSSIAN else 1,
+    )
+    exact, reach = _surface(query, protocol, share, total_sigma=share.standard_deviation * math.sqrt(n), n=n)
+    carried = exact.plan(n, roster=roster)
+    sent = carried.client_sends + -(-query.length * carried.ring_bits // 8)
+    known = query.length and carried.client_sends  # ciphertexts are not counted in bits of a value
+    return PrivacyPlan(
+        unit=query.unit,
+        clients=n,
+        roster=base.roster,
+        corrupt=base.corrupt,
+        sure_honest=honest,
+        contributors_factor=math.sqrt(n / honest),
+        noise_multiplier=multiplier,
+        sigma_total=share.standard_deviation * math.sqrt(n),
+        sigma_client=share.standard_deviation,
+        epsilon_by_round=epsilons(release, query.rounds, delta=left),
+        epsilon=epsilon_of({release: query.rounds}, delta=left),
+        delta=query.delta,
+        delta_noise=left,
+        security_failure=_security_failure(query, base),
+        table_failure=table,
+        rounds=query.rounds,
+        length=query.length,
+        clip=query.clip,
+        steps=query.steps,
+        reach=reach,
+        ring_bits=carried.ring_bits,
+        bytes_per_round=sent if known else 0,
+        exact=exact,
+        noise=share,
+        release=release,
+    )
+
+
+def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
+    """The protocol's plan, if noise can hide anything under it."""
+    if not isinstance(protocol, Parameters):
+        raise ParameterError(
+            "protocol is a protocol such as MaskedSum(...), not its integer surface: privacy makes that "
+            "itself"
+        )
+    if isinstance(protocol, PlainSum):
+        raise ParameterError(
+            "PlainSum shows each client's vector to the server, with that client's share of the noise alone; "
+            "take "
+            "MaskedSum or another protocol that opens sums only"
+        )
+    if type(n) is int and n > protocol.max_clients:
+        raise ParameterError(f"{n} clients; the protocol's max_clients is {protocol.max_clients}: raise it")
+    base = protocol.plan(n, roster=roster)
+    if base.sure_honest < 1 or base.security_failure >= 1:
+        raise ParameterError(
+            f"with {n} clients, up to {base.corrupt} corrupt, under {base.adversary} no sum is sure to have "
+            "an "
+            "honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
+            "corrupt_fraction, or a larger min_contributors"
+        )
+    return base
+
+
+def _security_failure(query: Query, base: Plan) -> float:
+    return query.rounds * base.security_failure
+
+
+def _table_failure(query: Query, n: int, distance: float) -> float:
+    return (query.length or _LONGEST) * query.rounds * n * (1 + math.exp(query.epsilon)) * distance
+
+
+def _delta_left(query: Query, base: Plan, table: float) -> float:
+    """What δ leaves for the noise."""
+    plan = _security_failure(query, base)
+    left = query.delta - plan - table
+    if left > 0:
+        return left
+    remedy = (
+        "raise security_bits in the protocol's requirements, or delta"
+        if plan > table
+        else "lower epsilon or rounds"
+    )
+    raise ParameterError(
+        f"delta is {query.delta:.3g}, of which the protocol's plan takes {plan:.3g} in {query.rounds} rounds "
+        "and "
+        f"the noise's distance from its law {table:.3g}: nothing is left for the noise; {remedy}"
+    )
+
+
+def _share(query: Query, multiplier: float, honest: int) -> Skellam | DiscreteGaussian:
+    """One client's share; a breath more than its part, so that `honest` of them are not less in float64."""
+    variance = (multiplier * query.l2) ** 2 / honest * (1 + 2**-40)
+    if query.noise is Noise.SKELLAM:
+        return Skellam(variance=variance)
+    return DiscreteGaussian(sigma=math.sqrt(variance))
+
+
+def _surface(
+    query: Query, protocol: Parameters, share: Skellam | DiscreteGaussian, *, total_sigma: float, n: int
+) -> tuple[ExactSum, int | None]:
+    """The integer surface that noised sums fit, and what it holds summands to."""
+    coarser = "lower steps, the grid of a clip" if query.steps > 1 else "raise epsilon"
+    if isinstance(protocol, MaskedSum):
+        bits = math.ceil(math.log2(2 * (query.total_reach + _TAIL * total_sigma) + 1))
+        if bits > 62:
+            raise ParameterError(f"sums of {bits} bits a value; 62 fit: {coarser}")
+        return protocol.modular(bits=max(bits, 2)), None
+    try:
+        return protocol.exact(max_abs=query.reach + share.bound), query.reach
+    except ParameterError as error:
+        raise ParameterError(f"{error}; for noised sums max_abs follows from the plan: {coarser}") from error
