@@ -22,7 +22,7 @@ mpl.use("agg")
 
 from matplotlib import pyplot as plt
 
-__all__ = ["EPSILONS", "HEADERS", "Row", "draw", "lines_of", "markdown_of", "measure", "table_of"]
+__all__ = ["EPSILONS", "HEADERS", "QUICK_RUNS", "Row", "draw", "lines_of", "measure", "said", "table_of"]
 
 EPSILONS: Final = (math.inf, 10.0, 5.0, 1.0, 0.5, 0.1)
 QUICK_RUNS: Final = 5
@@ -42,6 +42,13 @@ _COLOURS: Final = {
 }
 _MARKERS: Final = {Arm.ALL: "s", Arm.DEFAULT: "P", Arm.LOSS: "o", Arm.ALONE: "^"}
 _GREY: Final = "#6b7280"
+_BANDED: Final = (Arm.ALL, Arm.ALONE)
+_SAID: Final = {
+    Arm.ALL: "in the sum, all four add noise for sure (h = 4)",
+    Arm.DEFAULT: "in the sum, default requirements (h = 3)",
+    Arm.LOSS: "in the sum, one may be lost besides (h = 2)",
+    Arm.ALONE: "each hospital for itself",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +57,11 @@ class Row:
 
     epsilon: float
     arms: Mapping[Arm, Trained]
+
+    @property
+    def first(self) -> Trained:
+        """The arm with the least noise."""
+        return next(iter(self.arms.values()))
 
 
 def measure(
@@ -78,7 +90,7 @@ def lines_of(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     """A line of the table for each ε; the columns are `HEADERS`."""
     return [
         (
-            _said(row.epsilon),
+            said(row.epsilon),
             *(_spread(row.arms[arm]) if arm in row.arms else "" for arm in Arm),
             ", ".join(f"{each.deviation:.3g}" for each in row.arms.values()),
             f"{FLAMBY_PRIVATE[row.epsilon]:.3f}" if row.epsilon in FLAMBY_PRIVATE else "",
@@ -87,16 +99,10 @@ def lines_of(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     ]
 
 
-def markdown_of(lines: Iterable[tuple[str, ...]]) -> str:
-    """The lines for a page."""
-    rows = (HEADERS, ("---",) * len(HEADERS), *lines)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-
-
-def table_of(lines: Iterable[tuple[str, ...]]) -> Table:
+def table_of(lines: Iterable[tuple[str, ...]], *, runs: int = RUNS) -> Table:
     """The lines for a terminal."""
     table = Table(
-        title=f"Accuracy, mean ± standard deviation over {RUNS} runs; δ = {DELTA:g}, {ROUNDS} rounds"
+        title=f"Accuracy, mean ± standard deviation over {runs} runs; δ = {DELTA:g}, {ROUNDS} rounds"
     )
     for number, header in enumerate(HEADERS):
         table.add_column(header, justify="right" if number else "left")
@@ -106,35 +112,48 @@ def table_of(lines: Iterable[tuple[str, ...]]) -> Table:
 
 
 def draw(rows: Iterable[Row], path: Path) -> None:
-    """Accuracy over ε, with a band of one standard deviation of the runs on either side."""
-    noisy = sorted((row for row in rows if math.isfinite(row.epsilon)), key=lambda row: row.epsilon)
-    without = [row for row in rows if not math.isfinite(row.epsilon)]
+    """Accuracy over ε; the band is one standard deviation of the runs on either side, of the best and the worst arm."""
+    found = sorted(rows, key=lambda row: row.epsilon)
+    noisy = [row for row in found if math.isfinite(row.epsilon)]
+    runs = len(noisy[0].first.accuracy)
     figure, axis = plt.subplots(figsize=(9, 5.4), layout="constrained")
     for arm in Arm:
-        found = [(row.epsilon, row.arms[arm].accuracy) for row in noisy if arm in row.arms]
-        if not found:
-            continue
-        at = np.array([epsilon for epsilon, _ in found])
-        mean = np.array([accuracy.mean() for _, accuracy in found])
-        deviation = np.array([accuracy.std(ddof=1) for _, accuracy in found])
-        axis.fill_between(at, mean - deviation, mean + deviation, color=_COLOURS[arm], alpha=0.13, linewidth=0)
-        axis.plot(at, mean, color=_COLOURS[arm], marker=_MARKERS[arm], linewidth=2, label=f"noise {arm.value}")
-    for row in without:
-        level = float(next(iter(row.arms.values())).accuracy.mean())
-        axis.axhline(level, color="#1b1f24", linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-        axis.annotate(f"no noise  {level:.3f}", (1, level), xycoords=("axes fraction", "data"), xytext=(-4, 5), textcoords="offset points", ha="right")
-    published = sorted((epsilon, value) for epsilon, value in FLAMBY_PRIVATE.items() if math.isfinite(epsilon))
-    axis.plot(*zip(*published, strict=True), color=_GREY, marker="x", linestyle="none", label="FLamby's DP-FedAvg (published; other training)")
-    axis.set(xscale="log", xlabel=f"ε of a patient over {ROUNDS} rounds, δ = {DELTA:g} (logarithmic; smaller is more private)")
-    axis.set_ylabel("accuracy, mean over four hospitals' test patients")
-    axis.set_xticks([row.epsilon for row in noisy], [_said(row.epsilon) for row in noisy], minor=False)
+        at = np.array([row.epsilon for row in noisy])
+        of_runs = np.array([row.arms[arm].accuracy for row in noisy])
+        mean, deviation = of_runs.mean(axis=1), of_runs.std(axis=1, ddof=1)
+        colour, width = _COLOURS[arm], 2.2 if arm in _BANDED else 1.2
+        if arm in _BANDED:
+            axis.fill_between(at, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(at, mean, color=colour, marker=_MARKERS[arm], linewidth=width, label=_SAID[arm])
+    for row in found:
+        if not math.isfinite(row.epsilon):
+            level = float(row.first.accuracy.mean())
+            axis.axhline(level, color="#1b1f24", linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+            axis.annotate(
+                f"no noise, {level:.3f}",
+                (0, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(6, 4),
+                textcoords="offset points",
+            )
+    published = sorted(each for each in FLAMBY_PRIVATE.items() if math.isfinite(each[0]))
+    axis.plot(
+        *zip(*published, strict=True),
+        color=_GREY,
+        marker="x",
+        linestyle="none",
+        label="FLamby's DP-FedAvg (published; another training)",
+    )
+    axis.set(xscale="log", ylabel="accuracy, mean over four hospitals' test patients")
+    axis.set_xlabel(f"ε of a patient over {ROUNDS} rounds, δ = {DELTA:g} (logarithmic; smaller is more private)")
+    axis.set_xticks([row.epsilon for row in noisy], [said(row.epsilon) for row in noisy])
     axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#e5e7eb")
     axis.set_axisbelow(True)
     axis.legend(loc="lower right", frameon=False)
     axis.set_title(
-        f"The same ε costs less where the noise is drawn inside the sum ({RUNS} runs; bands: one standard deviation)",
+        f"The same ε costs less where the noise is drawn inside the sum\n{runs} runs; bands: one standard deviation",
         loc="left",
         fontsize=11,
     )
@@ -142,7 +161,8 @@ def draw(rows: Iterable[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _said(epsilon: float) -> str:
+def said(epsilon: float) -> str:
+    """An epsilon for people."""
     return f"{epsilon:g}" if math.isfinite(epsilon) else "∞"
 
 

@@ -36,7 +36,20 @@ from protocols import Adversary, MaskedSum, Requirements, Session
 from secagg.entropy import Entropy, SeededEntropy
 from secagg.noise import Skellam
 
-__all__ = ["DELTA", "RATE", "ROUNDS", "RUNS", "Arm", "Trained", "accuracies", "plan_of", "train"]
+__all__ = [
+    "CLIP",
+    "DELTA",
+    "RATE",
+    "ROUNDS",
+    "RUNS",
+    "Arm",
+    "Floats",
+    "Trained",
+    "accuracies",
+    "gradients_of",
+    "plan_of",
+    "train",
+]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -102,7 +115,15 @@ def plan_of(epsilon: float, arm: Arm) -> PrivacyPlan:
     return patient_level(epsilon).plan(len(NAMES), protocol=protocol, length=INPUTS + 1)
 
 
-def train(arm: Arm, epsilon: float, *, runs: int = RUNS, seed: int = 0, check: bool = False) -> Trained:
+def train(
+    arm: Arm,
+    epsilon: float,
+    *,
+    runs: int = RUNS,
+    seed: int = 0,
+    check: bool = False,
+    plan: PrivacyPlan | None = None,
+) -> Trained:
     """Trains `runs` models with noise of their own.
 
     Args:
@@ -111,28 +132,28 @@ def train(arm: Arm, epsilon: float, *, runs: int = RUNS, seed: int = 0, check: b
         runs: at least 1.
         seed: of the noise.
         check: the first run's sums go through the machines of MaskedSum as well, and must be the plain ones.
+        plan: with the noise of a client; None: that of the arm.
     """
     noisy = math.isfinite(epsilon)
-    privacy, plan = patient_level(epsilon if noisy else 1.0), plan_of(epsilon if noisy else 1.0, arm)
+    privacy, plan = patient_level(epsilon if noisy else 1.0), plan or plan_of(epsilon if noisy else 1.0, arm)
     machines = Session(plan.exact, NAMES, seed=seed) if check else None
     streams = [
-        [SeededEntropy(seed.to_bytes(16, "big"), f"{arm.name} {epsilon} {name} {run}".encode()) for run in range(runs)]
-        for name in NAMES
+        [stream(arm, name, epsilon, run=run, seed=seed) for run in range(runs)] for name in NAMES
     ]
     sites = load_cohort().sites
     weights, checked = np.zeros((runs, INPUTS + 1)), 0
     for _ in range(ROUNDS):
-        vectors = [
-            np.stack(
-                [
-                    _vector(privacy, plan, _gradients(weights[run], site.train.x, site.train.y), arm, entropy)
-                    if noisy
-                    else privacy.summand(_gradients(weights[run], site.train.x, site.train.y), plan=plan)
-                    for run, entropy in enumerate(of_runs)
+        vectors = []
+        for site, of_runs in zip(sites, streams, strict=True):
+            summands = [
+                privacy.summand(gradients_of(each, site.train.x, site.train.y), plan=plan) for each in weights
+            ]
+            if noisy:
+                summands = [
+                    _vector(privacy, plan, summand, arm, entropy)
+                    for summand, entropy in zip(summands, of_runs, strict=True)
                 ]
-            )
-            for site, of_runs in zip(sites, streams, strict=True)
-        ]
+            vectors.append(np.stack(summands))
         totals = np.sum(vectors, axis=0)
         if machines is not None:
             made = machines.round({name: each[0] for name, each in zip(NAMES, vectors, strict=True)})
@@ -143,7 +164,7 @@ def train(arm: Arm, epsilon: float, *, runs: int = RUNS, seed: int = 0, check: b
     return Trained(
         accuracy=accuracies(weights, load_cohort()),
         weights=weights,
-        deviation=_deviation(plan, arm) if noisy else 0.0,
+        deviation=deviation_of(plan, arm) if noisy else 0.0,
         checked=checked,
     )
 
@@ -154,9 +175,15 @@ def accuracies(weights: Floats, cohort: Cohort) -> Floats:
     return np.asarray(np.mean(of_sites, axis=0), np.float64)
 
 
-def _vector(privacy: PatientLevel, plan: PrivacyPlan, gradients: Floats, arm: Arm, entropy: Entropy) -> Integers:
+def stream(arm: Arm, name: str, epsilon: float, *, run: int, seed: int) -> SeededEntropy:
+    """What the noise of one hospital in one run is drawn from."""
+    return SeededEntropy(seed.to_bytes(16, "big"), f"{arm.name} {epsilon} {name} {run}".encode())
+
+
+def _vector(
+    privacy: PatientLevel, plan: PrivacyPlan, summand: Integers, arm: Arm, entropy: Entropy
+) -> Integers:
     """What a hospital adds to the sum."""
-    summand = privacy.summand(gradients, plan=plan)
     if arm is not Arm.ALONE:
         return privacy.noised(summand, plan=plan, entropy=entropy)
     return summand + _whole(plan).sample(len(summand), entropy=entropy)
@@ -167,13 +194,13 @@ def _whole(plan: PrivacyPlan) -> Skellam:
     return Skellam(variance=plan.sigma_trusted**2)
 
 
-def _deviation(plan: PrivacyPlan, arm: Arm) -> float:
+def deviation_of(plan: PrivacyPlan, arm: Arm) -> float:
     """Of the noise in one coordinate of a sum of all four hospitals, in units of the clip."""
     total = plan.sigma_trusted * math.sqrt(len(NAMES)) if arm is Arm.ALONE else plan.sigma_total
     return total / plan.steps
 
 
-def _gradients(weights: Floats, x: Floats, y: Floats) -> Floats:
+def gradients_of(weights: Floats, x: Floats, y: Floats) -> Floats:
     """float64[patients, 14], of the cross-entropy."""
     probability = 1.0 / (1.0 + np.exp(-(x @ weights)))
     return np.asarray((probability - y)[:, None] * x, np.float64)

@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 from bench.flamby import patients
 from bench.flamby.patients import NAMES, load_cohort
 from bench.flamby.table import (
+    HEADERS,
     MASKED,
     RECIPES,
     ROUNDS,
@@ -199,4 +200,4 @@ def test_every_site_steps_below_the_bound_of_its_curvature():
 def test_masked_table_is_the_clear_one_and_the_page_has_it():
     clear, masked = reproduce(), reproduce(protocol=MASKED)
     assert masked == {row: clear[row] for row in RECIPES}
-    assert markdown_of(lines_of(clear, masked)) in PAGE.read_text(encoding="utf-8")
+    assert markdown_of(HEADERS, lines_of(clear, masked)) in PAGE.read_text(encoding="utf-8")
