@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
     from fl_integration.privacy.adaptive import AdaptiveClip
+    from fl_integration.privacy.client import ClientLevel
     from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger
     from fl_integration.privacy.patient import PatientLevel
     from fl_integration.privacy.plan import PrivacyPlan
+    from fl_integration.privacy.rotation import Rotation
     from fl_integration.privacy.rows import RowLevel
     from fl_integration.privacy.units import Noise
     from fl_integration.site.keys import load_identity, load_public, save_identity
@@ -50,10 +52,10 @@ if TYPE_CHECKING:
 # fmt: off
 __all__ = [
     "AdaptiveClip", "AutoClip", "Better", "BiasCorrection", "BudgetExceededError", "BudgetLedger",
-    "Central", "ClippingWarning", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
+    "Central", "ClientLevel", "ClippingWarning", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
     "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun", "FederatedServer",
     "InProcess", "LocalTraining", "Manifest", "Noise", "OnSites", "PatientLevel", "PrivacyPlan", "Progress",
-    "PublicIdentity", "Rehearsal", "RoundReport", "RowLevel", "Sampling", "Scaffold", "Second",
+    "PublicIdentity", "Rehearsal", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold", "Second",
     "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters",
     "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten", "load_identity",
     "load_public", "manifest_of", "model_digest", "movable", "only", "predict", "read_public",
@@ -76,9 +78,11 @@ _ROOMS = {
     "loop.scaffold": ("Scaffold",),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
     "privacy.adaptive": ("AdaptiveClip",),
+    "privacy.client": ("ClientLevel",),
     "privacy.ledger": ("BudgetExceededError", "BudgetLedger"),
     "privacy.patient": ("PatientLevel",),
     "privacy.plan": ("PrivacyPlan",),
+    "privacy.rotation": ("Rotation",),
     "privacy.rows": ("RowLevel",),
     "privacy.units": ("Noise",),
     "site.keys": ("load_identity", "load_public", "save_identity"),

@@ -68,6 +68,8 @@ ANSWERED: Final = _PREFIX + b"what an update answers"
 SUMS_APPLIED: Final = _PREFIX + b"sums applied"
 SCALES_APPLIED: Final = _PREFIX + b"scales applied"
 OWN_COPY: Final = _PREFIX + b"own copy"
+ROTATION_SIGNS: Final = _PREFIX + b"rotation signs"
+STOCHASTIC_ROUNDING: Final = _PREFIX + b"stochastic rounding"
 
 # Handing a copy over
 HANDOVER_REQUEST: Final = _PREFIX + b"handover request"

@@ -133,10 +133,10 @@ def epsilon_of(releases: Releases, *, delta: float) -> float:
 def epsilons(release: Release, rounds: int, *, delta: float) -> tuple[float, ...]:
     """ε after 1, 2, …, `rounds` of the same release."""
     curve, delta = _curve(release), _checked_delta(delta)
-    said, here = [], len(_ORDERS)
+    said, here = [], 0
     for count in range(1, rounds + 1):
-        # The best order falls with the count; every subset of orders gives a bound.
-        near = slice(max(here - 12, 0), here + 12) if 1 < count < rounds else slice(None)
+        # The best order falls with the count, slowly after a while; every subset of orders gives a bound.
+        near = slice(max(here - 12, 0), here + 12) if 20 < count < rounds else slice(None)
         found, order = _accounting().compute_epsilon(_ORDERS[near], count * curve[near], delta)
         here = int(np.searchsorted(_ORDERS, order))
         said.append(float(found) * _SLACK)
@@ -230,6 +230,8 @@ def _curve(release: Release) -> NDArray[np.float64]:
 
 def _rdp(release: Release) -> NDArray[np.float64]:
     """The bound of D_α at `_ORDERS`; infinite at orders for which there is none."""
+    if release.noise is Noise.DISCRETE_GAUSSIAN and release.sampling_rate == 1:
+        return _unsampled(release, _ORDERS)  # all orders have one
     integers = _unsampled(release, _INTEGERS)
     moments = (_INTEGERS - 1) * integers
     if release.sampling_rate < 1:
@@ -241,7 +243,7 @@ def _rdp(release: Release) -> NDArray[np.float64]:
 
 
 def _unsampled(release: Release, orders: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The curve of a release in which every unit takes part, at integer orders."""
+    """The curve of a release in which every unit takes part; of Skellam noise at integer orders."""
     ratio = release.l2 / release.sigma
     if release.noise is Noise.SKELLAM:
         # Agarwal+ 2021, Thm 3.5; written with ratios, whose squares stay in range.

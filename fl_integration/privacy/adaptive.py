@@ -22,7 +22,7 @@ from fl_integration.privacy.units import LARGEST, check_positive
 from secagg.errors import ParameterError
 from secagg.numbers import is_number, plain_fields
 
-__all__ = ["AdaptiveClip"]
+__all__ = ["AdaptiveClip", "check_adaptive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class AdaptiveClip:
 
     Args:
         initial: the clip of the first round, public and chosen without looking at data.
-        quantile: the part of the units that the clip shall leave whole (γ), in (0, 1).
+        quantile: the part of the units that the clip shall leave whole (γ), in (0, 1].
         learning_rate: how fast it follows (η), in (0, 10].
         share: the count's part of the squared sensitivity, in (0, 1/2]; .05 raises the noise of everything
             else by 2.6 %, and the noise of the count is the noise multiplier / (2·√share), in units.
@@ -45,16 +45,10 @@ class AdaptiveClip:
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", check_positive("initial", self.initial))
         plain_fields(self, "quantile", "learning_rate", "share")
-        for name, most, whole in (
-            ("quantile", 1.0, False),
-            ("learning_rate", 10.0, True),
-            ("share", 0.5, True),
-        ):
+        for name, most in (("quantile", 1.0), ("learning_rate", 10.0), ("share", 0.5)):
             value = getattr(self, name)
-            if not is_number(value) or not 0 < value <= most or (value == most and not whole):
-                raise ParameterError(
-                    f"{name} is {value!r}; it must be a number in (0, {most:g}{']' if whole else ')'}"
-                )
+            if not is_number(value) or not 0 < value <= most:
+                raise ParameterError(f"{name} is {value!r}; it must be a number in (0, {most:g}]")
 
     def half(self, steps: int) -> int:
         """What a unit adds to the count or takes off it, in grid steps, beside a vector of up to `steps`."""
@@ -73,3 +67,13 @@ class AdaptiveClip:
         inside = min(max(fraction, 0.0), 1.0)
         moved = clip * math.exp(-self.learning_rate * (inside - self.quantile))
         return min(max(moved, 1 / LARGEST), LARGEST)
+
+
+def check_adaptive(adaptive: object, clip: float) -> None:
+    """An `AdaptiveClip` or None, and a clip beside it only where it is None."""
+    if adaptive is None:
+        return
+    if not isinstance(adaptive, AdaptiveClip):
+        raise ParameterError("adaptive is an AdaptiveClip(initial=…) or None")
+    if clip != 1.0:
+        raise ParameterError("clip and adaptive are both given; the first clip is AdaptiveClip(initial=…)")

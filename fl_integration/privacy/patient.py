@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fl_integration.privacy.accountant import check_rate
-from fl_integration.privacy.adaptive import AdaptiveClip
+from fl_integration.privacy.adaptive import AdaptiveClip, check_adaptive
 from fl_integration.privacy.clipping import cut_to, to_grid
 from fl_integration.privacy.ledger import BudgetLedger
 from fl_integration.privacy.noising import noised
@@ -111,12 +111,7 @@ class PatientLevel:
                 "chance one "
                 "patient's record may be shown whole; lower delta, by a factor of 10 at best"
             )
-        if self.adaptive is not None and not isinstance(self.adaptive, AdaptiveClip):
-            raise ParameterError("adaptive is an AdaptiveClip(initial=…) or None")
-        if self.adaptive is not None and self.clip != 1.0:
-            raise ParameterError(
-                "clip and adaptive are both given; the first clip is AdaptiveClip(initial=…)"
-            )
+        check_adaptive(self.adaptive, self.clip)
 
     @property
     def first_clip(self) -> float:
@@ -166,6 +161,7 @@ class PatientLevel:
             noise=self.noise,
             rounds=self.rounds,
             sampling_rate=self.sampling_rate,
+            entries=entries,
             length=values,
             l2=math.sqrt(squares),
             l1=most_l1(squares, values),
@@ -227,7 +223,7 @@ class PatientLevel:
         Raises:
             ParameterError: shapes or types that do not fit; nothing is said of values.
         """
-        rows = _as_rows(gradients, plan.length - bool(self.adaptive) if plan.length else None)
+        rows = _as_rows(gradients, plan.entries)
         taken = _as_mask(sampled, len(rows))
         clip = self.first_clip if clip is None else check_positive("clip", clip)
         if patients is not None:
@@ -281,14 +277,14 @@ class PatientLevel:
         return 0.5 + int(total[-1]) / (2 * self._half * self.sampling_rate * self.denominator)
 
 
-def _as_rows(gradients: ArrayLike, length: int | None) -> NDArray[Any]:
+def _as_rows(gradients: ArrayLike, length: int) -> NDArray[Any]:
     rows = np.asarray(gradients)
     if rows.ndim != 2 or rows.dtype not in (np.float32, np.float64):
         raise ParameterError(
             f"gradients are {rows.dtype} of {rows.ndim} dimensions; they must be float32 or "
             "float64[patients, d]"
         )
-    if length is not None and rows.shape[1] != length:
+    if length and rows.shape[1] != length:
         raise ParameterError(f"gradients of {rows.shape[1]} entries; the plan is for {length}")
     return rows
 

@@ -40,7 +40,8 @@ class PrivacyPlan:
         security_failure: the part for what can go wrong in the protocol's plan, over all rounds.
         table_failure: the part for the distance of the noise that is drawn from its law, over all rounds.
         rounds: how many there are.
-        length: values of a vector, without those of a count; 0 where unknown.
+        entries: of a gradient, an update or a question; 0 where unknown.
+        length: values of a summed vector, those of rotation and count with them; 0 where unknown.
         clip: the clip of the first round; 1.0 where nothing is clipped.
         steps: grid steps of one clip; 1 where nothing is clipped.
         reach: no summand is beyond ±reach before its noise; None where sums wrap around and need no bound.
@@ -67,6 +68,7 @@ class PrivacyPlan:
     security_failure: float
     table_failure: float
     rounds: int
+    entries: int
     length: int
     clip: float
     steps: int

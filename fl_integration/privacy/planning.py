@@ -47,10 +47,12 @@ class Query:
         noise: the law.
         rounds: how many there are.
         sampling_rate: of each unit in each round.
-        length: values of the vector, all of them; 0 where unknown.
+        entries: of a gradient, an update or a question; 0 where unknown.
+        length: values of the summed vector, those of rotation and count with them; 0 where unknown.
         l2, l1: sensitivities in grid steps.
         reach: no client's summand is beyond ±reach before its noise, in grid steps.
-        total_reach: nor the sum of all clients', but for what may wrap around.
+        total_reach, total_spread: nor the sum of all clients' beyond total_reach, or where it is like noise
+            of so many steps, but for what may wrap around.
         clip, steps: the clip and its steps, for people; 1.0 and 1 where there is none.
     """
 
@@ -60,11 +62,13 @@ class Query:
     noise: Noise
     rounds: int
     sampling_rate: float
+    entries: int
     length: int
     l2: float
     l1: float
     reach: int
     total_reach: int
+    total_spread: float = 0.0
     clip: float = 1.0
     steps: int = 1
 
@@ -138,6 +142,7 @@ def make_plan(query: Query, n: int, *, protocol: Parameters | None, roster: int 
         security_failure=_security_failure(query, base),
         table_failure=table,
         rounds=query.rounds,
+        entries=query.entries,
         length=query.length,
         clip=query.clip,
         steps=query.steps,
@@ -216,7 +221,9 @@ def _surface(
     """The integer surface that noised sums fit, and what it holds summands to."""
     coarser = "lower steps, the grid of a clip" if query.steps > 1 else "raise epsilon"
     if isinstance(protocol, MaskedSum):
-        bits = math.ceil(math.log2(2 * (query.total_reach + _TAIL * total_sigma) + 1))
+        bits = math.ceil(
+            math.log2(2 * (query.total_reach + _TAIL * math.hypot(total_sigma, query.total_spread)) + 1)
+        )
         if bits > 62:
             raise ParameterError(f"sums of {bits} bits a value; 62 fit: {coarser}")
         return protocol.modular(bits=max(bits, 2)), None

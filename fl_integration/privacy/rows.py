@@ -105,6 +105,7 @@ class RowLevel:
             noise=self.noise,
             rounds=check_count("sums", sums, most=1 << 24),
             sampling_rate=1.0,
+            entries=length,
             length=length,
             l2=l2,
             l1=bound if l1 is None else min(check_positive("l1", l1), bound),
