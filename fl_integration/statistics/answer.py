@@ -1,14 +1,18 @@
 """An answer: a table to read, a picture to look at, and how it came about."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from secagg.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["Answer", "Provenance"]
+__all__ = ["Answer", "Provenance", "frame_of", "new_axes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +24,8 @@ class Provenance:
         sums: secure sums that it took.
         sent: bytes that each site sent, by site.
         seconds: processor seconds of each party, by party, "server" included.
-        left_out: for each column, how many sites had too few values in it to be counted.
+        left_out: for each column, how many sites had too few values in it to be counted; under "(rows)", how
+            many had too few rows.
         epsilon, delta: what noise inside the sum guarantees each row; None where there is none.
     """
 
@@ -31,6 +36,15 @@ class Provenance:
     left_out: dict[str, int] = field(default_factory=dict)
     epsilon: float | None = None
     delta: float | None = None
+
+    def __str__(self) -> str:
+        most = max(self.sent.values(), default=0)
+        said = [f"{len(self.contributors)} sites, {self.sums} sums, at most {most / 1000:.1f} kB sent a site"]
+        said += [f"{sites} without {column!r}" for column, sites in self.left_out.items()]
+        if self.epsilon is not None:
+            delta = 0.0 if self.delta is None else self.delta
+            said.append(f"each row is protected with ε = {self.epsilon:.3g}, δ = {delta:.1g}")
+        return "; ".join(said)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,4 +66,39 @@ class Answer(ABC):
         """Draws itself; returns the matplotlib Axes (needs matplotlib, extra `demo`)."""
 
     def __str__(self) -> str:
-        return str(self.to_frame().to_string())
+        table = str(self.to_frame().to_string())
+        return table if self.provenance is None else f"{table}\n({self.provenance})"
+
+
+def frame_of(columns: Mapping[str, Any], *, index: Any = None, name: str = "") -> "pd.DataFrame":
+    """A DataFrame.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingExtraError(package="pandas", extra="statistics") from error
+    frame = pd.DataFrame(dict(columns))
+    return frame if index is None else frame.set_index(pd.Index(index, name=name or None))
+
+
+def new_axes(axes: "Axes | None", *, height: float = math.nan) -> "Axes":
+    """The axes that were given, or those of a new figure.
+
+    Args:
+        axes: where to draw.
+        height: of a new figure, in inches; NaN: matplotlib's own.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if axes is not None:
+        return axes
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(package="matplotlib", extra="demo") from error
+    figure = Figure() if math.isnan(height) else Figure(figsize=(6.4, height))
+    return figure.subplots()

@@ -1,8 +1,9 @@
-"""What a column holds, as all sites agree on it before anybody looks at data: bounds and units, levels, markers.
+"""What a column holds, as all sites agree before anybody looks at data: bounds and units, levels, markers.
 
-A sum is of integers. So a number is counted in units of its column, which is public, and so are its bounds: the
-ring must hold the largest sum that can be. A value outside the bounds counts as the nearer bound, and how many
-did is told to the site alone (`Rows.clipped`). A missing value is no value: each column has its own count.
+A sum is of integers. So a number is counted in units of its column, which is public, and so are its bounds:
+the ring must hold the largest sum that can be. A value outside the bounds counts as the nearer bound, and
+how many did is told to the site alone (`Rows.clipped`). A missing value is no value: each column has its
+own count.
 
 >>> age = Number("age", low=0, high=128, unit=1)
 >>> age.middle, age.largest
@@ -43,8 +44,8 @@ class Number:
         name: of the column.
         low, high: bounds, finite, low < high.
         unit: what is counted: values are rounded to the nearest multiple of it, ties to even. A power of two
-            represents halves, quarters and so on exactly. Left out: the largest power of two of which at least
-            2**16 lie between the bounds.
+            represents halves, quarters and so on exactly. Left out: the largest power of two of which at
+            least 2**16 lie between the bounds.
 
     Raises:
         ParameterError: bounds or unit cannot work.
@@ -74,8 +75,9 @@ class Number:
             object.__setattr__(self, "unit", 2.0 ** math.floor(math.log2((self.high - self.low) / _UNITS)))
         if self.unit < 0 or (self.high - self.low) / self.unit > _MOST_UNITS:
             raise ParameterError(
-                f"column {self.name!r} has the unit {self.unit}, of which more than {_MOST_UNITS} lie between "
-                f"{self.low} and {self.high}, or which is negative; pass at least {(self.high - self.low) / _MOST_UNITS:g}"
+                f"column {self.name!r} has the unit {self.unit}, of which more than {_MOST_UNITS} lie "
+                f"between {self.low} and {self.high}, or which is negative; "
+                f"pass at least {(self.high - self.low) / _MOST_UNITS:g}"
             )
         if max(abs(self.low), abs(self.high)) / self.unit > 1 << 52:
             raise ParameterError(

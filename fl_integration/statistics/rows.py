@@ -10,7 +10,8 @@
 [0, 1, 0]
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from fl_integration.statistics.columns import Category, Column, Genotypes, Number
 from secagg.errors import ParameterError
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "is_missing"]
 
 
 class Rows:
@@ -29,8 +30,10 @@ class Rows:
         clipped: values that were outside their column's bounds, by column; for this site's eyes alone.
     """
 
-    def __init__(self, columns: Mapping[str, NDArray[Any]], count: int) -> None:
-        self._columns, self._count = dict(columns), count
+    def __init__(
+        self, columns: Mapping[str, NDArray[Any]], count: int, *, hidden: frozenset[str] = frozenset()
+    ) -> None:
+        self._columns, self._count, self._hidden = dict(columns), count, hidden
         self.clipped: dict[str, int] = {}
 
     @classmethod
@@ -42,12 +45,13 @@ class Rows:
         """
         if not isinstance(table, Mapping) and not hasattr(table, "columns"):
             raise ParameterError(
-                f"a table is a {type(table).__name__}; pass a pandas DataFrame, or a dict of arrays of equal length"
+                f"a table is a {type(table).__name__}; pass a pandas DataFrame, or a dict of arrays of equal "
+                "length"
             )
-        columns = {
-            str(name): np.asarray(table[name])
-            for name in (table if isinstance(table, Mapping) else table.columns)
-        }
+        names = list(table if isinstance(table, Mapping) else table.columns)
+        if len({str(name) for name in names}) < len(names):
+            raise ParameterError("a table has two columns of one name; rename one of them")
+        columns = {str(name): _array(table[name]) for name in names}
         lengths = {name: each.shape[0] if each.ndim else -1 for name, each in columns.items()}
         if not columns or len(set(lengths.values())) > 1 or -1 in lengths.values():
             raise ParameterError(
@@ -63,11 +67,19 @@ class Rows:
         """The columns that there are."""
         return tuple(self._columns)
 
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """The columns as they came, by name."""
+        return self._columns
+
     def where(self, chosen: NDArray[np.bool_]) -> "Rows":
         """The rows at which `chosen` (bool[rows]) is true."""
-        return Rows(
-            {name: each[chosen] for name, each in self._columns.items()}, int(np.count_nonzero(chosen))
-        )
+        kept = {name: each[chosen] for name, each in self._columns.items()}
+        return Rows(kept, int(np.count_nonzero(chosen)), hidden=self._hidden)
+
+    def hiding(self, names: Collection[str]) -> "Rows":
+        """The same rows, in which all values of these columns are missing."""
+        return Rows(self._columns, self._count, hidden=self._hidden.union(names))
 
     def numbers(self, column: Number) -> NDArray[np.float64]:
         """float64[rows], NaN where the value is missing; not clipped, not rounded.
@@ -76,20 +88,21 @@ class Rows:
             ParameterError: there is no such column, it holds text, or an infinite value.
         """
         found = self._found(column)
-        try:
-            values = (
-                np.array([np.nan if _is_missing(each) else each for each in found], dtype=np.float64)
-                if (found.dtype == object)
-                else found.astype(np.float64)
-            )
-        except (TypeError, ValueError):
+        if column.name in self._hidden:
+            return np.full(len(self), np.nan)
+        known = _known(found)
+        if found.dtype.kind not in "biufO" or (
+            found.dtype == object and not all(isinstance(each, Real) for each in found[known])
+        ):
             raise ParameterError(
                 f"column {column.name!r} holds something that is no number; repair it, or ask for a Category"
-            ) from None
+            )
+        values = np.full(len(self), np.nan)
+        values[known] = found[known].astype(np.float64)
         if np.isinf(values).any():
             raise ParameterError(
-                f"column {column.name!r} holds an infinite value, first in row {int(np.isinf(values).argmax())}; "
-                "make it missing (NaN), or repair it"
+                f"column {column.name!r} holds an infinite value, first in row "
+                f"{int(np.isinf(values).argmax())}; make it missing (NaN), or repair it"
             )
         return values
 
@@ -121,18 +134,19 @@ class Rows:
         """
         found = self._found(column)
         codes = np.full(len(self), -1, dtype=np.int64)
-        known = (
-            np.array([not _is_missing(each) for each in found], dtype=np.bool_)
-            if found.dtype == object
-            else (~np.isnan(found) if found.dtype.kind == "f" else np.ones(len(self), dtype=np.bool_))
-        )
+        if column.name in self._hidden:
+            return codes
+        known = _known(found)
+        values = found[known]
+        among = np.full(len(values), -1, dtype=np.int64)
         for code, level in enumerate(column.levels):
-            codes[known & (found == level)] = code
+            among[values == level] = code
+        codes[known] = among
         if (known & (codes < 0)).any():
             row = int((known & (codes < 0)).argmax())
             raise ParameterError(
-                f"column {column.name!r} holds a value in row {row} that is none of its {len(column.levels)} levels; "
-                "repair it, or agree on another list of levels"
+                f"column {column.name!r} holds a value in row {row} that is none of its "
+                f"{len(column.levels)} levels; repair it, or agree on another list of levels"
             )
         return codes
 
@@ -148,6 +162,8 @@ class Rows:
                 f"{column.name!r} is {found.dtype} of {found.shape[1]} markers; it must hold integers of "
                 f"{column.markers}"
             )
+        if column.name in self._hidden:
+            return np.full(found.shape, -1, dtype=np.int8)
         if found.size and not (int(found.min()) >= -1 and int(found.max()) <= 2):
             raise ParameterError(f"{column.name!r} holds allele counts outside -1 (missing), 0, 1, 2")
         return found.astype(np.int8, copy=False)
@@ -165,7 +181,24 @@ class Rows:
         return found
 
 
-def _is_missing(value: Any) -> bool:
-    return (
-        value is None or value != value or type(value).__name__ == "NAType"
-    )  # NaN alone differs from itself
+def _array(values: Any) -> NDArray[Any]:
+    """A column as an array; what a masked array masks is missing, not what lies under the mask."""
+    if isinstance(values, np.ma.MaskedArray):
+        unmasked = np.asarray(values).astype(object)
+        unmasked[np.ma.getmaskarray(values)] = None
+        return unmasked
+    return np.asarray(values)
+
+
+def _known(found: NDArray[Any]) -> NDArray[np.bool_]:
+    """bool[rows], where there is a value."""
+    if found.dtype == object:
+        return np.array([not is_missing(each) for each in found], dtype=np.bool_)
+    return ~np.isnan(found) if found.dtype.kind == "f" else np.ones(len(found), dtype=np.bool_)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, or pandas' NA or NaT."""
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return value is None or type(value).__name__ in ("NAType", "NaTType")

@@ -1,0 +1,384 @@
+"""What was answered: a site's memory, on disk, of the rows and sites that each answer was about.
+
+A policy that looks at one question at a time sees no attack that takes two: all patients, and all but one. So
+before a site's numbers leave it writes down which rows they count, and refuses a question whose rows differ
+from those of an earlier answer by more than none and less than a few; likewise whose sites do. A question
+that was answered may be answered again, over the same rows and sites: it says nothing new.
+
+Rows are known by their contents, through a hash under a key that is drawn when the file is made: the file
+holds no value, and nobody who lacks it can look for one. Whoever has the file can try out contents, as with
+any such list: it is as private as the table (mode 0600). A table that gets another column is another table,
+whose rows are all new. Only pairs of answers are compared: three or more can still be combined
+(`STATISTICS.md`).
+
+>>> import numpy as np
+>>> rows = np.arange(40, dtype=np.uint8).reshape(20, 2)
+>>> def asked(chosen):
+...     return Asked(question=bytes(32), sites=("basel", "bern", "wien"), rows=rows[chosen],
+...                  sets={"": np.ones(len(rows[chosen]), dtype=np.bool_)})
+>>> ledger, limits = AnswerLedger(), {"min_difference": 10, "min_sites": 3, "max_answers": 100}
+>>> ledger.charge(asked(slice(0, 20)), site="wien", session=b"one", number=0, **limits)
+>>> ledger.charge(asked(slice(0, 19)), site="wien", session=b"two", number=0, **limits)
+Traceback (most recent call last):
+    ...
+fl_integration.statistics.refusal.QuestionRefusedError: wien: the rows that count differ from those of an ...
+"""
+
+import hashlib
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_integration.site.private_files import create_private
+from fl_integration.statistics.refusal import QuestionRefusedError
+from fl_integration.statistics.rows import Rows, is_missing
+from secagg.errors import ParameterError
+from secagg.wire import Reader, Writer
+
+__all__ = ["AnswerLedger", "Asked", "contents_of"]
+
+_APPLICATION: Final = 0x53415147
+"""Written into the file's header, so that another program's database is not taken for a ledger."""
+
+_FORMAT: Final = 1
+_KEY_BYTES: Final = 32
+_NAME_BYTES: Final = 8
+_WAIT_SECONDS: Final = 30.0
+
+_TABLES: Final = (
+    "CREATE TABLE key (key BLOB NOT NULL) STRICT",
+    "CREATE TABLE rows (site TEXT NOT NULL, first INTEGER NOT NULL, names BLOB NOT NULL, "
+    "PRIMARY KEY (site, first)) STRICT",
+    "CREATE TABLE sets (site TEXT NOT NULL, id INTEGER NOT NULL, bits BLOB NOT NULL, "
+    "PRIMARY KEY (site, id)) STRICT",
+    "CREATE TABLE answered (site TEXT NOT NULL, label TEXT NOT NULL, id INTEGER NOT NULL, "
+    "sites BLOB NOT NULL, PRIMARY KEY (site, label, id, sites)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE sums (site TEXT NOT NULL, session BLOB NOT NULL, number INTEGER NOT NULL, "
+    "question BLOB NOT NULL, PRIMARY KEY (site, session, number)) STRICT, WITHOUT ROWID",
+)
+
+_KNOWN: Final = "SELECT question FROM sums WHERE site = ? AND session = ? AND number = ?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """A question as the ledger knows it.
+
+    Attributes:
+        question: 32 bytes that name it.
+        sites: who is asked.
+        rows: uint8[rows, bytes], the contents of the rows that count, see `contents_of`.
+        sets: bool[rows] by column: which of them have a value there; under "" all of them.
+    """
+
+    question: bytes
+    sites: tuple[str, ...]
+    rows: NDArray[np.uint8]
+    sets: Mapping[str, NDArray[np.bool_]]
+
+
+class AnswerLedger:
+    """A durable list of answers, of one site or of several.
+
+    Each entry is one exclusive transaction, on the disk before `charge` returns. Processes and threads may
+    share a file; each process opens it itself.
+
+    Args:
+        path: the file; it is created when absent, readable by its owner alone; its folder is not created.
+            None: in memory, and gone with this object.
+
+    Raises:
+        ParameterError: the file cannot be opened, or it holds something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._path = ":memory:" if path is None else os.fspath(path)
+        if (
+            not isinstance(self._path, str)
+            or self._path == ""
+            or (path is not None and self._path == ":memory:")
+        ):
+            raise ParameterError(f"a ledger lasts in a file; {self._path!r} does not name one")
+        self._lock, self._home = threading.Lock(), os.getpid()
+        if path is not None:
+            create_private(Path(self._path))
+        with self._refusing("opened"):
+            self._connection = sqlite3.connect(
+                self._path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._refusing("used"):
+                self._connection.execute("PRAGMA journal_mode = PERSIST")
+                self._connection.execute("PRAGMA synchronous = EXTRA")
+                with self._transaction():
+                    self._key = self._prepare()
+        except ParameterError:
+            self._connection.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"AnswerLedger({'in memory' if self._path == ':memory:' else repr(self._path)})"
+
+    def charge(
+        self,
+        asked: Asked,
+        *,
+        site: str,
+        session: bytes,
+        number: int,
+        min_difference: int,
+        min_sites: int,
+        max_answers: int,
+    ) -> None:
+        """Writes down one sum of a question, durably, before its summand leaves; the same sum again is one.
+
+        Args:
+            asked: the question, its rows and its sites.
+            site: who answers.
+            session: of the question.
+            number: of the sum; sum 0 is compared with all earlier answers of this site.
+            min_difference: rows by which two sets of rows differ, if they do.
+            min_sites: sites by which two sets of sites differ, if they do.
+            max_answers: sums of this site in all.
+
+        Raises:
+            QuestionRefusedError: it is not answered; nothing was written.
+            ParameterError: the file cannot be written, or was opened in another process. Nothing may leave.
+        """
+        if os.getpid() != self._home:
+            raise ParameterError(f"{self!r} was opened in another process; open the file in this one")
+        with self._lock, self._refusing("written"), self._transaction():
+            place = (site, session, number)
+            known = self._all(_KNOWN, *place)
+            if known == [(asked.question,)]:
+                return
+            if known:
+                raise _refused(site, "another question was answered in this place of the session")
+            if self._answers(site) >= max_answers:
+                raise _refused(site, f"{max_answers} sums were answered, which is all that the policy allows")
+            if number == 0:
+                self._compare(asked, site, min_difference=min_difference, min_sites=min_sites)
+            self._connection.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", (*place, asked.question))
+
+    def answers(self, site: str) -> int:
+        """How many sums a site has answered.
+
+        Raises:
+            ParameterError: the file cannot be read.
+        """
+        with self._lock, self._refusing("read"):
+            return self._answers(site)
+
+    def close(self) -> None:
+        """Closes the file; closing twice is harmless."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Rows and sets of rows
+
+    def _compare(self, asked: Asked, site: str, *, min_difference: int, min_sites: int) -> None:
+        """Refuses what is too near an earlier answer; otherwise writes down what this one is about."""
+        places, universe = self._places(asked.rows, site)
+        earlier = self._all("SELECT label, id, sites FROM answered WHERE site = ?", site)
+        bits = {
+            number: np.frombuffer(stored, dtype=np.uint8)
+            for number, stored in self._all("SELECT id, bits FROM sets WHERE site = ?", site)
+        }
+        here = frozenset(asked.sites)
+        for label, number, sites in earlier:
+            if label not in asked.sets:
+                continue
+            if 0 < len(here ^ _sites(sites)) < min_sites:
+                raise _refused(
+                    site,
+                    f"the sites differ from those of an earlier answer by fewer than {min_sites}, and the "
+                    "difference would tell what one of them has: ask the same sites, or wait for more",
+                )
+            if 0 < _distance(bits[number], _bits(places[asked.sets[label]], universe)) < min_difference:
+                about = f"that have {label!r}" if label else "that count"
+                raise _refused(
+                    site,
+                    f"the rows {about} differ from those of an earlier answer by fewer than "
+                    f"{min_difference}, and the difference would tell what few have: ask about the same "
+                    "rows, or about more others",
+                )
+        written = Writer()
+        for name in sorted(here):
+            written.text(name)
+        for label, chosen in asked.sets.items():
+            number = self._set(_bits(places[chosen], universe), bits, site)
+            self._connection.execute(
+                "INSERT INTO answered VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (site, label, number, written.finish()),
+            )
+
+    def _places(self, rows: NDArray[np.uint8], site: str) -> tuple[NDArray[np.int64], int]:
+        """Where each row stands among all that this site ever counted, new ones at the end; and how many."""
+        stored = self._all("SELECT names FROM rows WHERE site = ? ORDER BY first", site)
+        known = np.frombuffer(b"".join(each for (each,) in stored), dtype=np.uint64)
+        names = _names(rows, self._key)
+        new = np.setdiff1d(names, known)
+        if len(new):
+            self._connection.execute("INSERT INTO rows VALUES (?, ?, ?)", (site, len(known), new.tobytes()))
+            known = np.concatenate([known, new])
+        order = np.argsort(known)
+        return order[np.searchsorted(known, names, sorter=order)], len(known)
+
+    def _set(self, chosen: NDArray[np.uint8], known: dict[int, NDArray[np.uint8]], site: str) -> int:
+        """The number of a set of rows; it is stored once."""
+        for number, bits in known.items():
+            if not _distance(bits, chosen):
+                return number
+        number = len(known)
+        known[number] = chosen
+        self._connection.execute("INSERT INTO sets VALUES (?, ?, ?)", (site, number, chosen.tobytes()))
+        return number
+
+    # The file
+
+    def _prepare(self) -> bytes:
+        """The file's key; makes the tables in an empty file, refuses one that is not a ledger of ours."""
+        found = tuple(self._all(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version"))
+        if found == (0, 0) and not self._all("SELECT count(*) FROM sqlite_schema")[0][0]:
+            for table in _TABLES:
+                self._connection.execute(table)
+            self._connection.execute("INSERT INTO key VALUES (?)", (os.urandom(_KEY_BYTES),))
+            self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        elif found != (_APPLICATION, _FORMAT):
+            raise self._something_else()
+        stored = self._all("SELECT key FROM key")
+        if [len(each) for (each,) in stored] != [_KEY_BYTES]:
+            raise self._something_else()
+        return bytes(stored[0][0])
+
+    def _something_else(self) -> ParameterError:
+        return ParameterError(
+            f"the file {self._path!r} holds something else than a ledger of answers of version {_FORMAT}; "
+            "name a new file or one that this class wrote"
+        )
+
+    def _answers(self, site: str) -> int:
+        return int(self._all("SELECT count(*) FROM sums WHERE site = ?", site)[0][0])
+
+    def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing; on the disk when it is left without an exception."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """No error of the database leaves this room under its own name."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ParameterError(
+                f"{self!r} cannot be {what}: {error}; answer nothing until it can"
+            ) from error
+
+
+def contents_of(rows: Rows) -> NDArray[np.uint8]:
+    """uint8[rows, bytes]: what each row holds, in all columns of the table in the order of their names.
+
+    Numbers of any kind are told as float64, so that 1, 1.0 and True are one value, and so are all that is
+    missing; anything else by a hash of how it is written.
+    """
+    if not len(rows):
+        return np.zeros((0, 1), dtype=np.uint8)
+    parts = [_bytes_of(rows.arrays[name]) for name in sorted(rows.arrays)]
+    return np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+
+def _bytes_of(column: NDArray[Any]) -> NDArray[np.uint8]:
+    count = len(column)
+    if column.dtype.kind in "biu" and column.dtype.itemsize == 1 and column.ndim > 1:
+        return column.reshape(count, -1).view(np.uint8)
+    if column.dtype.kind in "biuf":
+        values = column.astype(np.float64).reshape(count, -1) + 0.0  # there is one zero
+        values[np.isnan(values)] = np.nan  # and one NaN
+        return values.view(np.uint8).reshape(count, -1)
+    written = column.astype(object).reshape(count, -1)
+    if all(_is_number(each) or is_missing(each) for each in written.flat):
+        numbers = [math.nan if is_missing(each) else float(each) for each in written.flat]
+        return _bytes_of(np.array(numbers, dtype=np.float64).reshape(written.shape))
+    texts = ["" if is_missing(each) else f"{type(each).__name__} {each}" for each in written.flat]
+    digests = {
+        each: hashlib.blake2b(each.encode(errors="surrogatepass")).digest()[:16] for each in set(texts)
+    }
+    told = b"".join(digests[each] for each in texts)
+    return np.frombuffer(told, dtype=np.uint8).reshape(count, -1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real | np.bool_)
+
+
+def _names(rows: NDArray[np.uint8], key: bytes) -> NDArray[np.uint64]:
+    """uint64[rows], a keyed hash of each; of equal rows the second and further ones have other names."""
+    told = b"".join(hashlib.blake2b(row, key=key, digest_size=_NAME_BYTES).digest() for row in rows)
+    names = np.frombuffer(told, dtype=np.uint64)
+    if len(np.unique(names)) == len(names):
+        return names
+    order = np.argsort(names, kind="stable")
+    ordered = names[order]
+    first = np.searchsorted(ordered, ordered)
+    nth = np.empty(len(names), dtype=np.uint64)
+    nth[order] = np.arange(len(names)) - first
+    again = np.stack([names, nth], axis=1).view(np.uint8).reshape(len(names), -1)
+    return np.where(nth == 0, names, _names(again, key))
+
+
+def _bits(places: NDArray[np.int64], universe: int) -> NDArray[np.uint8]:
+    """A set of rows as a bitmap."""
+    chosen = np.zeros(universe, dtype=np.bool_)
+    chosen[places] = True
+    return np.packbits(chosen)
+
+
+def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
+    """In how many rows two sets differ; a bitmap that is shorter has zeros behind it."""
+    short, long = sorted((one, other), key=len)
+    differ = np.bitwise_count(short ^ long[: len(short)]).sum()
+    return int(differ) + int(np.bitwise_count(long[len(short) :]).sum())
+
+
+def _sites(written: bytes) -> frozenset[str]:
+    reader, found = Reader(written), set()
+    while reader.remaining:
+        found.add(reader.text(maximum=1 << 16))
+    return frozenset(found)
+
+
+def _refused(site: str, reason: str) -> QuestionRefusedError:
+    return QuestionRefusedError({site: reason})

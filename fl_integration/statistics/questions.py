@@ -1,0 +1,22 @@
+"""All questions that there are: what a site can be asked, and what bytes can name.
+
+A question's class is known by its name on the wire; so are the dataclasses and enums that its fields hold,
+which `encoding` finds in their annotations.
+"""
+
+from typing import Final
+
+from fl_integration.statistics.count import Count
+from fl_integration.statistics.histogram import Histogram
+from fl_integration.statistics.moments import Moments
+from fl_integration.statistics.quantiles import Quantiles
+from fl_integration.statistics.question import Question
+
+__all__ = ["QUESTIONS"]
+
+QUESTIONS: Final[tuple[type[Question], ...]] = (
+    Count,
+    Histogram,
+    Moments,
+    Quantiles,
+)
