@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from fl_integration.command.plan import Protocol
 from fl_integration.command.preparing import need_packages
 from fl_integration.command.showing import progress, ticker
 from fl_integration.command.tables import show
 from secagg.errors import ParameterError
 
 if TYPE_CHECKING:
-    from fl_integration.statistics.table_one import TableOne
+    from fl_integration.statistics.cohort import TableOne
 
 __all__ = ["EPILOG", "describe"]
 
@@ -35,3 +36,38 @@ class Cohort(Enum):
     """Whose patients."""
 
     HEART = "heart"
+
+
+def describe(
+    cohort: Annotated[Cohort, typer.Argument(help="Whose patients.")] = Cohort.HEART,
+    *,
+    sites: Annotated[int, typer.Option(metavar="3|4", help="How many hospitals.")] = 4,
+    protocol: Annotated[Protocol, typer.Option(help="That sums.")] = Protocol.MASKED,
+    min_rows: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Patients of a group that a hospital must have to be counted; and no count below is printed."
+        ),
+    ] = 5,
+) -> None:
+    """Show a cohort's Table 1, by diagnosis, from secure sums of the hospitals' rows."""
+    if sites not in (3, 4):
+        raise ParameterError(f"--sites is {sites}; 3 or 4 hospitals can take part")
+    if min_rows < 1:
+        raise ParameterError(f"--min-rows is {min_rows}; pass at least 1")
+    need_packages([protocol.value], [("scipy", "scipy", "statistics"), ("pandas", "pandas", "statistics")])
+    from fl_integration.studies.heart.choices import Choice
+    from fl_integration.studies.heart.describing import cohort as described
+    from fl_integration.studies.heart.describing import cohort_ticks
+
+    with progress() as bars:
+        tick = ticker(bars, "asking", cohort_ticks())
+        found = described(Choice(protocol.value), sites=sites, min_rows=min_rows, tick=tick)
+    _show(found)
+
+
+def _show(found: "TableOne") -> None:
+    show(found.heads, found.cells(), numbers=True)
+    typer.echo()
+    for note in found.notes:
+        typer.echo(note)

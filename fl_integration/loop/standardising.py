@@ -16,11 +16,11 @@ an answer about the patients that the budget would not count, and scaling by it 
 
 >>> from fl_integration.statistics.columns import Number
 >>> from protocols import MaskedSum
->>> ages = {"basel": [30.0, 40.0], "graz": [50.0, 60.0], "wien": [70.0]}
->>> sites = {name: [(np.array(each)[:, None], np.zeros(len(each)))] for name, each in ages.items()}
+>>> ages = {"basel": np.arange(20.0, 40.0), "graz": np.arange(40.0, 60.0), "wien": np.arange(60.0, 81.0)}
+>>> sites = {name: [(each[:, None], np.zeros(len(each)))] for name, each in ages.items()}
 >>> scaling = Standardisation(columns=(Number("age", low=0, high=128),))
 >>> scaled_sites, found = standardised(MaskedSum(max_clients=3), sites, scaling, seed=1)
->>> found.scale.mean.tolist(), scaled_sites["graz"][0][0][0, 0]
+>>> found.scale.mean.tolist(), float(scaled_sites["graz"][0][0][10, 0])
 ([50.0], 0.0)
 """
 
@@ -178,7 +178,6 @@ def standardised(
             tables,
             Moments(standardisation.numbers),
             max_rows=standardisation.max_rows,
-            privacy=standardisation.privacy,
             seed=seed,
         )
         if not isinstance(asked, MomentsAnswer):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fl_integration.statistics.answer import Provenance, frame_of
 from fl_integration.statistics.columns import Category, Level, Number
-from fl_integration.statistics.comparing import Test
+from fl_integration.statistics.comparing import Comparison
 from fl_integration.statistics.showing import p_value
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class NumberLine:
     centre: NDArray[np.float64]
     spread: NDArray[np.float64]
     p_value: float = math.nan
-    test: Test | None = None
+    test: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,7 +65,7 @@ class CategoryLine:
     counts: NDArray[np.int64]
     missing: NDArray[np.int64]
     p_value: float = math.nan
-    test: Test | None = None
+    test: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -114,7 +114,7 @@ class TableOne:
         if any(isinstance(line, CategoryLine) for line in self.lines):
             told.append("n (% of those that are known)")
         notes = [f"Shown: {', '.join(told)}; missing: of all."]
-        tests = [each.value for each in Test if any(line.test is each for line in self.lines)]
+        tests = [each.value for each in Comparison if any(line.test is each for line in self.lines)]
         if tests:
             notes.append(f"p: {', '.join(tests)}; not corrected for their number.")
         sites = len(self.provenance.contributors)

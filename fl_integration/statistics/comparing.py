@@ -3,7 +3,7 @@
 >>> count, mean, deviation = np.array([20, 30]), np.array([50.0, 55.0]), np.array([8.0, 9.0])
 >>> p, test = compared_means(count, mean, deviation)
 >>> round(p, 4), test.value
-(0.0457, "Welch's t test")
+(0.0455, "Welch's t test")
 """
 
 import math
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from fl_integration.statistics.showing import load_special
 
-__all__ = ["Test", "compared_means", "compared_ranks", "pooled_moments"]
+__all__ = ["Comparison", "compared_means", "compared_ranks", "pooled_moments"]
 
 
-class Test(Enum):
+class Comparison(Enum):
     """How groups were compared; the value is what stands below a table."""
 
     WELCH = "Welch's t test"
@@ -42,7 +42,7 @@ def pooled_moments(
 
 def compared_means(
     count: NDArray[np.int64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
-) -> tuple[float, Test | None]:
+) -> tuple[float, Comparison | None]:
     """Welch's t test of two groups, an analysis of variance of more; of groups with two values at least."""
     there = count > 1
     n, means, variances = count[there].astype(np.float64), mean[there], deviation[there] ** 2
@@ -53,14 +53,14 @@ def compared_means(
         parts = variances / n
         freedom = parts.sum() ** 2 / (parts**2 / (n - 1)).sum()
         t = (means[0] - means[1]) / math.sqrt(parts.sum())
-        return float(2 * special.stdtr(freedom, -abs(t))), Test.WELCH
+        return float(2 * special.stdtr(freedom, -abs(t))), Comparison.WELCH
     of_all = (n * means).sum() / n.sum()
     between, within = (n * (means - of_all) ** 2).sum(), ((n - 1) * variances).sum()
     groups, rest = len(n) - 1, n.sum() - len(n)
-    return float(special.fdtrc(groups, rest, (between / groups) / (within / rest))), Test.ANOVA
+    return float(special.fdtrc(groups, rest, (between / groups) / (within / rest))), Comparison.ANOVA
 
 
-def compared_ranks(counts: NDArray[np.int64]) -> tuple[float, Test | None]:
+def compared_ranks(counts: NDArray[np.int64]) -> tuple[float, Comparison | None]:
     """Kruskal and Wallis' test (JASA 47, 1952) with ties, of int64[groups, bins]; of two groups, Mann-Whitney's."""
     counts = counts[counts.sum(axis=1) > 0].astype(np.float64)
     ties, n = counts.sum(axis=0), counts.sum()
@@ -70,4 +70,4 @@ def compared_ranks(counts: NDArray[np.int64]) -> tuple[float, Test | None]:
     ranks = np.cumsum(ties) - ties + (ties + 1) / 2
     sums = counts @ ranks
     h = 12 / (n * (n + 1)) * (sums**2 / counts.sum(axis=1)).sum() - 3 * (n + 1)
-    return float(load_special().chdtrc(len(counts) - 1, max(h / untied, 0.0))), Test.RANKS
+    return float(load_special().chdtrc(len(counts) - 1, max(h / untied, 0.0))), Comparison.RANKS

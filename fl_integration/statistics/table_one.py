@@ -24,7 +24,7 @@ from fl_integration.statistics.answer import Answer, Provenance
 from fl_integration.statistics.asking import ask
 from fl_integration.statistics.cohort import CategoryLine, Label, NumberLine, TableOne
 from fl_integration.statistics.columns import Category, Level, Number
-from fl_integration.statistics.comparing import Test, compared_means, compared_ranks, pooled_moments
+from fl_integration.statistics.comparing import Comparison, compared_means, compared_ranks, pooled_moments
 from fl_integration.statistics.count import Count, CountAnswer
 from fl_integration.statistics.course import ROWS
 from fl_integration.statistics.cross_table import ContingencyTable, CrossTable
@@ -134,7 +134,7 @@ def _asked(
         if means:
             asked[_Key("means", group)] = Moments(means, where=where)
         for each in middles if by is not None else ():
-            asked[_Key("ranks", group, each.name)] = Histogram(each, bins=_BINS, where=where)
+            asked[_Key("ranks", group, each.name)] = Histogram(each, _edges(each), where=where)
     for group in dict.fromkeys([None, *_groups(by)]) if middles else ():
         asked[_Key("quartiles", group)] = Quantiles(middles, _QUARTILES, where=_where(by, group))
     for each in columns:
@@ -142,6 +142,11 @@ def _asked(
             question = Histogram(each) if by is None else CrossTable(each, by)
             asked[_Key("levels", None, each.name)] = question
     return asked
+
+
+def _edges(column: Number) -> tuple[float, ...]:
+    """Of equal bins between the bounds of a column."""
+    return tuple(column.low + (column.high - column.low) * place / _BINS for place in range(_BINS + 1))
 
 
 def _groups(by: Category | None) -> tuple[Level | None, ...]:
@@ -200,10 +205,10 @@ class _Answers:
         p, test = math.nan, None
         if self._by is not None:
             bins = [
-                self._of("ranks", HistogramAnswer, group=group, column=column.name).counts
+                self._of("ranks", HistogramAnswer, group=group, column=column.name)
                 for group in _groups(self._by)
             ]
-            p, test = compared_ranks(np.array(bins, dtype=np.int64))
+            p, test = compared_ranks(np.array([[each.below, *each.counts, each.above] for each in bins]))
         return NumberLine(
             column=column,
             median=True,
@@ -223,9 +228,9 @@ class _Answers:
         counts = np.concatenate([table.counts.sum(axis=1, keepdims=True), table.counts], axis=1)
         p, test = math.nan, None
         if table.fisher is not None:
-            p, test = table.fisher.p_value, Test.FISHER
+            p, test = table.fisher.p_value, Comparison.FISHER
         elif table.chi_squared is not None:
-            p, test = table.chi_squared.p_value, Test.CHI_SQUARED
+            p, test = table.chi_squared.p_value, Comparison.CHI_SQUARED
         return CategoryLine(
             column=column, counts=counts, missing=self.rows - counts.sum(axis=0), p_value=p, test=test
         )

@@ -49,7 +49,7 @@ LABELS: Final = {
     "thalch": "Highest heart rate, 1/min",
     "oldpeak": "ST depression, mm",
     "sex": {"": "Sex", 0: "female", 1: "male"},
-    "cp": {"": "Chest pain", 1: "typical angina", 2: "atypical angina", 3: "non-anginal", 4: "none"},
+    "cp": {"": "Chest pain", 1: "typical angina", 2: "atypical angina", 3: "non-anginal", 4: "asymptomatic"},
     "fbs": {"": "Fasting sugar > 120 mg/dl", 0: "no", 1: "yes"},
     "restecg": {"": "ECG at rest", 0: "normal", 1: "ST-T abnormality", 2: "hypertrophy"},
     "exang": {"": "Angina on exercise", 0: "no", 1: "yes"},

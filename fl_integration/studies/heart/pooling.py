@@ -6,7 +6,7 @@ ones keep it in, and whoever learns the sum learns them. Missing values are in n
 >>> from fl_integration.studies.heart.choices import Choice
 >>> asked = ask_figures(Choice.PLAIN.protocol(clients=3), sites=3, seed=1)
 >>> {name: (round(mean), round(spread)) for name, (mean, spread) in figures_of(asked).items()}
-{'age': (54, 9), 'trestbps': (133, 18), 'chol': (235, 61), 'thalch': (141, 25), 'oldpeak': (1, 1)}
+{'age': (53, 9), 'trestbps': (132, 18), 'chol': (247, 61), 'thalch': (140, 25), 'oldpeak': (1, 1)}
 """
 
 from fl_integration.statistics.asking import ask
