@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from fl_integration.privacy.rows import RowLevel
 from fl_integration.statistics.answer import Answer, Provenance
 from fl_integration.statistics.course import Course
 from fl_integration.statistics.encoding import decode_question, encode
@@ -28,7 +29,8 @@ from fl_integration.statistics.policy import SitePolicy, SmallCells
 from fl_integration.statistics.question import Question
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.request import Request
-from fl_integration.statistics.respondent import Respondent
+from fl_integration.statistics.respondent import Respondent, surface_of
+from fl_integration.statistics.row_noise import RowNoise
 from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import IntegerSum, Learner, Outcome, Round
 from protocols.machine.parameters import MachineProtocol
@@ -51,6 +53,7 @@ class Asker:
         roster, session: of this question.
         sites: who is asked, members of the roster; all of them must answer every sum.
         max_rows: the most rows that a site may have.
+        noise: in the sums; None: they are exact.
         entropy: the server's randomness.
 
     Attributes:
@@ -69,14 +72,14 @@ class Asker:
         session: bytes,
         sites: Sequence[ClientId],
         max_rows: int,
+        noise: RowNoise | None = None,
         entropy: Entropy = os.urandom,
     ) -> None:
         self._learns = protocol.learns
-        self._base = Request(question=question, max_rows=max_rows, sites=tuple(sites), number=0)
-        self._course = Course(question, max_rows=max_rows, sites=len(sites))
-        self._largest = question.largest(max_rows=max_rows)
-        exact = protocol.exact(max_abs=self._largest)
-        self.server = exact.server(roster=roster, session=session, entropy=entropy)
+        self._base = Request.first(question, max_rows=max_rows, sites=sites, noise=noise)
+        self._course = Course(question, max_rows=max_rows, sites=len(sites), noise=noise)
+        surface = surface_of(question, max_rows=max_rows, protocol=protocol, noise=noise)
+        self.server = surface.server(roster=roster, session=session, entropy=entropy)
         self._number, self._length = 0, self._course.length
 
     @property
@@ -151,6 +154,7 @@ def ask(
     *,
     policy: SitePolicy | Mapping[ClientId, SitePolicy] | None = None,
     max_rows: int = 100_000,
+    privacy: RowLevel | None = None,
     seed: int | None = None,
 ) -> Answer:
     """Asks all sites a question, through secure sums of their own, in this process.
@@ -163,6 +167,9 @@ def ask(
             made for this call: few rows and lonely columns are left out, but nothing is remembered of earlier
             calls. A site with real patients has a policy of its own, with a ledger in a file.
         max_rows: the most rows that a site may have; public, and the ring is as large as it makes it.
+        privacy: noise in every sum, so that no row shows in them; for `Count`, `Moments`, `Histogram` and
+            `Quantiles`. Then who covers what is not asked, nothing is left out for want of rows, and answers
+            are not compared: all of that would depend on the rows. See `row_noise`.
         seed: with one, everything repeats, and everything is as secret as the seed: for demonstrations.
 
     Returns:
@@ -170,6 +177,8 @@ def ask(
 
     Raises:
         ParameterError: an argument, or a site's table, can never work; nothing has run.
+        BudgetExceededError: a site's budget does not allow the next sum.
+        MissingExtraError: dp-accounting is not installed, with `privacy`.
         QuestionRefusedError: a site does not answer.
         RoundAborted: a round failed.
         VerificationError: the clients did not find the same answer.
@@ -180,12 +189,20 @@ def ask(
     if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 128):
         raise ParameterError(f"seed is {seed!r}; it must be None or an integer in [0, 2**128)")
     identities = [Identity.generate(site, entropy=_entropy(seed, f"identity/{site}")) for site in tables]
+    if privacy is not None and not isinstance(privacy, RowLevel):
+        raise ParameterError(
+            f"privacy is a {type(privacy).__name__}; it must be RowLevel(epsilon=…, delta=…)"
+        )
+    noise = None
+    if privacy is not None:
+        noise = RowNoise(privacy, question, max_rows=max_rows, sites=len(tables), protocol=protocol)
     given: dict[str, Any] = {
         "protocol": protocol,
         "roster": Roster.of(*identities),
         "session": draw(_entropy(seed, "session"), 16),
         "sites": tuple(tables),
         "max_rows": max_rows,
+        "noise": noise,
     }
     asker = Asker(question, entropy=_entropy(seed, f"machine/{SERVER}"), **given)
     respondents = _respondents(question, identities, tables=tables, policies=policies, seed=seed, given=given)
@@ -205,12 +222,16 @@ def ask(
     seconds = {site: each.seconds for site, each in respondents.items()}
     seconds[SERVER] = max(time.process_time() - since - sum(seconds.values()), 0.0)
     sent = {site: count for site, count in wire.sent.items() if site != SERVER}
-    return replace(
-        course.answer,
-        provenance=Provenance(
-            contributors=frozenset(tables), sums=rounds, sent=sent, seconds=seconds, left_out=course.left_out
-        ),
+    provenance = Provenance(
+        contributors=frozenset(tables),
+        sums=rounds,
+        sent=sent,
+        seconds=seconds,
+        left_out=course.left_out,
+        epsilon=None if noise is None else noise.plan.epsilon,
+        delta=None if noise is None else noise.plan.delta,
     )
+    return replace(course.answer, provenance=provenance)
 
 
 def _run(

@@ -59,7 +59,8 @@ class Count(Question):
     def largest(self, *, max_rows: int) -> int:
         return max_rows
 
-    def sensitivity(self, step: Step) -> Sensitivity:
+    @property
+    def sensitivity(self) -> Sensitivity:
         return Sensitivity(np.ones(1, dtype=np.int64), touched=1)
 
     def asking(self, *, max_rows: int) -> Asking:

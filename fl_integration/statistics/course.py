@@ -13,6 +13,7 @@ import numpy as np
 
 from fl_integration.statistics.answer import Answer
 from fl_integration.statistics.question import Question, Step, Total
+from fl_integration.statistics.row_noise import RowNoise
 from secagg.errors import ParameterError, RoundAborted
 
 __all__ = ["COVERAGE", "ROWS", "Course", "labels_of"]
@@ -45,29 +46,37 @@ class Course:
         question: what is asked.
         max_rows: the most rows that a site may have.
         sites: how many are asked.
+        noise: where there is noise in the sums: then nobody is asked who covers what.
 
     Attributes:
-        number: of the sum that is wanted next; 0 is the coverage.
+        number: of the sum that is wanted next; 0 is the coverage, if there is one.
         coverage: for each of `labels_of`, how many sites have enough rows; empty before it is known.
         step: what is summed next; None for the coverage, and when all is done.
         answer: when all is done.
     """
 
-    def __init__(self, question: Question, *, max_rows: int, sites: int) -> None:
+    def __init__(
+        self, question: Question, *, max_rows: int, sites: int, noise: RowNoise | None = None
+    ) -> None:
         self.labels = labels_of(question)
-        self._question, self._sites = question, sites
+        self._question, self._sites, self._noise = question, sites, noise
         self._asking = question.asking(max_rows=max_rows)
         self._digest = hashlib.sha256(_DIGEST)
         self.number = 0
         self.coverage: tuple[int, ...] = ()
         self.step: Step | None = None
         self.answer: Answer | None = None
+        self._most = question.most_sums + 1
+        if noise is not None:
+            self.step, self._most = next(self._asking), question.most_sums
 
     @property
     def length(self) -> int | None:
         """Values in the next sum; None when all is done."""
         if self.answer is not None:
             return None
+        if self._noise is not None:
+            return self._noise.length
         return len(self.labels) if self.step is None else self.step.length
 
     @property
@@ -84,15 +93,17 @@ class Course:
         """
         self._digest.update(len(total).to_bytes(8, "big") + np.ascontiguousarray(total, "<i8").tobytes())
         try:
-            if self.number == 0:
+            if self.step is None:
                 self._take_coverage(total.tolist())
                 self.step = next(self._asking)
             else:
+                if self._noise is not None:
+                    total = self._noise.read(total, length=self.step.length)
                 self.step = self._asking.send(total)
         except StopIteration as done:
             self.step, self.answer = None, done.value
         self.number += 1
-        if self.step is not None and self.number > self._question.most_sums:
+        if self.step is not None and self.number >= self._most:
             raise ParameterError(
                 f"a {type(self._question).__name__} wants a sum more than the {self._question.most_sums} "
                 "that it takes at most; most_sums must say how many there can be"
@@ -106,5 +117,5 @@ class Course:
     @property
     def left_out(self) -> dict[str, int]:
         """By column, how many sites have too few values."""
-        shown = zip(self.labels, self.coverage, strict=True)
+        shown = zip(self.labels, self.coverage, strict=False)  # under noise there is no coverage
         return {label or ROWS: self._sites - each for label, each in shown if each < self._sites}

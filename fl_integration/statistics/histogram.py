@@ -138,8 +138,9 @@ class Histogram(Question):
         bins = len(self.column.levels) if isinstance(self.column, Category) else len(self.edges) + 1
         return Step("bins", bins + 1)
 
-    def sensitivity(self, step: Step) -> Sensitivity:
-        return Sensitivity(np.ones(step.length, dtype=np.int64), touched=1)
+    @property
+    def sensitivity(self) -> Sensitivity:
+        return Sensitivity(np.ones(self._step.length, dtype=np.int64), touched=1)
 
     def asking(self, *, max_rows: int) -> Asking:
         total = yield self._step

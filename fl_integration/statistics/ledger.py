@@ -2,8 +2,9 @@
 
 A policy that looks at one question at a time sees no attack that takes two: all patients, and all but one. So
 before a site's numbers leave it writes down which rows they count, and refuses a question whose rows differ
-from those of an earlier answer by more than none and less than a few; likewise whose sites do. A question
-that was answered may be answered again, over the same rows and sites: it says nothing new.
+from those of an earlier answer by more than none and less than a few; likewise whose sites do, or whose
+columns have other bounds, for the sums under two bounds tell how many rows lie in between. A question that
+was answered may be answered again, over the same rows and sites: it says nothing new.
 
 Rows are known by their contents, through a hash under a key that is drawn when the file is made: the file
 holds no value, and nobody who lacks it can look for one. Whoever has the file can try out contents, as with
@@ -24,15 +25,12 @@ Traceback (most recent call last):
 fl_integration.statistics.refusal.QuestionRefusedError: wien: the rows that count differ from those of an ...
 """
 
-import hashlib
-import math
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Real
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -42,18 +40,17 @@ from numpy.typing import NDArray
 
 from fl_integration.site.private_files import create_private
 from fl_integration.statistics.refusal import QuestionRefusedError
-from fl_integration.statistics.rows import Rows, is_missing
+from fl_integration.statistics.row_names import names_of
 from secagg.errors import ParameterError
 from secagg.wire import Reader, Writer
 
-__all__ = ["AnswerLedger", "Asked", "contents_of"]
+__all__ = ["AnswerLedger", "Asked"]
 
 _APPLICATION: Final = 0x53415147
 """Written into the file's header, so that another program's database is not taken for a ledger."""
 
 _FORMAT: Final = 1
 _KEY_BYTES: Final = 32
-_NAME_BYTES: Final = 8
 _WAIT_SECONDS: Final = 30.0
 
 _TABLES: Final = (
@@ -64,6 +61,8 @@ _TABLES: Final = (
     "PRIMARY KEY (site, id)) STRICT",
     "CREATE TABLE answered (site TEXT NOT NULL, label TEXT NOT NULL, id INTEGER NOT NULL, "
     "sites BLOB NOT NULL, PRIMARY KEY (site, label, id, sites)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE columns (site TEXT NOT NULL, name TEXT NOT NULL, said BLOB NOT NULL, "
+    "PRIMARY KEY (site, name)) STRICT, WITHOUT ROWID",
     "CREATE TABLE sums (site TEXT NOT NULL, session BLOB NOT NULL, number INTEGER NOT NULL, "
     "question BLOB NOT NULL, PRIMARY KEY (site, session, number)) STRICT, WITHOUT ROWID",
 )
@@ -78,14 +77,16 @@ class Asked:
     Attributes:
         question: 32 bytes that name it.
         sites: who is asked.
-        rows: uint8[rows, bytes], the contents of the rows that count, see `contents_of`.
+        rows: uint8[rows, bytes], the contents of the rows that count, see `row_names`.
         sets: bool[rows] by column: which of them have a value there; under "" all of them.
+        columns: what each column is said to be, in canonical bytes, by name.
     """
 
     question: bytes
     sites: tuple[str, ...]
     rows: NDArray[np.uint8]
     sets: Mapping[str, NDArray[np.bool_]]
+    columns: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class AnswerLedger:
@@ -200,6 +201,7 @@ class AnswerLedger:
 
     def _compare(self, asked: Asked, site: str, *, min_difference: int, min_sites: int) -> None:
         """Refuses what is too near an earlier answer; otherwise writes down what this one is about."""
+        self._compare_columns(asked, site)
         places, universe = self._places(asked.rows, site)
         earlier = self._all("SELECT label, id, sites FROM answered WHERE site = ?", site)
         bits = {
@@ -234,11 +236,25 @@ class AnswerLedger:
                 (site, label, number, written.finish()),
             )
 
+    def _compare_columns(self, asked: Asked, site: str) -> None:
+        """A column keeps its bounds: the sums under two of them tell how many rows lie in between."""
+        said = dict(self._all("SELECT name, said FROM columns WHERE site = ?", site))
+        for name, column in asked.columns.items():
+            if said.setdefault(name, column) != column:
+                raise _refused(
+                    site,
+                    f"the column {name!r} was answered about with other bounds, unit or levels, and the "
+                    "difference would tell which rows lie in between: ask with those",
+                )
+            self._connection.execute(
+                "INSERT INTO columns VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (site, name, column)
+            )
+
     def _places(self, rows: NDArray[np.uint8], site: str) -> tuple[NDArray[np.int64], int]:
         """Where each row stands among all that this site ever counted, new ones at the end; and how many."""
         stored = self._all("SELECT names FROM rows WHERE site = ? ORDER BY first", site)
         known = np.frombuffer(b"".join(each for (each,) in stored), dtype=np.uint64)
-        names = _names(rows, self._key)
+        names = names_of(rows, key=self._key)
         new = np.setdiff1d(names, known)
         if len(new):
             self._connection.execute("INSERT INTO rows VALUES (?, ?, ?)", (site, len(known), new.tobytes()))
@@ -306,57 +322,6 @@ class AnswerLedger:
             raise ParameterError(
                 f"{self!r} cannot be {what}: {error}; answer nothing until it can"
             ) from error
-
-
-def contents_of(rows: Rows) -> NDArray[np.uint8]:
-    """uint8[rows, bytes]: what each row holds, in all columns of the table in the order of their names.
-
-    Numbers of any kind are told as float64, so that 1, 1.0 and True are one value, and so are all that is
-    missing; anything else by a hash of how it is written.
-    """
-    if not len(rows):
-        return np.zeros((0, 1), dtype=np.uint8)
-    parts = [_bytes_of(rows.arrays[name]) for name in sorted(rows.arrays)]
-    return np.ascontiguousarray(np.concatenate(parts, axis=1))
-
-
-def _bytes_of(column: NDArray[Any]) -> NDArray[np.uint8]:
-    count = len(column)
-    if column.dtype.kind in "biu" and column.dtype.itemsize == 1 and column.ndim > 1:
-        return column.reshape(count, -1).view(np.uint8)
-    if column.dtype.kind in "biuf":
-        values = column.astype(np.float64).reshape(count, -1) + 0.0  # there is one zero
-        values[np.isnan(values)] = np.nan  # and one NaN
-        return values.view(np.uint8).reshape(count, -1)
-    written = column.astype(object).reshape(count, -1)
-    if all(_is_number(each) or is_missing(each) for each in written.flat):
-        numbers = [math.nan if is_missing(each) else float(each) for each in written.flat]
-        return _bytes_of(np.array(numbers, dtype=np.float64).reshape(written.shape))
-    texts = ["" if is_missing(each) else f"{type(each).__name__} {each}" for each in written.flat]
-    digests = {
-        each: hashlib.blake2b(each.encode(errors="surrogatepass")).digest()[:16] for each in set(texts)
-    }
-    told = b"".join(digests[each] for each in texts)
-    return np.frombuffer(told, dtype=np.uint8).reshape(count, -1)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real | np.bool_)
-
-
-def _names(rows: NDArray[np.uint8], key: bytes) -> NDArray[np.uint64]:
-    """uint64[rows], a keyed hash of each; of equal rows the second and further ones have other names."""
-    told = b"".join(hashlib.blake2b(row, key=key, digest_size=_NAME_BYTES).digest() for row in rows)
-    names = np.frombuffer(told, dtype=np.uint64)
-    if len(np.unique(names)) == len(names):
-        return names
-    order = np.argsort(names, kind="stable")
-    ordered = names[order]
-    first = np.searchsorted(ordered, ordered)
-    nth = np.empty(len(names), dtype=np.uint64)
-    nth[order] = np.arange(len(names)) - first
-    again = np.stack([names, nth], axis=1).view(np.uint8).reshape(len(names), -1)
-    return np.where(nth == 0, names, _names(again, key))
 
 
 def _bits(places: NDArray[np.int64], universe: int) -> NDArray[np.uint8]:

@@ -114,10 +114,11 @@ class Moments(Question):
     def _step(self) -> Step:
         return Step("moments", 1 + 3 * len(self.numbers))
 
-    def sensitivity(self, step: Step) -> Sensitivity:
+    @property
+    def sensitivity(self) -> Sensitivity:
         reach = np.array([max(1, each.largest) for each in self.numbers], dtype=np.int64)
         entries = np.concatenate([[1], np.ones_like(reach), reach, reach * reach])
-        return Sensitivity(entries, touched=step.length)
+        return Sensitivity(entries, touched=len(entries))
 
     def asking(self, *, max_rows: int) -> Asking:
         total = yield self._step

@@ -61,8 +61,8 @@ class SitePolicy:
         questions: the classes that are answered; None: all.
         columns: the columns that are answered about, by name, conditions included: with bounds, unit and
             levels exactly as here, or None for any; None in place of the mapping: all columns.
-        edges: for a column, where it may be cut, by histograms, curves and conditions; a column that is not
-            named may be cut anywhere.
+        edges: for a column, where it may be cut, by histograms and conditions; a column that is not named may
+            be cut anywhere, but not by what opens cells under `SmallCells.BINNED`.
         min_rows: a site with fewer rows that count, or fewer values in a column, takes part as one that has
             none, at least 1.
         min_sites: a column that fewer sites hold is not answered about; and sites that came or went between
@@ -143,18 +143,22 @@ class SitePolicy:
             if name in self.edges and not set(cuts) <= set(self.edges[name]):
                 return f"the column {name!r} is cut where this site's policy does not cut it"
         if question.cells:
-            return self._cells_reason(kind, asked, clients_learn=clients_learn, noised=noised)
+            return self._cells_reason(question, asked, clients_learn=clients_learn, noised=noised)
         return None
 
     def _cells_reason(
-        self, kind: str, asked: Iterable[Column], *, clients_learn: bool, noised: bool
+        self, question: Question, asked: Iterable[Column], *, clients_learn: bool, noised: bool
     ) -> str | None:
+        kind = type(question).__name__
         match self.small_cells:
             case SmallCells.NOISED if not noised:
                 return f"a {kind} opens cells; this site does so under noise alone, pass privacy="
             case SmallCells.CLIENTS_ONLY if not clients_learn:
                 return f"a {kind} opens cells; this site does so where the clients alone learn the sums"
             case SmallCells.BINNED:
+                for name, _ in _cuts(question):
+                    if name not in self.edges:
+                        return f"a {kind} cuts the column {name!r}, and this site's policy says nowhere where"
                 for column in asked:
                     if self.columns is None or self.columns.get(column.name) is None:
                         return (

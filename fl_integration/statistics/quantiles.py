@@ -114,9 +114,14 @@ class Quantiles(Question):
     def largest(self, *, max_rows: int) -> int:
         return max_rows
 
-    def sensitivity(self, step: Step) -> Sensitivity:
-        # A row lies below all thresholds of its column in the worst case.
-        return Sensitivity(np.ones(step.length, dtype=np.int64), touched=step.length)
+    @property
+    def sensitivity(self) -> Sensitivity:
+        # A row lies below all thresholds in the worst case.
+        first = len(self.numbers) << _first_bits(self._width)
+        longest = first
+        if self.most_sums > 1:
+            longest = max(first, len(self.numbers) * len(self.probabilities) * ((1 << _BITS) - 1))
+        return Sensitivity(np.ones(longest, dtype=np.int64), touched=longest)
 
     def asking(self, *, max_rows: int) -> Asking:
         columns, ranks_of = len(self.numbers), np.array(self.probabilities)

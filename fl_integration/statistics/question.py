@@ -58,11 +58,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sensitivity:
-    """By how much one row moves a summand: what noise has to hide.
+    """By how much one row, added or removed, moves the summands of a question: what noise has to hide.
 
     Attributes:
-        entries: int64[length], the largest absolute change of each entry, at least 1.
-        touched: how many entries one row can change at most.
+        entries: int64[length of the longest step], the largest absolute change of each entry, at least 1; a
+            shorter step has the first of them.
+        touched: how many entries of one step one row can change at most.
     """
 
     entries: NDArray[np.int64]
@@ -118,8 +119,9 @@ class Question(ABC):
     def largest(self, *, max_rows: int) -> int:
         """Largest absolute value in a site's summand, in any step, if a site has at most `max_rows` rows."""
 
-    def sensitivity(self, step: Step) -> Sensitivity | None:
-        """What one row, added or removed, changes in a step's summand; None: no noise can hide it."""
+    @property
+    def sensitivity(self) -> Sensitivity | None:
+        """What one row changes in its sums; None: not known, so it is not asked under noise."""
         return None
 
     @abstractmethod

@@ -14,25 +14,28 @@ says what that means.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fl_integration.statistics.course import Course, labels_of
 from fl_integration.statistics.encoding import decode, encode
-from fl_integration.statistics.ledger import Asked, contents_of
+from fl_integration.statistics.ledger import Asked
 from fl_integration.statistics.policy import SitePolicy
-from fl_integration.statistics.question import Question, Step, Total, selected
+from fl_integration.statistics.question import Question, Total, selected
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.request import Request, head_of
+from fl_integration.statistics.row_names import contents_of
+from fl_integration.statistics.row_noise import RowNoise
 from fl_integration.statistics.rows import Rows
 from protocols.identity import Identity, Roster
-from protocols.interface import IntegerSum, Learner, NeedUpdate, Policy
+from protocols.interface import IntegerSum, Learner, NeedUpdate, Policy, SumProtocol
 from protocols.machine.parameters import MachineProtocol
 from secagg.entropy import Entropy, system_entropy
 from secagg.errors import DecodeError, ParameterError, PeerViolation, RoundAborted
 
-__all__ = ["Respondent"]
+__all__ = ["Respondent", "surface_of"]
 
 
 class Respondent:
@@ -47,6 +50,7 @@ class Respondent:
         roster, session: of this question.
         sites: who is asked, in the roster's order.
         max_rows: the most rows that a site may have.
+        noise: in the sums; None: they are exact.
         entropy: this site's randomness.
 
     Attributes:
@@ -70,23 +74,28 @@ class Respondent:
         session: bytes,
         sites: Sequence[str],
         max_rows: int,
+        noise: RowNoise | None = None,
         entropy: Entropy = system_entropy,
     ) -> None:
         since = time.process_time()
         self.name, self._policy, self._session = identity.client, policy, session
+        self._noise, self._entropy = noise, entropy
         self._clients_learn = protocol.learns is Learner.CLIENTS
-        policy.check(question, site=self.name, clients_learn=self._clients_learn, noised=False)
-        self._base = Request(question=question, max_rows=max_rows, sites=tuple(sites), number=0)
+        noised = noise is not None
+        policy.check(question, site=self.name, clients_learn=self._clients_learn, noised=noised)
+        self._base = Request.first(question, max_rows=max_rows, sites=sites, noise=noise)
         self._labels = labels_of(question)
-        self._rows, self._covers = _counted(question, table, policy=policy, max_rows=max_rows)
-        self._asked = _asked(self._base, self._rows)
-        self._course = Course(question, max_rows=max_rows, sites=len(sites))
+        least = 0 if noised else policy.min_rows  # under noise nothing but the sums depends on the rows
+        self._rows, self._covers = _counted(question, table, least=least, max_rows=max_rows)
+        self._asked = _asked(self._base, self._rows, noised=noised)
+        self._course = Course(question, max_rows=max_rows, sites=len(sites), noise=noise)
         self._first = next(question.asking(max_rows=max_rows))
         self._coverage: tuple[int, ...] = ()
         self._next = 0
         self._largest = question.largest(max_rows=max_rows)
         self.refusal: str | None = None
-        self._machine = protocol.exact(max_abs=self._largest).client(
+        surface = surface_of(question, max_rows=max_rows, protocol=protocol, noise=noise)
+        self._machine = surface.client(
             identity=identity,
             roster=roster,
             session=session,
@@ -120,12 +129,16 @@ class Respondent:
     def _contribute(self, asked: NeedUpdate) -> bytes:
         request = self._checked(asked)
         summand = self._summand(request)
-        if summand.shape != (asked.length,) or (len(summand) and int(np.abs(summand).max()) > self._largest):
+        if (self._noise is None and summand.shape != (asked.length,)) or (
+            len(summand) and int(np.abs(summand).max()) > self._largest
+        ):
             raise ParameterError(
                 f"a {type(request.question).__name__} counted {summand.shape} values at {self.name!r}, or "
                 "some above its own largest; nothing was sent"
             )
         self._charge(request.number)
+        if self._noise is not None:
+            summand = self._noise.add(summand, entropy=self._entropy)
         head = head_of(request) if self._clients_learn else None
         reply = self._machine.contribute(summand, head=head)
         self._next = request.number + 1
@@ -143,6 +156,10 @@ class Respondent:
                 min_sites=self._policy.min_sites,
                 max_answers=self._policy.max_answers,
             )
+            if self._noise is not None:
+                self._noise.charge(
+                    site=self.name, sites=self._base.sites, session=self._session, number=number
+                )
         except QuestionRefusedError as error:
             self.refusal = error.reasons[self.name]
             raise
@@ -155,7 +172,7 @@ class Respondent:
             request = decode(Request, asked.model)
         except DecodeError as error:
             raise self._refused(f"what came with the request is no request: {error}") from error
-        told = Request(question=request.question, max_rows=request.max_rows, sites=request.sites, number=0)
+        told = replace(request, number=0, coverage=(), step=None)
         if encode(told) != encode(self._base):
             raise self._refused("another question, or of other sites, than this one was asked to answer")
         if not request.number == asked.round == self._next:
@@ -173,24 +190,21 @@ class Respondent:
         if course.number != request.number or course.length is None:
             raise self._refused(f"sum {request.number} is asked for, and {course.number} were opened here")
         self._check_coverage(course.coverage)
-        return Request(
-            question=request.question,
-            max_rows=request.max_rows,
-            sites=request.sites,
-            number=request.number,
-            coverage=course.coverage,
-            step=course.step,
-        )
+        return replace(request, coverage=course.coverage, step=course.step)
 
     def _check_step(self, request: Request) -> None:
         """Where the server says what is summed."""
-        if request.number == 0:
+        first = 1 if self._noise is None else 0
+        if request.number < first:
             if request.coverage or request.step is not None:
                 raise self._refused("values are asked for before it is known which sites have any")
             return
-        if request.step is None or request.number > request.question.most_sums:
-            raise self._refused(f"sum {request.number} of at most {request.question.most_sums} sums")
-        if request.number == 1 and request.step != self._first:
+        if request.step is None or request.number - first >= request.question.most_sums:
+            raise self._refused(
+                f"sum {request.number} of a {type(request.question).__name__}, which takes "
+                f"{request.question.most_sums} at most"
+            )
+        if request.number == first and request.step != self._first:
             raise self._refused("the first step is not that of the question")
         if self._coverage and request.coverage != self._coverage:
             raise self._refused("another coverage than before")
@@ -199,7 +213,7 @@ class Respondent:
 
     def _check_coverage(self, coverage: Sequence[int]) -> None:
         """A column that few sites have, or this one alone, is not summed."""
-        if not coverage and self._next == 0:
+        if not coverage and (self._next == 0 or self._noise is not None):
             return
         if len(coverage) != len(self._labels):
             raise self._refused(f"the coverage of {len(coverage)} columns; there are {len(self._labels)}")
@@ -215,13 +229,10 @@ class Respondent:
                 )
 
     def _summand(self, request: Request) -> Total:
-        if request.number == 0:
+        if request.step is None:
             return np.array(self._covers, dtype=np.int64)
-        step: Step | None = request.step if not self._clients_learn else self._course.step
-        if step is None:
-            raise self._refused("no step to answer")
         try:
-            return request.question.summand(step, self._rows)
+            return request.question.summand(request.step, self._rows)
         except ParameterError as error:
             raise self._refused(str(error)) from error
 
@@ -241,9 +252,27 @@ class Respondent:
         return QuestionRefusedError({self.name: reason})
 
 
-def _counted(
-    question: Question, table: Any, *, policy: SitePolicy, max_rows: int
-) -> tuple[Rows, tuple[int, ...]]:
+def surface_of(
+    question: Question, *, max_rows: int, protocol: MachineProtocol, noise: RowNoise | None
+) -> SumProtocol:
+    """The integer surface that a question's sums need.
+
+    Raises:
+        ParameterError: they do not fit the protocol.
+    """
+    if noise is not None:
+        return noise.plan.exact
+    largest = question.largest(max_rows=max_rows)
+    try:
+        return protocol.exact(max_abs=largest)
+    except ParameterError as error:
+        raise ParameterError(
+            f"a {type(question).__name__} over {max_rows} rows a site adds up to {largest} at each: {error}; "
+            "lower max_rows, or take columns with coarser units"
+        ) from error
+
+
+def _counted(question: Question, table: Any, *, least: int, max_rows: int) -> tuple[Rows, tuple[int, ...]]:
     """The rows that a question counts here, and for each label whether there are enough."""
     rows = Rows.of(table)
     if len(rows) > max_rows:
@@ -256,18 +285,28 @@ def _counted(
         for column in question.columns:
             known &= rows.present(column)
         rows = rows.where(known)
-    enough = {column.name: int(rows.present(column).sum()) >= policy.min_rows for column in question.columns}
-    if len(rows) < policy.min_rows:
+    enough = {column.name: int(rows.present(column).sum()) >= least for column in question.columns}
+    if len(rows) < least:
         rows = rows.where(np.zeros(len(rows), dtype=np.bool_))
         enough = dict.fromkeys(enough, False)
-    covers = (int(len(rows) >= policy.min_rows), *(int(each) for each in enough.values()))
+    covers = (int(len(rows) >= least), *(int(each) for each in enough.values()))
     return rows.hiding([name for name, each in enough.items() if not each]), covers
 
 
-def _asked(base: Request, rows: Rows) -> Asked:
+def _asked(base: Request, rows: Rows, *, noised: bool) -> Asked:
     """What the ledger is told: the question, the sites, and which rows count, in all and by column."""
+    if noised:  # what noise hides need not be compared
+        empty = np.zeros((0, 1), dtype=np.uint8)
+        return Asked(question=head_of(base), sites=base.sites, rows=empty, sets={})
     sets = {"": np.ones(len(rows), dtype=np.bool_)}
     sets |= {column.name: rows.present(column) for column in base.question.columns}
     for condition in base.question.where:
         sets.setdefault(condition.column.name, sets[""])
-    return Asked(question=head_of(base), sites=base.sites, rows=contents_of(rows), sets=sets)
+    columns = (*base.question.columns, *(each.column for each in base.question.where))
+    return Asked(
+        question=head_of(base),
+        sites=base.sites,
+        rows=contents_of(rows),
+        sets=sets,
+        columns={column.name: encode(column) for column in columns},
+    )

@@ -13,6 +13,7 @@ import pytest
 
 REPEATS: Final = {"lattice", "paillier"}
 WHERE_CLIENTS_LEARN: Final = {
+    "test_asking",
     "test_asynchronous",
     "test_federated",
     "test_faults",

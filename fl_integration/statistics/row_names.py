@@ -1,0 +1,69 @@
+"""Rows by name: a keyed hash of what each holds, so that a list of rows holds no value.
+
+The key is in the file that holds the list, and so whoever has both can try out contents.
+"""
+
+import hashlib
+import math
+from numbers import Real
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_integration.statistics.rows import Rows, is_missing
+
+__all__ = ["contents_of", "names_of"]
+
+_NAME_BYTES: Final = 8
+
+
+def contents_of(rows: Rows) -> NDArray[np.uint8]:
+    """uint8[rows, bytes]: what each row holds, in all columns of the table in the order of their names.
+
+    Numbers of any kind are told as float64, so that 1, 1.0 and True are one value, and so are all that is
+    missing; anything else by a hash of how it is written.
+    """
+    if not len(rows):
+        return np.zeros((0, 1), dtype=np.uint8)
+    parts = [_bytes_of(rows.arrays[name]) for name in sorted(rows.arrays)]
+    return np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+
+def _bytes_of(column: NDArray[Any]) -> NDArray[np.uint8]:
+    count = len(column)
+    if column.dtype.kind in "biu" and column.dtype.itemsize == 1 and column.ndim > 1:
+        return column.reshape(count, -1).view(np.uint8)
+    if column.dtype.kind in "biuf":
+        values = column.astype(np.float64).reshape(count, -1) + 0.0  # there is one zero
+        values[np.isnan(values)] = np.nan  # and one NaN
+        return values.view(np.uint8).reshape(count, -1)
+    written = column.astype(object).reshape(count, -1)
+    if all(_is_number(each) or is_missing(each) for each in written.flat):
+        numbers = [math.nan if is_missing(each) else float(each) for each in written.flat]
+        return _bytes_of(np.array(numbers, dtype=np.float64).reshape(written.shape))
+    texts = ["" if is_missing(each) else f"{type(each).__name__} {each}" for each in written.flat]
+    digests = {
+        each: hashlib.blake2b(each.encode(errors="surrogatepass")).digest()[:16] for each in set(texts)
+    }
+    told = b"".join(digests[each] for each in texts)
+    return np.frombuffer(told, dtype=np.uint8).reshape(count, -1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real | np.bool_)
+
+
+def names_of(rows: NDArray[np.uint8], *, key: bytes) -> NDArray[np.uint64]:
+    """uint64[rows], a keyed hash of each; of equal rows the second and further ones have other names."""
+    told = b"".join(hashlib.blake2b(row, key=key, digest_size=_NAME_BYTES).digest() for row in rows)
+    names = np.frombuffer(told, dtype=np.uint64)
+    if len(np.unique(names)) == len(names):
+        return names
+    order = np.argsort(names, kind="stable")
+    ordered = names[order]
+    first = np.searchsorted(ordered, ordered)
+    nth = np.empty(len(names), dtype=np.uint64)
+    nth[order] = np.arange(len(names)) - first
+    again = np.stack([names, nth], axis=1).view(np.uint8).reshape(len(names), -1)
+    return np.where(nth == 0, names, names_of(again, key=key))

@@ -1,0 +1,267 @@
+"""Questions among sites, over every protocol: who learns the answer, and what is refused before and in between."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fl_integration.statistics import asking
+from fl_integration.statistics.asking import Asker, ask
+from fl_integration.statistics.columns import Category, Number
+from fl_integration.statistics.count import Count
+from fl_integration.statistics.histogram import Histogram
+from fl_integration.statistics.moments import Moments
+from fl_integration.statistics.policy import SitePolicy
+from fl_integration.statistics.quantiles import Quantiles
+from fl_integration.statistics.question import Condition, Question
+from fl_integration.statistics.refusal import QuestionRefusedError
+from fl_integration.statistics.respondent import Respondent, _counted
+from protocols import MaskedSum, RoundAborted
+from secagg.errors import ParameterError, VerificationError
+from tests.fl_integration.statistics.pooled import pooled
+from tests.fl_integration.statistics.sites import AGE, CHOL, EACH, MASKED, NAMES, PROTOCOLS, SEX, tables
+
+
+def numbers(answer: Any) -> list[Any]:
+    """All figures of an answer."""
+    return [np.asarray(each).tolist() for each in vars(answer).values() if isinstance(each, int | np.ndarray)]
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_answers_are_those_of_the_pooled_rows(name: str) -> None:
+    if name == "ckks":
+        pytest.importorskip("tenseal")
+    sites = tables()
+    old = (Condition(AGE, at_least=50),)
+    questions: tuple[Question, ...] = (Count(where=old), Moments((AGE, CHOL)), Quantiles((AGE, CHOL)))
+    for question in questions:
+        answer = ask(PROTOCOLS[name], sites, question, seed=3)
+        assert numbers(answer) == numbers(pooled(question, sites.values()))
+        assert answer.provenance is not None
+        assert answer.provenance.contributors == set(NAMES)
+        assert answer.provenance.sums == question.most_sums + 1
+        assert min(answer.provenance.sent.values()) > 0
+        assert set(answer.provenance.seconds) == {*NAMES, "server"}
+        assert answer.provenance.left_out == {}
+        assert "3 sites" in str(answer)
+
+
+def test_with_a_seed_everything_repeats_and_without_one_it_does_not() -> None:
+    wire: list[list[bytes]] = []
+
+    class Seen(Respondent):
+        def answer(self, request: bytes) -> bytes:
+            wire[-1].append(super().answer(request))
+            return wire[-1][-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "Respondent", Seen)
+        for seed in (1, 1, 2, None, None):
+            wire.append([])
+            ask(PROTOCOLS["plain"], tables(), Count(), seed=seed)
+    assert wire[0] == wire[1]
+    assert len({b"".join(each) for each in wire}) == 4
+
+
+# What is left out
+
+
+def test_a_site_with_few_values_counts_as_one_that_has_none() -> None:
+    sites = tables(names=(*NAMES, "zürich"))
+    sites["zürich"]["chol"] = [200.0] * 9 + [np.nan] * 31
+    answer = ask(MASKED, sites, Moments((AGE, CHOL)), seed=1)
+    without = [sites[name].chol for name in NAMES]
+    assert answer.count.tolist() == [160, int(pd.concat(without).count())]
+    assert answer.mean[1] == pytest.approx(pd.concat(without).mean())
+    assert answer.provenance.left_out == {"chol": 1}
+    assert "1 without 'chol'" in str(answer)
+
+
+def test_a_site_with_few_rows_that_count_takes_part_with_none() -> None:
+    sites = tables(names=(*NAMES, "zürich"))
+    sites["zürich"]["age"] = [80.0] * 9 + [40.0] * 31
+    answer = ask(MASKED, sites, Count(where=(Condition(AGE, at_least=60),)), seed=1)
+    assert answer.rows == sum((sites[name].age >= 60).sum() for name in NAMES)
+    assert answer.provenance.left_out == {"(rows)": 1}
+
+
+def test_a_column_that_few_sites_have_is_not_summed() -> None:
+    sites = tables()
+    sites["wien"]["chol"] = np.nan
+    with pytest.raises(QuestionRefusedError, match="2 of 3 sites have enough values in 'chol'") as found:
+        ask(MASKED, sites, Moments((AGE, CHOL)), seed=1)
+    assert set(found.value.reasons) == set(NAMES)
+    with pytest.raises(QuestionRefusedError, match="0 of 3 sites have enough rows that count"):
+        ask(MASKED, sites, Count(where=(Condition(AGE, at_least=127),)), seed=1)
+
+
+def test_empty_tables_are_sites_without_rows() -> None:
+    sites: dict[str, Any] = {
+        **tables(),
+        "zürich": {"age": np.zeros(0), "sex": np.zeros(0), "chol": np.zeros(0)},
+    }
+    assert ask(MASKED, sites, Moments((AGE,)), seed=1).provenance.left_out == {"(rows)": 1, "age": 1}
+    with pytest.raises(QuestionRefusedError, match="0 of 3"):
+        ask(MASKED, dict.fromkeys(NAMES, {"age": []}), Moments((AGE,)), seed=1)
+
+
+class Complete(Moments):
+    """Moments over the rows that lack nothing."""
+
+    complete_cases = True
+
+
+def test_complete_cases_are_chosen_before_they_are_counted() -> None:
+    sites = tables(names=(*NAMES, "zürich"))
+    sites["zürich"]["chol"] = [200.0] * 9 + [np.nan] * 31
+    question = Complete((AGE, CHOL))
+    _, covers = _covered(question, sites["zürich"])
+    assert covers == (0, 0, 0)
+    rows, covers = _covered(question, sites["wien"])
+    assert covers == (1, 1, 1)
+    assert len(rows) == sites["wien"].chol.count() < 40
+
+
+def _covered(question: Question, table: Any) -> Any:
+    return _counted(question, table, least=10, max_rows=100)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"age": ["9163"] * 40}, "wien: column 'age' holds something that is no number"),
+        ({"age": [9163.0, "ancient"] * 20}, "wien: column 'age' holds something that is no number"),
+        ({"age": [9163.0, np.inf] * 20}, "wien: column 'age' holds an infinite value, first in row 1"),
+        (
+            {"sex": ["f", "ancient"] * 20},
+            "wien: column 'sex' holds a value in row 1 that is none of its 2 levels",
+        ),
+        ({"age": pd.date_range("2020-01-01", periods=40)}, "wien: column 'age' holds something"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_named_before_anything_runs(change: Any, said: str) -> None:
+    sites = tables()
+    sites["wien"] = sites["wien"].assign(**change)
+    question = Moments((AGE,), where=(Condition(SEX, among=("f", "m")),))
+    with pytest.raises(ParameterError, match=said) as found:
+        ask(MASKED, sites, question, seed=1)
+    assert not any(secret in str(found.value) for secret in ("9163", "ancient", "2020"))
+
+
+def test_columns_that_differ_between_sites_are_named_with_their_sites() -> None:
+    sites = tables()
+    del sites["basel"]["age"]
+    sites["wien"] = sites["wien"].rename(columns={"age": "years"})
+    said = "basel: there is no column 'age'; this table has .*chol.*; wien: there is no column 'age'"
+    with pytest.raises(ParameterError, match=said):
+        ask(MASKED, sites, Moments((AGE,)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tables": {}}, "tables maps each site's id"),
+        ({"tables": [1]}, "tables maps each site's id"),
+        ({"tables": dict.fromkeys(NAMES, 3)}, "basel: a table is a int"),
+        ({"tables": dict.fromkeys(NAMES, {"age": [1.0], "sex": []})}, "must be equal"),
+        ({"tables": dict.fromkeys("abcde", {"age": [1.0]})}, "max_clients"),
+        ({"tables": dict.fromkeys("ab", {"age": [1.0] * 20})}, "a cohort of 2, min_contributors is 3"),
+        ({"question": "mean"}, "question is a str"),
+        ({"max_rows": 39}, "basel: the table has 40 rows; max_rows is 39, raise it at all sites"),
+        ({"max_rows": 0}, "max_rows is 0"),
+        ({"max_rows": 1.5}, "max_rows is 1.5"),
+        (
+            {"max_rows": 1 << 40, "question": Moments((Number("chol", low=0, high=1e4),))},
+            "a Moments over .* rows a site .* lower max_rows",
+        ),
+        ({"seed": -1}, "seed is -1"),
+        ({"policy": {"wien": SitePolicy()}}, "policy names the sites"),
+        ({"policy": {**dict.fromkeys(NAMES, SitePolicy()), "genf": SitePolicy()}}, "'genf'"),
+        ({"policy": "open"}, "policy is a str"),
+        ({"privacy": 1.0}, "privacy is a float"),
+    ],
+)
+def test_arguments_that_can_never_work(options: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"tables": tables(), "question": Moments((AGE,)), **options}
+    with pytest.raises(ParameterError, match=said):
+        ask(MASKED, given.pop("tables"), given.pop("question"), **given)
+
+
+def test_a_site_whose_policy_says_no_ends_the_question() -> None:
+    shy = SitePolicy(columns={"chol": CHOL})
+    policies = {**dict.fromkeys(NAMES, SitePolicy()), "wien": shy}
+    with pytest.raises(QuestionRefusedError) as found:
+        ask(MASKED, tables(), Moments((AGE,)), policy=policies)
+    assert list(found.value.reasons) == ["wien"]
+
+
+def test_one_site_that_falls_silent_ends_the_question_before_its_values_are_missed() -> None:
+    """Without it the sum would tell what it has, next to one with it."""
+    for name in ("masked", "plain"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asking, "_Wire", Silent)
+            with pytest.raises(RoundAborted):
+                ask(PROTOCOLS[name], tables(), Moments((AGE,)), seed=1)
+
+
+class Silent(asking._Wire):
+    """Brings nothing of one site when values are asked for."""
+
+    def __call__(self, outbox: Any) -> Any:
+        for site, reply in super().__call__(outbox):
+            if site != "wien" or self._respondents[site]._next < 2:
+                yield site, reply
+
+
+def test_clients_that_open_different_sums_have_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tenseal")
+
+    class Doubting(Respondent):
+        @property
+        def course(self) -> Any:
+            if self.name == "wien" and self._course.answer is not None:
+                self._course._digest.update(b"another")
+            return self._course
+
+    monkeypatch.setattr(asking, "Respondent", Doubting)
+    with pytest.raises(VerificationError, match="opened different sums"):
+        ask(PROTOCOLS["ckks"], tables(), Count(), seed=1)
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    question = Moments((AGE,), where=(Condition(Number("age", low=0, high=99), below=50),))
+    with pytest.raises(ParameterError, match="two different columns are named 'age'"):
+        ask(MASKED, tables(), question)
+
+
+def test_where_the_clients_learn_the_sums_the_server_has_no_answer() -> None:
+    """It drives the rounds and is told how long the next sum is."""
+    pytest.importorskip("tenseal")
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[Asker] = []
+
+        class Watched(Asker):
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                seen.append(self)
+
+        patch.setattr(asking, "Asker", Watched)
+        answer = ask(PROTOCOLS["ckks"], tables(), Histogram(SEX), seed=1)
+    assert answer.counts.sum() == 120
+    assert seen[0].course.answer is None
+    assert seen[0].course.coverage == ()
+    assert seen[0].round is None
+
+
+def test_a_category_of_ints_and_a_masked_array() -> None:
+    level = Category("level", (0, 1))
+    sites = {
+        name: {"level": np.ma.masked_array([0, 1, 1, 0] * 5, mask=[False, False, True, False] * 5)}
+        for name in NAMES
+    }
+    answer = ask(MaskedSum(max_clients=3), sites, Histogram(level), seed=1)
+    assert (answer.counts.tolist(), answer.missing) == ([30, 15], 15)
