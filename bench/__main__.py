@@ -27,9 +27,15 @@ def main() -> int:
     parser.add_argument(
         "page",
         nargs="?",
+<<<<<<< HEAD
         choices=["flamby", "epsilon", "engines", "filters"],
         help="instead: FLamby's table of accuracies, see FLAMBY.md; the same patients under differential "
         "privacy, see EPSILON.md; rounds on the engines themselves; the filter pair against NVFlare's HE filters",
+=======
+        choices=["flamby", "engines", "filters", "statistics"],
+        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on the engines themselves; "
+        "the filter pair against NVFlare's HE filters; questions to several sites",
+>>>>>>> 1e6e858
     )
     parser.add_argument(
         "--deployment",
@@ -58,6 +64,8 @@ def main() -> int:
         return show_engines(options.out, named, quick=options.quick)
     if options.page == "filters":
         return show_filters(options.out, quick=options.quick)
+    if options.page == "statistics":
+        return show_statistics(options.out)
     source = options.json or options.out / "benchmark.json"
     code = 0 if options.json else measure(source, quick=options.quick)
     if not source.exists():
@@ -127,6 +135,18 @@ def show_filters(out: Path, *, quick: bool) -> int:
     table = table_of_filters(measure_filters(rounds=2) if quick else measure_filters())
     Console(width=None if sys.stdout.isatty() else 132).print(table)
     with (out / "filters.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=132).print(table)
+    return 0
+
+
+def show_statistics(out: Path) -> int:
+    """Times questions to several sites, prints the table, and leaves it as `statistics.txt`."""
+    from bench.statistics import measure as measure_statistics
+    from bench.statistics import table_of as table_of_statistics
+
+    table = table_of_statistics(measure_statistics())
+    Console(width=None if sys.stdout.isatty() else 132).print(table)
+    with (out / "statistics.txt").open("w", encoding="utf-8") as file:
         Console(file=file, width=132).print(table)
     return 0
 

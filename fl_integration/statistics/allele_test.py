@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.answer import Answer
+from fl_integration.statistics.answer import Answer, frame_of, new_axes
 from fl_integration.statistics.columns import Category, Column, Genotypes
 from fl_integration.statistics.products import check_names, check_step
 from fl_integration.statistics.question import Question, Step, Total
 from fl_integration.statistics.rows import Rows
-from fl_integration.statistics.showing import BLUE, RED, axes_of, load_pandas, load_special, p_value
+from fl_integration.statistics.showing import BLUE, RED, load_special, p_value, with_provenance
 from secagg.errors import ParameterError, RoundAborted
 
 if TYPE_CHECKING:
@@ -96,8 +96,10 @@ class AlleleTest(Question):
     association: Association = Association.ALLELIC
 
     cells: ClassVar[bool] = True
+    complete_cases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         if not isinstance(self.genotypes, Genotypes):
             raise ParameterError("genotypes of an AlleleTest are Genotypes")
         if not isinstance(self.cases, Category) or len(self.cases.levels) != _GROUPS:
@@ -228,12 +230,11 @@ class AlleleTests(Answer):
         }
         if self.trend is not None:
             columns |= {"trend": self.trend, "trend p": self.trend_p_values}
-        pd = load_pandas()
-        return pd.DataFrame(columns, index=pd.RangeIndex(len(self.p_values), name="marker"))
+        return frame_of(columns, index=range(len(self.p_values)), name="marker")
 
     def draw(self, axes: "Axes | None" = None) -> Any:
         """A Manhattan plot: -log10 p of each marker, and Bonferroni's line of 5 % for all together."""
-        axes = axes_of(axes, width=9, height=4)
+        axes = new_axes(axes, width=9, height=4)
         tested = np.flatnonzero(~np.isnan(self.p_values))
         height = -np.log10(np.maximum(self.p_values[tested], np.finfo(np.float64).tiny))
         line = -np.log10(0.05 / max(1, len(tested)))
@@ -256,11 +257,12 @@ class AlleleTests(Answer):
         for name in frame.columns.intersection(["p", "trend p"]):
             frame[name] = [f"{each:.2g}" if each < 0.001 else p_value(each) for each in frame[name]]
         passed = int(np.count_nonzero(self.p_values < 0.05 / max(1, tested)))
-        return (
+        text = (
             f"{self.cases} cases, {self.controls} controls; {tested} of {len(self.p_values)} markers tested, "
             f"{passed} with p below .05/{tested}; inflation {self.inflation:.3f}\n"
             f"{frame.to_string(float_format=lambda each: f'{each:.4g}', na_rep='–')}"
         )
+        return with_provenance(text, self.provenance)
 
 
 def _associated(

@@ -70,7 +70,7 @@ class Answer(ABC):
         return table if self.provenance is None else f"{table}\n({self.provenance})"
 
 
-def frame_of(columns: Mapping[str, Any], *, index: Any = None, name: str = "") -> "pd.DataFrame":
+def frame_of(columns: Mapping[Any, Any], *, index: Any = None, name: str = "") -> "pd.DataFrame":
     """A DataFrame.
 
     Raises:
@@ -84,12 +84,13 @@ def frame_of(columns: Mapping[str, Any], *, index: Any = None, name: str = "") -
     return frame if index is None else frame.set_index(pd.Index(index, name=name or None))
 
 
-def new_axes(axes: "Axes | None", *, height: float = math.nan) -> "Axes":
+def new_axes(axes: "Axes | None", *, height: float = math.nan, width: float = 6.4) -> "Axes":
     """The axes that were given, or those of a new figure.
 
     Args:
         axes: where to draw.
         height: of a new figure, in inches; NaN: matplotlib's own.
+        width: of a new figure, in inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -100,5 +101,6 @@ def new_axes(axes: "Axes | None", *, height: float = math.nan) -> "Axes":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError(package="matplotlib", extra="demo") from error
-    figure = Figure() if math.isnan(height) else Figure(figsize=(6.4, height))
+    size = (width, 4.8 if math.isnan(height) else height)
+    figure = Figure(figsize=size, layout="constrained")
     return figure.subplots()

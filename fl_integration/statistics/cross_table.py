@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.answer import Answer
+from fl_integration.statistics.answer import Answer, frame_of, new_axes
 from fl_integration.statistics.columns import Category, Column
 from fl_integration.statistics.products import check_names, check_step
 from fl_integration.statistics.question import Question, Step, Total
 from fl_integration.statistics.rows import Rows
-from fl_integration.statistics.showing import BLUE, ORANGE, axes_of, load_pandas, load_special, p_value
+from fl_integration.statistics.showing import BLUE, ORANGE, load_special, p_value, with_provenance
 from secagg.errors import MissingExtraError, ParameterError, RoundAborted
 
 if TYPE_CHECKING:
@@ -82,8 +82,10 @@ class CrossTable(Question):
     column: Category
 
     cells: ClassVar[bool] = True
+    complete_cases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         if not (isinstance(self.row, Category) and isinstance(self.column, Category)):
             raise ParameterError(
                 "row and column of a CrossTable are each a Category; bin a Number at the sites"
@@ -155,16 +157,13 @@ class ContingencyTable(Answer):
 
     def to_frame(self) -> "pd.DataFrame":
         """The counts, levels of `row` down and levels of `column` across."""
-        pd = load_pandas()
-        return pd.DataFrame(
-            self.counts,
-            index=pd.Index(self.row.levels, name=self.row.name),
-            columns=pd.Index(self.column.levels, name=self.column.name),
-        )
+        across = dict(zip(self.column.levels, self.counts.T, strict=True))
+        frame = frame_of(across, index=self.row.levels, name=self.row.name)
+        return frame.rename_axis(columns=self.column.name)
 
     def draw(self, axes: "Axes | None" = None) -> Any:
         """Stacked bars, one a level of `row`: the share of each level of `column`, and how many they are."""
-        axes = axes_of(axes)
+        axes = new_axes(axes)
         sizes = self.counts.sum(axis=1)
         shares = self.counts / np.maximum(sizes, 1)[:, None]
         places, left = np.arange(len(sizes)), np.zeros(len(sizes))
@@ -179,6 +178,7 @@ class ContingencyTable(Answer):
         axes.set_xlim(0, 1)
         axes.set_xlabel(f"share of {self.column.name}")
         axes.set_ylabel(self.row.name)
+        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(title=self.column.name, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         axes.set_title(self._words()[0] if self._words() else "", fontsize="medium")
         return axes
@@ -189,7 +189,7 @@ class ContingencyTable(Answer):
         frame["all"] = self.counts.sum(axis=1)
         frame.loc["all"] = frame.sum(axis=0)
         left_out = [f"{self.missing} rows lack a value"] if self.missing else []
-        return "\n".join([frame.to_string(), *self._words(), *left_out])
+        return with_provenance("\n".join([frame.to_string(), *self._words(), *left_out]), self.provenance)
 
     def _words(self) -> list[str]:
         """What the tests say, a line each."""

@@ -9,19 +9,21 @@ end. So the answer is that of the rounded table to about 1e-15, whether its colu
 What cannot be estimated is refused, with the column to leave out: of what a column still varies when those
 before it are known, at least 1e-8 must be left. A level that nobody has is no reason; it has no coefficient.
 
-Categories are coded by treatment: a coefficient for each level but the first, against the first.
+Categories are coded by treatment: a coefficient for each level but the first, against the first. The sums
+tell how many have each level, each two levels, and the sum of each number over them: they open cells, and so
+they do for a number of few values.
 """
 
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.answer import Answer
+from fl_integration.statistics.answer import Answer, frame_of, new_axes
 from fl_integration.statistics.columns import Category, Column, Number
 from fl_integration.statistics.products import (
     Products,
@@ -34,7 +36,14 @@ from fl_integration.statistics.products import (
 )
 from fl_integration.statistics.question import Question, Step, Total
 from fl_integration.statistics.rows import Rows
-from fl_integration.statistics.showing import BLUE, GREY, axes_of, load_pandas, load_special, p_value
+from fl_integration.statistics.showing import (
+    BLUE,
+    GREY,
+    complete,
+    load_special,
+    p_value,
+    with_provenance,
+)
 from secagg.errors import ParameterError, RoundAborted
 
 if TYPE_CHECKING:
@@ -70,7 +79,11 @@ class LinearRegression(Question):
     outcome: Number
     predictors: tuple[Number | Category, ...]
 
+    cells: ClassVar[bool] = True
+    complete_cases: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         if not isinstance(self.outcome, Number):
             raise ParameterError(
                 "the outcome of a LinearRegression is a Number; of two levels ask a LogisticRegression"
@@ -150,8 +163,7 @@ class LinearFit(Answer):
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a coefficient: its value, standard error, t, p and 95 % interval."""
-        pd = load_pandas()
-        return pd.DataFrame(
+        return frame_of(
             {
                 "coefficient": self.values,
                 "se": self.standard_errors,
@@ -160,13 +172,13 @@ class LinearFit(Answer):
                 "low": self.low,
                 "high": self.high,
             },
-            index=pd.Index(self.names),
+            index=self.names,
         )
 
     def draw(self, axes: "Axes | None" = None) -> Any:
         """Each coefficient but the intercept with its 95 % interval."""
         shown = [each for each in range(1, len(self.names)) if not math.isnan(self.values[each])]
-        axes = axes_of(axes, height=1.6 + 0.35 * max(3, len(shown)))
+        axes = new_axes(axes, height=1.6 + 0.35 * max(3, len(shown)))
         values = self.values[shown]
         reach = np.stack([values - self.low[shown], self.high[shown] - values])
         axes.axvline(0, color=GREY, linewidth=1)
@@ -182,14 +194,14 @@ class LinearFit(Answer):
         frame = self.to_frame()
         frame["p"] = [p_value(each) for each in frame["p"]]
         table = frame.to_string(float_format=lambda each: f"{each:.4g}", na_rep="–")
-        left_out = f", {self.incomplete} were left out" if self.incomplete else ""
-        return (
+        text = (
             f"{table}\n"
             f"R² {self.r_squared:.3f}, adjusted {self.adjusted:.3f}; "
             f"F({self.degrees[0]}, {self.degrees[1]}) = {self.f:.4g}, p {p_value(self.f_p_value)}; "
             f"residual sd {self.residual_deviation:.4g}\n"
-            f"{self.count} complete rows{left_out}"
+            f"{complete(self.count, self.incomplete)}"
         )
+        return with_provenance(text, self.provenance)
 
 
 def _fitted(question: LinearRegression, products: Products) -> LinearFit:

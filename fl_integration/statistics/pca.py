@@ -11,12 +11,12 @@ first of them where two are alike.
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.answer import Answer
+from fl_integration.statistics.answer import Answer, frame_of, new_axes
 from fl_integration.statistics.columns import Column, Number
 from fl_integration.statistics.products import (
     Products,
@@ -28,7 +28,7 @@ from fl_integration.statistics.products import (
 )
 from fl_integration.statistics.question import Question, Step, Total
 from fl_integration.statistics.rows import Rows
-from fl_integration.statistics.showing import BLUE, ORANGE, axes_of, load_pandas
+from fl_integration.statistics.showing import BLUE, ORANGE, complete, with_provenance
 from secagg.errors import ParameterError
 from secagg.numbers import plain_fields
 
@@ -68,7 +68,10 @@ class PCA(Question):
     components: int = 2
     matrix: Matrix = Matrix.COVARIANCE
 
+    complete_cases: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
+        Question.__post_init__(self)
         object.__setattr__(self, "numbers", numbers_of(self.numbers, least=2, what="a PCA"))
         plain_fields(self, "components")
         if type(self.components) is not int or not 1 <= self.components <= len(self.numbers):
@@ -174,15 +177,14 @@ class PrincipalComponents(Answer):
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a component: its variance, its share, and the loading of each column."""
-        pd = load_pandas()
-        frame = pd.DataFrame(self.loadings, columns=list(self.names), index=self._labels())
+        frame = frame_of(dict(zip(self.names, self.loadings.T, strict=True)), index=self._labels())
         frame.insert(0, "share", self.ratios)
         frame.insert(0, "variance", self.variances)
         return frame
 
     def draw(self, axes: "Axes | None" = None) -> Any:
         """The share of the variance that each component has, and what they have together."""
-        axes = axes_of(axes)
+        axes = new_axes(axes)
         places = np.arange(len(self.ratios))
         axes.bar(places, self.ratios, color=BLUE, label="each")
         axes.plot(places, np.cumsum(self.ratios), color=ORANGE, marker="o", label="up to here")
@@ -196,8 +198,7 @@ class PrincipalComponents(Answer):
     def __str__(self) -> str:
         """The loadings, a column each component, below their variances and shares."""
         table = self.to_frame().T.to_string(float_format=lambda each: f"{each:.4g}")
-        left_out = f", {self.incomplete} were left out" if self.incomplete else ""
-        return f"{table}\n{self.count} complete rows{left_out}"
+        return with_provenance(f"{table}\n{complete(self.count, self.incomplete)}", self.provenance)
 
     def _labels(self) -> list[str]:
         return [f"PC{each + 1}" for each in range(len(self.loadings))]

@@ -230,6 +230,8 @@ def selected(rows: "Rows", where: tuple[Condition, ...]) -> "Rows":
     Raises:
         ParameterError: the rows do not fit a condition's column.
     """
+    if not where:
+        return rows  # and not a copy: genotypes are large
     chosen = np.ones(len(rows), dtype=np.bool_)
     for condition in where:
         chosen &= condition.met(rows)

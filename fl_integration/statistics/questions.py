@@ -6,17 +6,27 @@ which `encoding` finds in their annotations.
 
 from typing import Final
 
+from fl_integration.statistics.allele_test import AlleleTest
+from fl_integration.statistics.correlation import Correlation
 from fl_integration.statistics.count import Count
+from fl_integration.statistics.cross_table import CrossTable
 from fl_integration.statistics.histogram import Histogram
+from fl_integration.statistics.linear_regression import LinearRegression
 from fl_integration.statistics.moments import Moments
+from fl_integration.statistics.pca import PCA
 from fl_integration.statistics.quantiles import Quantiles
 from fl_integration.statistics.question import Question
 
 __all__ = ["QUESTIONS"]
 
 QUESTIONS: Final[tuple[type[Question], ...]] = (
+    AlleleTest,
+    Correlation,
     Count,
+    CrossTable,
     Histogram,
+    LinearRegression,
     Moments,
+    PCA,
     Quantiles,
 )

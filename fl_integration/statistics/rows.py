@@ -114,7 +114,7 @@ class Rows:
             case Category():
                 return self.codes(column) >= 0
             case Genotypes():
-                return np.asarray((self.matrix(column) >= 0).any(axis=1))
+                return np.asarray(self.matrix(column).max(axis=1, initial=-1) >= 0)
 
     def steps(self, column: Number) -> NDArray[np.int64]:
         """int64[rows], the values in units from `column.middle`, clipped to the bounds; 0 where missing."""

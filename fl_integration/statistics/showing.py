@@ -1,18 +1,18 @@
-"""How answers are shown: p-values as medical papers print them, axes to draw on, pandas where it is there.
+"""How answers are shown: p-values as medical papers print them, and what stands below each table.
 
 >>> p_value(0.0004), p_value(0.0042), p_value(0.0478), p_value(0.31), p_value(0.9999), p_value(float("nan"))
 ('<.001', '.004', '.048', '.31', '>.99', '–')
+>>> complete(301, 2)
+'301 complete rows, 2 were left out'
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from fl_integration.statistics.answer import Provenance
 from secagg.errors import MissingExtraError
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["BLUE", "GREY", "ORANGE", "RED", "axes_of", "load_pandas", "load_special", "p_value"]
+__all__ = ["BLUE", "GREY", "ORANGE", "RED", "complete", "load_special", "p_value", "with_provenance"]
 
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#E69F00"
@@ -33,32 +33,14 @@ def p_value(p: float) -> str:
     return f"{p:.{digits}f}".removeprefix("0")
 
 
-def axes_of(axes: "Axes | None", *, width: float = 6.4, height: float = 4.8) -> "Axes":
-    """`axes`, or those of a new figure of so many inches.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    if axes is not None:
-        return axes
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise MissingExtraError(package="matplotlib", extra="demo") from error
-    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+def complete(count: int, incomplete: int) -> str:
+    """How many rows were counted, and how many were not."""
+    return f"{count} complete rows" + (f", {incomplete} were left out" if incomplete else "")
 
 
-def load_pandas() -> Any:
-    """The module pandas.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingExtraError(package="pandas", extra="statistics") from error
-    return pd
+def with_provenance(text: str, provenance: Provenance | None) -> str:
+    """`text`, and below it how the answer came about."""
+    return text if provenance is None else f"{text}\n({provenance})"
 
 
 def load_special() -> Any:

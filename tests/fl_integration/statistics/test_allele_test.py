@@ -172,7 +172,9 @@ def test_the_wire_is_what_was_asked_for():
 
 def test_missing_genotypes_where_none_were_said_to_be_are_refused():
     table = table_of(np.random.default_rng(0), 10, 4, missing=0.5)
-    with pytest.raises(ParameterError, match=r"'snps' has missing genotypes.* ask with Calls.COUNTED, or impute"):
+    with pytest.raises(
+        ParameterError, match=r"'snps' has missing genotypes.* ask with Calls.COUNTED, or impute"
+    ):
         pooled(question_of(4, Calls.COMPLETE), [table])
 
 

@@ -1,4 +1,4 @@
-"""Correlations of pooled rows are scipy's and pandas', of pairs and of complete cases."""
+"""Correlations of pooled rows are scipy's, of complete cases."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fl_integration.statistics.columns import Category, Number
-from fl_integration.statistics.correlation import Cases, Correlation
+from fl_integration.statistics.correlation import Correlation
 from fl_integration.statistics.question import Step
 from fl_integration.statistics.rows import Rows
 from secagg.errors import ParameterError, RoundAborted
@@ -36,28 +36,25 @@ def tables():
     return [table_of(rng, rows) for rows in (120, 0, 60, 1)]
 
 
-@pytest.mark.parametrize("cases", Cases)
-def test_each_pair_is_scipys(tables, cases):
-    found = pooled(Correlation(NUMBERS, cases), tables)
+def test_each_pair_is_scipys(tables):
+    found = pooled(Correlation(NUMBERS), tables)
     everybody = pd.concat(tables)
-    if cases is Cases.COMPLETE:
-        everybody = everybody.dropna()
+    assert found.incomplete == everybody.isna().any(axis=1).sum() > 0
+    everybody = everybody.dropna()
+    assert found.count == len(everybody)
     for i, first in enumerate(everybody.columns):
         for j, second in enumerate(everybody.columns):
-            both = everybody[[first, second]].dropna().to_numpy()
-            assert found.counts[i, j] == len(both)
             if i == j:
                 assert (found.r[i, i], found.p_values[i, i]) == (1, 0)
                 continue
-            reference = stats.pearsonr(both[:, 0], both[:, 1])
+            reference = stats.pearsonr(everybody[first], everybody[second])
             assert found.r[i, j] == pytest.approx(reference.statistic, rel=EXACT)
             assert found.p_values[i, j] == pytest.approx(reference.pvalue, rel=1e-10)
-    assert (found.counts[0, 0] > found.counts[0, 1]) == (cases is Cases.PAIRWISE)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(Cases))
+@given(st.integers(0, 2**32 - 1))
 @settings(max_examples=25)
-def test_r_is_that_of_exact_integers(seed, cases):
+def test_r_is_that_of_exact_integers(seed):
     """Of columns a million units away from their middle, where float64 would lose the digits."""
     rng = np.random.default_rng(seed)
     far = Number("far", low=-1, high=1, unit=2.0**-22)
@@ -65,27 +62,19 @@ def test_r_is_that_of_exact_integers(seed, cases):
     steps = 2**22 - rng.integers(0, 4, 50)
     other = rng.integers(0, 3, 50)
     other[:2], steps[:2] = (0, 1), (2**22 - 1, 2**22 - 2)
-    found = pooled(Correlation((far, near), cases), [{"far": steps * 2.0**-22, "near": other}])
+    found = pooled(Correlation((far, near)), [{"far": steps * 2.0**-22, "near": other}])
     x, y, count = [int(each) for each in steps], [int(each) for each in other], 50
     spread = [
-        count * sum(a * b for a, b in zip(u, v, strict=True)) - sum(u) * sum(v) for u, v in ((x, y), (x, x), (y, y))
+        count * sum(a * b for a, b in zip(u, v, strict=True)) - sum(u) * sum(v)
+        for u, v in ((x, y), (x, x), (y, y))
     ]
     assert found.r[0, 1] == pytest.approx(spread[0] / np.sqrt(spread[1] * spread[2]), rel=1e-15, abs=0)
-
-
-def test_a_column_that_one_site_lacks_has_rows_of_its_own():
-    rng = np.random.default_rng(3)
-    whole, lacking = table_of(rng, 40).fillna(1.0), table_of(rng, 30).fillna(1.0)
-    lacking["chol"] = np.nan
-    found = pooled(Correlation(NUMBERS), [whole, lacking])
-    assert found.counts[0].tolist() == [70, 40, 70]
-    assert pooled(Correlation(NUMBERS, Cases.COMPLETE), [whole, lacking]).counts[0].tolist() == [40] * 3
 
 
 def test_a_column_that_does_not_vary_has_no_correlation():
     found = pooled(Correlation(NUMBERS[:2]), [{"age": [50.0, 50.0, 50.0], "chol": [1.0, 2.0, 3.0]}])
     assert np.isnan([found.r[0, 1], found.p_values[0, 1]]).all()
-    assert str(found).splitlines()[-1].split() == ["age", "chol", "–", "–", "3"]
+    assert str(found).splitlines()[1].split() == ["age", "chol", "–", "–"]
 
 
 def test_two_rows_are_on_a_line_and_no_surprise():
@@ -123,7 +112,6 @@ def test_it_is_a_frame_and_draws_itself(tables):
         (((NUMBERS[0], Category("sex", ("f", "m"))),), "a tuple of at least 2 Number"),
         (("age",), "a tuple of at least 2 Number"),
         (((NUMBERS[0], NUMBERS[0]),), "column 'age' is there twice"),
-        ((NUMBERS, "pairwise"), "cases is 'pairwise'; it must be a Cases"),
     ],
 )
 def test_what_is_no_correlation(arguments, match):
@@ -131,18 +119,16 @@ def test_what_is_no_correlation(arguments, match):
         Correlation(*arguments)
 
 
-@pytest.mark.parametrize("cases", Cases)
-def test_a_step_of_the_other_kind_is_refused(cases):
-    other = next(Correlation(NUMBERS, next(each for each in Cases if each is not cases)).asking(max_rows=1))
-    with pytest.raises(ParameterError, match="this question has"):
-        Correlation(NUMBERS, cases).summand(other, Rows.of({"age": [], "chol": [], "st": []}))
+def test_a_step_of_another_question_is_refused():
+    with pytest.raises(ParameterError, match="this question has 'products' of 11 and none"):
+        Correlation(NUMBERS).summand(Step("pairs", 11), Rows.of({"age": [], "chol": [], "st": []}))
 
 
 def test_sums_that_no_rows_have_are_somebodys_lie():
     asking = Correlation(NUMBERS[:2]).asking(max_rows=10)
-    assert next(asking) == Step("pairs", 8)
+    assert next(asking) == Step("products", 7)
     with pytest.raises(RoundAborted, match="a correlation beyond 1"):
-        asking.send(np.array([3, 3, 3, 0, 0, 2, 2, 9]))
+        asking.send(np.array([0, 3, 0, 0, 2, 9, 2]))
 
 
 def test_products_that_may_not_fit_are_refused_before_the_sum():

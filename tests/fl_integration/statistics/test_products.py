@@ -52,7 +52,9 @@ def test_the_largest_products_of_odd_numbers_do_not_round():
 def test_a_sum_is_bounded_before_anybody_computes_it():
     most = 2**61 // FINEST.largest**2
     assert largest_product((FINEST, SEX), max_rows=most) == FINEST.largest**2 * most <= 2**61
-    with pytest.raises(ParameterError, match=rf"column 'x' has 8388608 units .* max_rows of at most {most}, or "):
+    with pytest.raises(
+        ParameterError, match=rf"column 'x' has 8388608 units .* max_rows of at most {most}, or "
+    ):
         largest_product((SEX, FINEST), max_rows=most + 1)
     assert largest_product((SEX,), max_rows=7) == 7
 
