@@ -27,15 +27,10 @@ def main() -> int:
     parser.add_argument(
         "page",
         nargs="?",
-<<<<<<< HEAD
-        choices=["flamby", "epsilon", "engines", "filters"],
+        choices=["flamby", "epsilon", "engines", "filters", "statistics"],
         help="instead: FLamby's table of accuracies, see FLAMBY.md; the same patients under differential "
-        "privacy, see EPSILON.md; rounds on the engines themselves; the filter pair against NVFlare's HE filters",
-=======
-        choices=["flamby", "engines", "filters", "statistics"],
-        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on the engines themselves; "
-        "the filter pair against NVFlare's HE filters; questions to several sites",
->>>>>>> 1e6e858
+        "privacy, see EPSILON.md; rounds on the engines themselves; the filter pair against NVFlare's HE "
+        "filters; questions to several sites",
     )
     parser.add_argument(
         "--deployment",

@@ -95,5 +95,5 @@ FLAMBY_PRIVATE: Final[Mapping[float, float]] = {
     1.0: 0.6853,
     0.1: 0.6056,
 }
-"""The same data set, DP-FedAvg with Opacus at δ = 1e-4, by ε: the mean over clients and runs of the accuracy on
-each client's own test patients. Another training than ours: 15 rounds of 100 local updates."""
+"""The same data set, DP-FedAvg with Opacus at δ = 1e-4, by ε: the mean over clients and runs of the accuracy
+on each client's own test patients. Another training than ours: 15 rounds of 100 local updates."""

@@ -1,8 +1,8 @@
 """What differential privacy costs on FLamby's patients: accuracy by ε, as a table and as a picture.
 
 Beside ours stand the rows that FLamby published for DP-FedAvg with Opacus. They are of another training (15
-rounds of 100 local updates, each with noise of its own, and examples in place of patients), and only the trend
-compares.
+rounds of 100 local updates, each with noise of its own, and examples in place of patients), and only the
+trend compares.
 """
 
 import math
@@ -112,7 +112,7 @@ def table_of(lines: Iterable[tuple[str, ...]], *, runs: int = RUNS) -> Table:
 
 
 def draw(rows: Iterable[Row], path: Path) -> None:
-    """Accuracy over ε; the band is one standard deviation of the runs on either side, of the best and the worst arm."""
+    """Accuracy over ε; bands are one standard deviation of the runs, of the best and of the worst arm."""
     found = sorted(rows, key=lambda row: row.epsilon)
     noisy = [row for row in found if math.isfinite(row.epsilon)]
     runs = len(noisy[0].first.accuracy)
@@ -145,7 +145,9 @@ def draw(rows: Iterable[Row], path: Path) -> None:
         label="FLamby's DP-FedAvg (published; another training)",
     )
     axis.set(xscale="log", ylabel="accuracy, mean over four hospitals' test patients")
-    axis.set_xlabel(f"ε of a patient over {ROUNDS} rounds, δ = {DELTA:g} (logarithmic; smaller is more private)")
+    axis.set_xlabel(
+        f"ε of a patient over {ROUNDS} rounds, δ = {DELTA:g} (logarithmic; smaller is more private)"
+    )
     axis.set_xticks([row.epsilon for row in noisy], [said(row.epsilon) for row in noisy])
     axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)
@@ -153,7 +155,8 @@ def draw(rows: Iterable[Row], path: Path) -> None:
     axis.set_axisbelow(True)
     axis.legend(loc="lower right", frameon=False)
     axis.set_title(
-        f"The same ε costs less where the noise is drawn inside the sum\n{runs} runs; bands: one standard deviation",
+        f"The same ε costs less where the noise is drawn inside the sum\n{runs} runs; bands: one standard "
+        f"deviation",
         loc="left",
         fontsize=11,
     )

@@ -1,14 +1,16 @@
 """Who was trained on? The loss tells, unless there is noise (Yeom et al., CSF'18).
 
-The attack: a patient whose loss under the trained model is small was likelier trained on. Its AUC is the chance
-that a training patient has a smaller loss than one who was not; 0.5 is guessing. It is asked of two models:
+The attack: a patient whose loss under the trained model is small was likelier trained on. Its AUC is the
+chance that a training patient has a smaller loss than one who was not; 0.5 is guessing. It is asked of two
+models:
 
 * FLamby's, of 14 weights and 486 patients, which has hardly room to remember anybody;
-* one that has: the products of all pairs of inputs (105 weights), learnt from 80 patients by chance, by the same
-  60 steps; those who were not chosen are the others.
+* one that has: the products of all pairs of inputs (105 weights), learnt from 80 patients by chance, by the
+  same 60 steps; those who were not chosen are the others.
 
-An attack that finds little proves little: stronger ones exist, which train models of their own. What no attack
-can pass is what ε says; `tests/attacks/` holds the sampler and the clip to that on a query made for it.
+An attack that finds little proves little: stronger ones exist, which train models of their own. What no
+attack can pass is what ε says; `tests/attacks/` holds the sampler and the clip to that on a query made for
+it.
 """
 
 import math
@@ -28,7 +30,11 @@ from secagg.entropy import SeededEntropy
 
 __all__ = ["HEADERS", "attacked", "lines_of", "measure", "overfitted", "table_of"]
 
-HEADERS: Final = ("ε", "FLamby's model: 486 patients, 14 weights", "one that remembers: 80 patients, 105 weights")
+HEADERS: Final = (
+    "ε",
+    "FLamby's model: 486 patients, 14 weights",
+    "one that remembers: 80 patients, 105 weights",
+)
 
 MEMBERS: Final = 80
 _REPEATS: Final = 20
@@ -109,7 +115,7 @@ def table_of(lines: Iterable[tuple[str, ...]]) -> Table:
 
 
 def _of_flamby(weights: Floats) -> float:
-    """The attack on a model of 14 weights: training patients against test patients, each on their site's scale."""
+    """Training patients against test patients, each on their site's scale."""
     sites = load_cohort().sites
     members, others = (
         np.concatenate([_losses(weights, part.x, part.y) for part in parts])

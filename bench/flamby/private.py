@@ -1,8 +1,9 @@
-"""FLamby's patients under patient-level differential privacy: DP-SGD whose noise is drawn inside a secure sum.
+"""FLamby's patients under differential privacy: DP-SGD whose noise is drawn inside a secure sum.
 
-A round is one step over all training patients: each patient's gradient is clipped to norm 1, each hospital adds
-its patients' gradients and its share of the noise, and the sum over the hospitals, divided by the public number
-of patients, moves the 14 weights. 60 rounds, δ = 1e-4, a rate of 2.0, chosen before anything was looked at.
+A round is one step over all training patients: each patient's gradient is clipped to norm 1, each hospital
+adds its patients' gradients and its share of the noise, and the sum over the hospitals, divided by the public
+number of patients, moves the 14 weights. 60 rounds, δ = 1e-4, a rate of 2.0, chosen before anything was
+looked at.
 
 The same ε can come about in four ways, which are the columns of the table:
 
@@ -12,11 +13,11 @@ The same ε can come about in four ways, which are the columns of the table:
   every share is larger, and the sum has √(4/3) times the noise.
 * `Arm.LOSS`: in the sum, where one may be lost besides (a server that lies is answered by a signed survivor
   set): h = 2, √2 times the noise.
-* `Arm.ALONE`: each hospital for itself, as where there is no secure sum: each adds the whole noise, and the sum
-  has four times its variance.
+* `Arm.ALONE`: each hospital for itself, as where there is no secure sum: each adds the whole noise, and the
+  sum has four times its variance.
 
-All runs of an arm are trained side by side; their randomness is drawn from seeds, so that the figures repeat. A
-deployment never seeds it. The inputs' scale is taken for public, as FLamby's own rows take it: strictly, a
+All runs of an arm are trained side by side; their randomness is drawn from seeds, so that the figures repeat.
+A deployment never seeds it. The inputs' scale is taken for public, as FLamby's own rows take it: strictly, a
 site's mean and deviation are queries too, which this ε does not count.
 """
 
@@ -137,9 +138,7 @@ def train(
     noisy = math.isfinite(epsilon)
     privacy, plan = patient_level(epsilon if noisy else 1.0), plan or plan_of(epsilon if noisy else 1.0, arm)
     machines = Session(plan.exact, NAMES, seed=seed) if check else None
-    streams = [
-        [stream(arm, name, epsilon, run=run, seed=seed) for run in range(runs)] for name in NAMES
-    ]
+    streams = [[stream(arm, name, epsilon, run=run, seed=seed) for run in range(runs)] for name in NAMES]
     sites = load_cohort().sites
     weights, checked = np.zeros((runs, INPUTS + 1)), 0
     for _ in range(ROUNDS):
@@ -171,7 +170,9 @@ def train(
 
 def accuracies(weights: Floats, cohort: Cohort) -> Floats:
     """float64[runs]: the mean over the sites of the accuracy on each one's own test patients."""
-    of_sites = [((site.test.x @ weights.T > 0) == (site.test.y == 1)[:, None]).mean(axis=0) for site in cohort.sites]
+    of_sites = [
+        ((site.test.x @ weights.T > 0) == (site.test.y == 1)[:, None]).mean(axis=0) for site in cohort.sites
+    ]
     return np.asarray(np.mean(of_sites, axis=0), np.float64)
 
 

@@ -1,7 +1,7 @@
 """Whose mean and deviation the inputs are scaled by: four points of accuracy, and more.
 
-Trained on each site's own scale, as FLamby does, or on the pooled one, whose figures come out of one secure sum
-(`standardised`); and tested on either, on all sites' test patients.
+Trained on each site's own scale, as FLamby does, or on the pooled one, whose figures come out of one secure
+sum (`standardised`); and tested on either, on all sites' test patients.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from rich.table import Table
 
-from bench.flamby.patients import NAMES, Cohort, Examples, SiteExamples, load_cohort
+from bench.flamby.patients import NAMES, Examples, SiteExamples, load_cohort
 from bench.flamby.table import MASKED, RECIPES, ROUNDS, SEEDS
 from bench.flamby.training import Epochs, untrained, weights_of
 from fl_integration.loop.plain import fedavg
@@ -62,8 +62,7 @@ class OnScales:
 def pooled_figures() -> Standardised:
     """The pooled scale of the training rows, from one sum under MaskedSum."""
     sites = {
-        name: [(site.train.x, site.train.y)]
-        for name, site in zip(NAMES, load_cohort().unscaled, strict=True)
+        name: [(site.train.x, site.train.y)] for name, site in zip(NAMES, load_cohort().unscaled, strict=True)
     }
     _, found = standardised(MASKED, sites, Standardisation(columns=COLUMNS, max_rows=1024))
     return found
@@ -93,9 +92,7 @@ def measure(seeds: Iterable[int] = SEEDS) -> dict[tuple[str, Standardise], OnSca
 def lines_of(found: Mapping[tuple[str, Standardise], OnScales]) -> list[tuple[str, ...]]:
     """A line for each way to train; the columns are `HEADERS`."""
     whose = {Standardise.SITE: "each site's own", Standardise.POOLED: "the pooled one"}
-    return [
-        (row, whose[how], _spread(each.own), _spread(each.pooled)) for (row, how), each in found.items()
-    ]
+    return [(row, whose[how], _spread(each.own), _spread(each.pooled)) for (row, how), each in found.items()]
 
 
 def table_of(lines: Iterable[tuple[str, ...]]) -> Table:
@@ -131,9 +128,7 @@ def _share(weights: np.ndarray, sites: tuple[SiteExamples, ...]) -> float:
 
 
 def _on(scale: Scale, examples: Examples) -> Examples:
-    return Examples(
-        x=np.column_stack([scale.apply(examples.x), np.ones(len(examples))]), y=examples.y
-    )
+    return Examples(x=np.column_stack([scale.apply(examples.x), np.ones(len(examples))]), y=examples.y)
 
 
 def _spread(shares: tuple[float, ...]) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from fl_integration.command.plan import Protocol
-from fl_integration.command.preparing import need_packages
 from fl_integration.command.showing import progress, ticker
 from fl_integration.command.tables import show
 from secagg.errors import ParameterError
@@ -28,7 +27,7 @@ Examples:
 
 A hospital answers about a group of its patients if it has at least as many of them as --min-rows says; counts
 below that are not printed either. p-values are not corrected for their number. What it needs:
-pip install 'secagg[cli,statistics,demo]'.
+pip install 'secagg[cli,statistics]', and ckks for that protocol.
 """
 
 
@@ -46,7 +45,8 @@ def describe(
     min_rows: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Patients of a group that a hospital must have to be counted; and no count below is printed."
+            metavar="N",
+            help="Patients of a group that a hospital must have to be counted; no count below is printed.",
         ),
     ] = 5,
 ) -> None:
@@ -55,11 +55,12 @@ def describe(
         raise ParameterError(f"--sites is {sites}; 3 or 4 hospitals can take part")
     if min_rows < 1:
         raise ParameterError(f"--min-rows is {min_rows}; pass at least 1")
-    need_packages([protocol.value], [("scipy", "scipy", "statistics"), ("pandas", "pandas", "statistics")])
+    from fl_integration.statistics.showing import load_special
     from fl_integration.studies.heart.choices import Choice
     from fl_integration.studies.heart.describing import cohort as described
     from fl_integration.studies.heart.describing import cohort_ticks
 
+    load_special()  # what is missing is said before anything is asked
     with progress() as bars:
         tick = ticker(bars, "asking", cohort_ticks())
         found = described(Choice(protocol.value), sites=sites, min_rows=min_rows, tick=tick)

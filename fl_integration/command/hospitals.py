@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from fl_integration.command.console import degrade
 from fl_integration.command.preparing import check_run, need_packages
-from fl_integration.command.showing import output, progress, ticker, write_and_show
+from fl_integration.command.showing import described, output, progress, ticker, write_and_show
 from secagg.errors import SecAggError
 
 if TYPE_CHECKING:
@@ -170,7 +170,10 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
                 )
             )
             refusals = {choices[0]: study.refusal_among_three(choices[0], seed=seed)}
-    write_and_show(console, tuple(acts), costs, repeats, refusals, folder=arguments.out, written=written)
+        cohort = described(bars, sites=len(acts[-1].hospitals), seed=seed)
+    write_and_show(
+        console, tuple(acts), costs, repeats, refusals, folder=arguments.out, written=written, cohort=cohort
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from fl_integration.command import hospitals
 from fl_integration.command.plain_help import PlainCommand, PlainGroup
 from fl_integration.command.plan import Protocol
 from fl_integration.command.preparing import check_run, need_packages
-from fl_integration.command.showing import output, progress, ticker, write_and_show
+from fl_integration.command.showing import described, output, progress, ticker, write_and_show
 from fl_integration.studies.heart.federation.engine import EngineName
 from secagg.errors import ParameterError
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fl_integration.studies.heart.records import Hospital, Site
 
 __all__ = ["app"]
-
 
 
 class Scale(Enum):
@@ -130,8 +129,8 @@ def heart(
         raise typer.Exit(hospitals.main(options))
     if standardise is Scale.POOLED:
         raise ParameterError(
-            "--standardise pooled is for a run in one process: over an engine each hospital's process prepares its "
-            "rows alone, before it is asked anything; leave it or --engine out"
+            "--standardise pooled is for a run in one process: over an engine each hospital's process "
+            "prepares its rows alone, before it is asked anything; leave it or --engine out"
         )
     rounds, sites = _ROUNDS if rounds is None else rounds, 3 if sites is None else sites
     chosen = Protocol.MASKED if protocol is None else protocol
@@ -212,10 +211,11 @@ def _over(
         tick = ticker(bars, "other splits", hospitals.SPLITS)
         repeats = study.repeat_gains(splits=hospitals.SPLITS, rounds=rounds, seed=seed, tick=tick)
         refusals = {choice: study.refusal_among_three(choice, seed=seed)} if kill and sites == 4 else {}
+        cohort = described(bars, sites=sites, seed=seed)
     console, written = output(), list[Path]()
     if run.records is not None:
         written += report.write(out / run.records.place, run.records.files)
-    write_and_show(console, (act,), costs, repeats, refusals, folder=out, written=written)
+    write_and_show(console, (act,), costs, repeats, refusals, folder=out, written=written, cohort=cohort)
     if run.records is not None:
         _say_how_to_audit(console, out / run.records.place)
 

@@ -109,10 +109,10 @@ def federate(
             at its site. Left out: all but frozen parameters and what only they move.
         clip: `AutoClip()` gives each entry of the update a public scale of its own, fixed by one small exact
             sum before the first round; the protocol's clip is then 1.0.
-        standardise: `Standardisation(columns=…)` scales inputs [rows, columns] by the mean and deviation of all
-            sites' rows, found by one exact sum before the first round, or by each site's own; test examples of
-            `evaluate` are scaled alike, and the run says by what (`standardised`). Left out, inputs are as
-            they are.
+        standardise: `Standardisation(columns=…)` scales inputs [rows, columns] by the mean and deviation of
+            all sites' rows, found by one exact sum before the first round, or by each site's own; test
+            examples of `evaluate` are scaled alike, and the run says by what (`standardised`). Left out,
+            inputs are as they are.
         evaluate: `OnSites(…)`, `Central(…)`, or a callback `(round, model) -> {name: figure}`.
         checkpoint: a folder; written after each round, and taken up if it holds this training.
         sampling: `Sampling(size=…)` asks so many sites a round; everybody if left out.

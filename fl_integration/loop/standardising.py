@@ -5,8 +5,8 @@
 * `Standardise.POOLED`: all scale by the mean and deviation of all sites' rows, which one exact secure sum
   finds (`Moments`), equal to those of the rows in one pile. That sum is a question like any other: whoever
   learns the sums learns the columns' counts, means and deviations, and of three sites each can subtract its
-  own. A column needs bounds, declared beforehand and public; a value outside counts as the nearer bound in the
-  figures, and is then scaled as it is.
+  own. A column needs bounds, declared beforehand and public; a value outside counts as the nearer bound in
+  the figures, and is then scaled as it is.
 
 On FLamby's heart patients the same training reaches .774 with pooled figures and .705 with each site's own
 (bench/FLAMBY.md). Where the clients learn the sums, they alone learn these figures too.
@@ -33,8 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fl_integration.loop.evaluation import Evaluation, Metric, OnSites
-from fl_integration.loop.evaluation import Central
+from fl_integration.loop.evaluation import Central, Evaluation, Metric, OnSites
 from fl_integration.site.scaling import Scale, inputs_of, scaled
 from fl_integration.statistics.asking import ask
 from fl_integration.statistics.columns import Number
@@ -45,9 +44,16 @@ from secagg.errors import ParameterError
 from secagg.numbers import plain_fields
 
 if TYPE_CHECKING:
-    from fl_integration.privacy import RowLevel
+    from fl_integration.privacy.rows import RowLevel
 
-__all__ = ["Standardisation", "Standardise", "Standardised", "check_standardise", "evaluation_on", "standardised"]
+__all__ = [
+    "Standardisation",
+    "Standardise",
+    "Standardised",
+    "check_standardise",
+    "evaluation_on",
+    "standardised",
+]
 
 
 class Standardise(Enum):
@@ -62,8 +68,8 @@ class Standardisation:
     """How a training's inputs are scaled: x of shape [rows, columns], floating.
 
     Args:
-        columns: one for each column of x, in order, with its bounds; None for one that stays as it is, such as
-            a 0/1 flag.
+        columns: one for each column of x, in order, with its bounds; None for one that stays as it is, such
+            as a 0/1 flag.
         how: whose figures.
         max_rows: the most rows that one site may have, at least 1.
         privacy: of the pooled figures: noise for one row. None asks for them exactly.
@@ -83,16 +89,20 @@ class Standardisation:
         for each in self.columns:
             if each is not None and not isinstance(each, Number):
                 raise ParameterError(
-                    f"columns holds a {type(each).__name__}; pass a Number with bounds for each column of x, or None "
-                    "for one that is to stay as it is"
+                    f"columns holds a {type(each).__name__}; pass a Number with bounds for each column of "
+                    "x, or None for one that is to stay as it is"
                 )
         names = [each.name for each in self.numbers]
         if not names:
-            raise ParameterError("columns names no column to scale; pass a Number with bounds for one at least")
+            raise ParameterError(
+                "columns names no column to scale; pass a Number with bounds for one at least"
+            )
         if len(set(names)) < len(names):
             raise ParameterError(f"columns has a name twice, among {names}; each column needs its own")
         if not isinstance(self.how, Standardise):
-            raise ParameterError(f"how is a {type(self.how).__name__}; pass Standardise.POOLED or Standardise.SITE")
+            raise ParameterError(
+                f"how is a {type(self.how).__name__}; pass Standardise.POOLED or Standardise.SITE"
+            )
         if type(self.max_rows) is not int or self.max_rows < 1:
             raise ParameterError(f"max_rows is {self.max_rows!r}; it must be an int of at least 1")
         if self.privacy is not None and self.how is Standardise.SITE:
@@ -142,7 +152,11 @@ class Standardised:
         return hashed.hexdigest()
 
     def __repr__(self) -> str:
-        whose = "the pooled mean and deviation" if self.how is Standardise.POOLED else "each site's own mean and deviation"
+        whose = (
+            "the pooled mean and deviation"
+            if self.how is Standardise.POOLED
+            else "each site's own mean and deviation"
+        )
         return f"inputs scaled by {whose} (Standardise.{self.how.name})"
 
 
@@ -202,19 +216,20 @@ def check_standardise(standardise: object, evaluate: Evaluation | Metric | None)
     if standardise is None:
         return
     if not isinstance(standardise, Standardisation):
+        found = standardise if isinstance(standardise, Standardise) else f"a {type(standardise).__name__}"
         raise ParameterError(
-            f"standardise is {standardise if isinstance(standardise, Standardise) else f'a {type(standardise).__name__}'}; "
-            "pass Standardisation(columns=(…), how=…), in which each column has its bounds"
+            f"standardise is {found}; pass Standardisation(columns=(…), how=…), in which each column has "
+            "its bounds"
         )
     if isinstance(evaluate, Central) and standardise.how is Standardise.SITE:
         raise ParameterError(
-            "evaluate=Central(…) has examples of no site, and under Standardise.SITE each site has a scale of its own; "
-            "take Standardise.POOLED, or OnSites(…)"
+            "evaluate=Central(…) has examples of no site, and under Standardise.SITE each site has a scale "
+            "of its own; take Standardise.POOLED, or OnSites(…)"
         )
     if evaluate is not None and not isinstance(evaluate, Central | OnSites):
         raise ParameterError(
-            "evaluate is a function, whose examples nobody here can scale; call standardised(…) first, pass the "
-            "sites that it returns, leave standardise= out, and scale the examples by what it found"
+            "evaluate is a function, whose examples nobody here can scale; call standardised(…) first, pass "
+            "the sites that it returns, leave standardise= out, and scale the examples by what it found"
         )
 
 
@@ -236,15 +251,17 @@ def _inputs(name: ClientId, data: Any, standardisation: Standardisation) -> npt.
     except ParameterError as error:
         raise ParameterError(f"the inputs of {name!r} cannot be scaled: {error}") from error
     if np.isinf(inputs).any():
-        raise ParameterError(f"the inputs of {name!r} have an infinite value; make it missing (NaN), or repair it")
+        raise ParameterError(
+            f"the inputs of {name!r} have an infinite value; make it missing (NaN), or repair it"
+        )
     return inputs
 
 
-def _table(inputs: npt.NDArray[np.float64], standardisation: Standardisation) -> dict[str, npt.NDArray[np.float64]]:
+def _table(
+    inputs: npt.NDArray[np.float64], standardisation: Standardisation
+) -> dict[str, npt.NDArray[np.float64]]:
     return {
-        each.name: inputs[:, place]
-        for place, each in enumerate(standardisation.columns)
-        if each is not None
+        each.name: inputs[:, place] for place, each in enumerate(standardisation.columns) if each is not None
     }
 
 

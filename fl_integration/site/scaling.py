@@ -49,7 +49,8 @@ class Scale:
             object.__setattr__(self, name, values)
         if self.mean.ndim != 1 or self.mean.shape != self.deviation.shape:
             raise ParameterError(
-                f"mean has the shape {self.mean.shape} and deviation {self.deviation.shape}; both must be [columns]"
+                f"mean has the shape {self.mean.shape} and deviation {self.deviation.shape}; both must be "
+                f"[columns]"
             )
         if not np.isfinite(self.mean).all() or not (np.isfinite(self.deviation) & (self.deviation > 0)).all():
             raise ParameterError("a mean is not finite, or a deviation is not finite and above 0")
@@ -65,7 +66,9 @@ class Scale:
         """
         _check(x, columns=len(self.mean))
         if isinstance(x, torch.Tensor):
-            mean, deviation = (torch.from_numpy(np.array(each)).to(x.device) for each in (self.mean, self.deviation))
+            mean, deviation = (
+                torch.from_numpy(np.array(each)).to(x.device) for each in (self.mean, self.deviation)
+            )
             return ((x.double() - mean) / deviation).to(x.dtype)
         return ((x.astype(np.float64) - self.mean) / self.deviation).astype(x.dtype)
 
@@ -106,7 +109,8 @@ def inputs_of(data: Any, *, columns: int) -> npt.NDArray[np.float64]:
     """float64[rows, columns]: the inputs of one pass over a site's data.
 
     Args:
-        data: a DataLoader, or a list or tuple of pairs (x, y); torch's global generator is as it was afterwards.
+        data: a DataLoader, or a list or tuple of pairs (x, y); torch's global generator is as it was
+            afterwards.
         columns: that there must be.
 
     Raises:
@@ -123,30 +127,32 @@ def inputs_of(data: Any, *, columns: int) -> npt.NDArray[np.float64]:
 def _pairs(data: Any) -> Iterable[tuple[Any, Any]]:
     if not isinstance(data, DataLoader | list | tuple):
         raise ParameterError(
-            f"the data is a {type(data).__name__}, whose inputs nobody here can scale; pass a DataLoader or a list of "
-            "pairs (x, y), or scale it yourself and leave standardise= out"
+            f"the data is a {type(data).__name__}, whose inputs nobody here can scale; pass a DataLoader or "
+            "a list of pairs (x, y), or scale it yourself and leave standardise= out"
         )
     for piece in data:
         if not isinstance(piece, list | tuple) or len(piece) != 2:
             raise ParameterError(
-                f"a piece of the data is a {type(piece).__name__}, and no pair (x, y); scale it yourself and leave "
-                "standardise= out"
+                f"a piece of the data is a {type(piece).__name__}, and no pair (x, y); scale it yourself "
+                "and leave standardise= out"
             )
         yield piece[0], piece[1]
 
 
 def _check(x: Any, *, columns: int) -> None:
     if not isinstance(x, np.ndarray | torch.Tensor):
-        raise ParameterError(f"x is a {type(x).__name__}; it must be an array or a tensor of shape [rows, {columns}]")
+        raise ParameterError(
+            f"x is a {type(x).__name__}; it must be an array or a tensor of shape [rows, {columns}]"
+        )
     if x.ndim != 2:
         raise ParameterError(
-            f"x has the shape {list(x.shape)}, and a scale is of the columns of [rows, {columns}]; scale images and "
-            "sequences in their own transform, and leave standardise= out"
+            f"x has the shape {list(x.shape)}, and a scale is of the columns of [rows, {columns}]; scale "
+            "images and sequences in their own transform, and leave standardise= out"
         )
     if x.shape[1] != columns:
         raise ParameterError(
-            f"x has {x.shape[1]} columns, and {columns} are declared; name each in columns=, None for one that is to "
-            "stay as it is"
+            f"x has {x.shape[1]} columns, and {columns} are declared; name each in columns=, None for one "
+            "that is to stay as it is"
         )
     floating = x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
     if not floating:

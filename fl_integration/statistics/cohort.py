@@ -1,4 +1,4 @@
-"""Table 1 as it is printed: lines of numbers and of categories, in all and by group, with what stands below."""
+"""Table 1 as it is printed: numbers and categories, in all and by group, with what stands below."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,8 @@ class TableOne:
         rows: int64[1 + groups], how many rows there are; those that lack `by` are in none.
         lines: the characteristics, in the order in which they were asked for.
         provenance: contributors, sums and bytes of all questions together.
-        left_out: what a site with too few rows was left out of, a sentence each.
+        left_out: for a group (None: all) and a column ("": its rows), how many sites have too few to be in
+            it.
         least_shown: counts below it are printed as "<" with it.
     """
 
@@ -85,7 +86,7 @@ class TableOne:
     rows: NDArray[np.int64]
     lines: tuple[NumberLine | CategoryLine, ...]
     provenance: Provenance
-    left_out: tuple[str, ...] = ()
+    left_out: Mapping[tuple[Level | None, str], int] = field(default_factory=dict)
     least_shown: int = 1
     labels: Mapping[str, Label] = field(default_factory=dict)
 
@@ -94,7 +95,12 @@ class TableOne:
         """The heads of the columns of `cells`."""
         groups = [] if self.by is None else [self._level(self.by, level) for level in self.by.levels]
         compared = (_P,) if self.by is not None else ()
-        return ("", *(f"{name}\n(n = {self._count(n)})" for name, n in zip(["all", *groups], self.rows, strict=True)), _MISSING, *compared)
+        return (
+            "",
+            *(f"{name}\n(n = {self._count(n)})" for name, n in zip(["all", *groups], self.rows, strict=True)),
+            _MISSING,
+            *compared,
+        )
 
     def cells(self) -> list[tuple[str, ...]]:
         """The table as texts, one tuple a row: the characteristic, all and each group, missing, p."""
@@ -119,8 +125,17 @@ class TableOne:
             notes.append(f"p: {', '.join(tests)}; not corrected for their number.")
         sites = len(self.provenance.contributors)
         most = max(self.provenance.sent.values(), default=0)
-        notes.append(f"From {self.provenance.sums} secure sums of {sites} sites; each sent at most {most:,} bytes.")
-        return (*notes, *self.left_out)
+        notes.append(
+            f"From {self.provenance.sums} secure sums of {sites} sites; each sent at most {most:,} bytes."
+        )
+        for (group, column), count in self.left_out.items():
+            whose = "" if self.by is None or group is None else self._level(self.by, group)
+            what = ", ".join(each for each in (self._name(column) if column else "", whose) if each) or "all"
+            notes.append(
+                f"{what}: {count} {'site has' if count == 1 else 'sites have'} too few "
+                f"{'values' if column else 'rows'}, and none in it."
+            )
+        return tuple(notes)
 
     def to_frame(self) -> "pd.DataFrame":
         """The table as texts."""

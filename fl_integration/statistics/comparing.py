@@ -8,13 +8,18 @@
 
 import math
 from enum import Enum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.statistics.showing import load_special
+from secagg.errors import MissingExtraError
 
-__all__ = ["Comparison", "compared_means", "compared_ranks", "pooled_moments"]
+__all__ = ["Comparison", "compared_counts", "compared_means", "compared_ranks", "pooled_moments"]
+
+
+_FEW: Final = 5
 
 
 class Comparison(Enum):
@@ -60,8 +65,35 @@ def compared_means(
     return float(special.fdtrc(groups, rest, (between / groups) / (within / rest))), Comparison.ANOVA
 
 
+def compared_counts(counts: NDArray[np.int64]) -> tuple[float, Comparison | None]:
+    """Pearson's χ² without correction, of int64[levels, groups]; Fisher's exact test of few by two.
+
+    Few are an expected count below 5. Levels and groups that nobody has are left out.
+    """
+    counts = counts[counts.sum(axis=1) > 0][:, counts.sum(axis=0) > 0]
+    if min(counts.shape) < 2:
+        return math.nan, None
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / counts.sum()
+    if counts.shape == (2, 2) and expected.min() < _FEW:
+        return _fisher(counts), Comparison.FISHER
+    freedom = (counts.shape[0] - 1) * (counts.shape[1] - 1)
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    return float(load_special().chdtrc(freedom, statistic)), Comparison.CHI_SQUARED
+
+
+def _fisher(counts: NDArray[np.int64]) -> float:
+    try:
+        from scipy.stats import fisher_exact
+    except ImportError as error:
+        raise MissingExtraError(package="scipy", extra="statistics") from error
+    return float(fisher_exact(counts).pvalue)
+
+
 def compared_ranks(counts: NDArray[np.int64]) -> tuple[float, Comparison | None]:
-    """Kruskal and Wallis' test (JASA 47, 1952) with ties, of int64[groups, bins]; of two groups, Mann-Whitney's."""
+    """Kruskal and Wallis' test (JASA 47, 1952), with ties, of int64[groups, bins].
+
+    Of two groups it is Mann and Whitney's, as a normal law without correction for continuity.
+    """
     counts = counts[counts.sum(axis=1) > 0].astype(np.float64)
     ties, n = counts.sum(axis=0), counts.sum()
     untied = 1 - (ties**3 - ties).sum() / (n**3 - n) if n > 1 else 0.0

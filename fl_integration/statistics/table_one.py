@@ -2,15 +2,15 @@
 
 Numbers are shown as mean (sd), or as median [quartiles] where that is asked for; categories as n (%) of those
 whose value is known; how many lack one stands beside. Groups are compared as papers do: Welch's t for two
-means, an analysis of variance for more; χ² for categories, Fisher's exact test where two by two are few; ranks
-(Mann-Whitney for two groups, Kruskal-Wallis for more, both with ties and without correction) for medians, on
-the counts of equal bins, which for the values themselves is an approximation. p-values are not corrected for
-their number, and with small groups say little.
+means, an analysis of variance for more; χ² for categories, Fisher's exact test where two by two are few;
+ranks (Mann-Whitney for two groups, Kruskal-Wallis for more, both with ties and without correction) for
+medians, on the counts of equal bins, which for the values themselves is an approximation. p-values are not
+corrected for their number, and with small groups say little.
 
 Each figure is a question of its own under the sites' policies (`policy`), and takes as many sums as it takes:
-`TableOne.provenance` says how many, and what they cost. A site with too few rows in a group is in no figure of
-that group, and the notes below the table say so. A table that is printed says more than a sum that is opened:
-counts below `least_shown` are printed as "<" with it, though whoever learnt the sum has seen them.
+`TableOne.provenance` says how many, and what they cost. A site with too few rows in a group is in no figure
+of that group, and the notes below the table say so. A table that is printed says more than a sum that is
+opened: counts below `least_shown` are printed as "<" with it, though whoever learnt the sum has seen them.
 """
 
 import math
@@ -24,10 +24,14 @@ from fl_integration.statistics.answer import Answer, Provenance
 from fl_integration.statistics.asking import ask
 from fl_integration.statistics.cohort import CategoryLine, Label, NumberLine, TableOne
 from fl_integration.statistics.columns import Category, Level, Number
-from fl_integration.statistics.comparing import Comparison, compared_means, compared_ranks, pooled_moments
+from fl_integration.statistics.comparing import (
+    compared_counts,
+    compared_means,
+    compared_ranks,
+    pooled_moments,
+)
 from fl_integration.statistics.count import Count, CountAnswer
 from fl_integration.statistics.course import ROWS
-from fl_integration.statistics.cross_table import ContingencyTable, CrossTable
 from fl_integration.statistics.histogram import Histogram, HistogramAnswer
 from fl_integration.statistics.moments import Moments, MomentsAnswer
 from fl_integration.statistics.policy import SitePolicy
@@ -38,7 +42,7 @@ from protocols.machine.parameters import MachineProtocol
 from secagg.errors import ParameterError
 from secagg.numbers import plain
 
-__all__ = ["questions", "table_one"]
+__all__ = ["questions", "rank_edges", "table_one"]
 
 _QUARTILES: Final = (0.25, 0.5, 0.75)
 _BINS: Final = 32
@@ -52,6 +56,11 @@ def questions(
 ) -> int:
     """How many questions `table_one` asks, and so how often it calls its `tick`."""
     return len(_asked(_checked(columns, by, medians), by, medians))
+
+
+def rank_edges(column: Number) -> tuple[float, ...]:
+    """Where a number that is told as a median is cut, to compare ranks; a policy may have to allow it."""
+    return tuple(column.low + (column.high - column.low) * place / _BINS for place in range(_BINS + 1))
 
 
 def table_one(
@@ -75,8 +84,8 @@ def table_one(
         columns: the characteristics, in the order of the table.
         by: the outcome whose levels are the groups; a row that lacks it is left out.
         medians: names of the numbers that are told as median [quartiles].
-        labels: what is printed for a column: a text, or for a category a mapping from its levels to texts, with
-            that of the column itself under "".
+        labels: what is printed for a column: a text, or for a category a mapping from its levels to texts,
+            with that of the column itself under "".
         least_shown: counts below it are not printed.
         tick: called before each question, with what it asks.
 
@@ -89,9 +98,10 @@ def table_one(
     if type(least_shown) is not int or least_shown < 1:
         raise ParameterError(f"least_shown is {least_shown!r}; it must be an int of at least 1")
     answers: dict[_Key, Answer] = {}
-    for key, question in _asked(columns, by, medians).items():
+    for place, (key, question) in enumerate(_asked(columns, by, medians).items()):
         tick(key.what)
-        answers[key] = ask(protocol, tables, question, policy=policy, max_rows=max_rows, seed=seed)
+        of_question = None if seed is None else (plain(seed) + (place << 96)) % (1 << 128)  # another session
+        answers[key] = ask(protocol, tables, question, policy=policy, max_rows=max_rows, seed=of_question)
     found = _Answers(answers, by)
     lines = tuple(
         found.category(each)
@@ -106,7 +116,7 @@ def table_one(
         rows=found.rows,
         lines=lines,
         provenance=_together(tuple(answers.values())),
-        left_out=_left_out(answers, by),
+        left_out=_left_out(answers),
         least_shown=least_shown,
         labels=labels or {},
     )
@@ -130,23 +140,20 @@ def _asked(
     asked: dict[_Key, Question] = {}
     for group in _groups(by):
         where = _where(by, group)
-        asked[_Key("rows", group)] = Count(where=where)
         if means:
             asked[_Key("means", group)] = Moments(means, where=where)
+        else:
+            asked[_Key("rows", group)] = Count(where=where)
         for each in middles if by is not None else ():
-            asked[_Key("ranks", group, each.name)] = Histogram(each, _edges(each), where=where)
+            asked[_Key("ranks", group, each.name)] = Histogram(each, rank_edges(each), where=where)
     for group in dict.fromkeys([None, *_groups(by)]) if middles else ():
         asked[_Key("quartiles", group)] = Quantiles(middles, _QUARTILES, where=_where(by, group))
-    for each in columns:
-        if isinstance(each, Category):
-            question = Histogram(each) if by is None else CrossTable(each, by)
-            asked[_Key("levels", None, each.name)] = question
+    for category in columns:
+        # Not a table of two columns: who lacks one of their values is left out of it, and the ledgers would
+        # see that from one category to the next its rows differ by few.
+        for group in _groups(by) if isinstance(category, Category) else ():
+            asked[_Key("levels", group, category.name)] = Histogram(category, where=_where(by, group))
     return asked
-
-
-def _edges(column: Number) -> tuple[float, ...]:
-    """Of equal bins between the bounds of a column."""
-    return tuple(column.low + (column.high - column.low) * place / _BINS for place in range(_BINS + 1))
 
 
 def _groups(by: Category | None) -> tuple[Level | None, ...]:
@@ -164,7 +171,7 @@ class _Answers:
 
     def __init__(self, answers: Mapping[_Key, Answer], by: Category | None) -> None:
         self._answers, self._by = answers, by
-        counts = [int(self._of("rows", CountAnswer, group=group).rows) for group in _groups(by)]
+        counts = [self._rows_of(group) for group in _groups(by)]
         self.rows = np.array(counts if by is None else [sum(counts), *counts], dtype=np.int64)
 
     def _of(self, what: str, kind: type[_Kind], *, group: Level | None = None, column: str = "") -> _Kind:
@@ -172,6 +179,11 @@ class _Answers:
         if not isinstance(answer, kind):
             raise TypeError("a question was answered with another's answer; this is a fault")
         return answer
+
+    def _rows_of(self, group: Level | None) -> int:
+        if _Key("means", group) in self._answers:
+            return self._of("means", MomentsAnswer, group=group).rows
+        return self._of("rows", CountAnswer, group=group).rows
 
     def mean(self, column: Number) -> NumberLine:
         """Mean and deviation of all are put together from the groups': no question more."""
@@ -184,7 +196,9 @@ class _Answers:
         if self._by is not None:
             of_all = pooled_moments(count, mean, deviation)
             count = np.concatenate([[count.sum()], count])
-            mean, deviation = (np.concatenate([[one], each]) for one, each in zip(of_all, (mean, deviation), strict=True))
+            mean, deviation = (
+                np.concatenate([[one], each]) for one, each in zip(of_all, (mean, deviation), strict=True)
+            )
         return NumberLine(
             column=column,
             median=False,
@@ -221,16 +235,15 @@ class _Answers:
         )
 
     def category(self, column: Category) -> CategoryLine:
-        if self._by is None:
-            counts = self._of("levels", HistogramAnswer, column=column.name).counts[:, None]
-            return CategoryLine(column=column, counts=counts, missing=self.rows - counts.sum(axis=0))
-        table = self._of("levels", ContingencyTable, column=column.name)
-        counts = np.concatenate([table.counts.sum(axis=1, keepdims=True), table.counts], axis=1)
+        found = [
+            self._of("levels", HistogramAnswer, group=group, column=column.name).counts
+            for group in _groups(self._by)
+        ]
+        counts = np.stack(found, axis=1)
         p, test = math.nan, None
-        if table.fisher is not None:
-            p, test = table.fisher.p_value, Comparison.FISHER
-        elif table.chi_squared is not None:
-            p, test = table.chi_squared.p_value, Comparison.CHI_SQUARED
+        if self._by is not None:
+            p, test = compared_counts(counts)
+            counts = np.concatenate([counts.sum(axis=1, keepdims=True), counts], axis=1)
         return CategoryLine(
             column=column, counts=counts, missing=self.rows - counts.sum(axis=0), p_value=p, test=test
         )
@@ -248,40 +261,42 @@ def _together(answers: Sequence[Answer]) -> Provenance:
     )
 
 
-def _left_out(answers: Mapping[_Key, Answer], by: Category | None) -> tuple[str, ...]:
-    """A sentence for each column and group that sites with too few values are not in."""
+def _left_out(answers: Mapping[_Key, Answer]) -> dict[tuple[Level | None, str], int]:
+    """By group and column, how many sites had too few to be counted; what `by` is has no column of its
+    own."""
     found: dict[tuple[Level | None, str], int] = {}
     for key, answer in answers.items():
         for label, sites in (answer.provenance.left_out if answer.provenance is not None else {}).items():
-            place = key.group, label
+            place = key.group, "" if label == ROWS else label
             found[place] = max(found.get(place, 0), sites)
-    return tuple(
-        f"{sites} {'site has' if sites == 1 else 'sites have'} too few "
-        + ("rows" if label == ROWS else f"values of {label!r}")
-        + (f" with {by.name} = {group}" if by is not None and group is not None else "")
-        + ", and none here."
-        for (group, label), sites in found.items()
-    )
+    # Who has too few rows has too few values, which need not be said of each column.
+    return {
+        place: sites for place, sites in found.items() if not place[1] or sites > found.get((place[0], ""), 0)
+    }
 
 
-def _checked(
-    columns: object, by: object, medians: Collection[str]
-) -> tuple[Number | Category, ...]:
+def _checked(columns: object, by: object, medians: Collection[str]) -> tuple[Number | Category, ...]:
     """The columns as a tuple.
 
     Raises:
         ParameterError: they are none, or do not go together.
     """
-    if not isinstance(columns, tuple | list) or not all(isinstance(each, Number | Category) for each in columns):
+    if not isinstance(columns, tuple | list) or not all(
+        isinstance(each, Number | Category) for each in columns
+    ):
         raise ParameterError(
-            f"columns is a {type(columns).__name__}, or holds something else than Number(…) and Category(…); pass a "
-            "list of the characteristics to describe"
+            f"columns is a {type(columns).__name__}, or holds something else than Number(…) and "
+            "Category(…); pass a list of the characteristics to describe"
         )
     if by is not None and not isinstance(by, Category):
-        raise ParameterError(f"by is a {type(by).__name__}; pass the Category whose levels are the groups, or None")
+        raise ParameterError(
+            f"by is a {type(by).__name__}; pass the Category whose levels are the groups, or None"
+        )
     names = [each.name for each in (*columns, *((by,) if by is not None else ()))]
     if not columns or len(set(names)) < len(names):
-        raise ParameterError(f"the columns are {names}; there must be one, each once, and `by` not among them")
+        raise ParameterError(
+            f"the columns are {names}; there must be one, each once, and `by` not among them"
+        )
     numbers = {each.name for each in columns if isinstance(each, Number)}
     if isinstance(medians, str) or not set(medians) <= numbers:
         raise ParameterError(f"medians is {medians!r}; it must be names of numbers, among {sorted(numbers)}")

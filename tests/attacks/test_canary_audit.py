@@ -1,11 +1,12 @@
 """An audit of patient-level privacy: how well can anybody tell whether a canary took part?
 
 Four hospitals sum one value; in one of them there is a patient made for it, whose gradient is as long as the
-clip allows and points where nobody else's does, or there is not. All 10^4 releases of such a sum go through the
-real summand and noise, and through the real machines, whose ring wraps. The sure lower bound on ε that follows
-from how often a release lies beyond a threshold (Clopper and Pearson's limits at 99 %, as in Jagielski et al.,
-NeurIPS'20) must stay below the ε that the plan promises. Copies that are weakened, a third of the noise, no clip,
-a share that is drawn for more honest contributors than there are, are caught by the same bound.
+clip allows and points where nobody else's does, or there is not. All 10^4 releases of such a sum go through
+the real summand and noise, and through the real machines, whose ring wraps. The sure lower bound on ε that
+follows from how often a release lies beyond a threshold (Clopper and Pearson's limits at 99 %, as in
+Jagielski et al., NeurIPS'20) must stay below the ε that the plan promises. Copies that are weakened, a third
+of the noise, no clip, a share that is drawn for more honest contributors than there are, are caught by the
+same bound.
 """
 
 import math
@@ -14,14 +15,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("dp_accounting")
-beta = pytest.importorskip("scipy.stats").beta
-
 from fl_integration.privacy.patient import PatientLevel
 from fl_integration.privacy.plan import PrivacyPlan
 from protocols import MaskedSum, Requirements, Session
 from secagg.entropy import SeededEntropy
 from secagg.noise import Skellam
+
+pytest.importorskip("dp_accounting")
+beta = pytest.importorskip("scipy.stats").beta
 
 NAMES = ("basel", "bern", "graz", "wien")
 RUNS = 10_000
@@ -35,7 +36,7 @@ PLAN = UNIT.plan(4, protocol=ALL_FOUR)
 
 
 def summands(*, canary: float) -> list[np.ndarray]:
-    """int64[1] of each hospital; the canary, of this gradient, is in the first, or is not there where it is 0."""
+    """int64[1] of each hospital; a canary of this gradient is in the first, and none where it is 0."""
     rng = np.random.default_rng(3)
     gradients = [rng.normal(0, 0.05, (5, 1)) for _ in NAMES]
     if canary:
@@ -46,7 +47,7 @@ def summands(*, canary: float) -> list[np.ndarray]:
 def released(
     parts: list[np.ndarray], *, plan: PrivacyPlan, seed: bytes, lost: int = 0, machines: bool = False
 ) -> np.ndarray:
-    """int64[RUNS]: so many releases of one sum; the noise of the last `lost` is known to the attacker, and gone."""
+    """int64[RUNS]: releases of one sum, without the noise of the last `lost`, which the attacker knows."""
     vectors = {}
     for place, (name, part) in enumerate(zip(NAMES, parts, strict=True)):
         repeated = np.repeat(part, RUNS)
@@ -83,9 +84,7 @@ def bound_of(out: int, there: int, *, runs: int, delta: float) -> float:
 
 def audit(plan: PrivacyPlan = PLAN, *, canary: float = 5.0, lost: int = 0, machines: bool = False) -> float:
     out, there = (
-        released(
-            summands(canary=each), plan=plan, seed=bytes([place]) * 16, lost=lost, machines=machines
-        )
+        released(summands(canary=each), plan=plan, seed=bytes([place]) * 16, lost=lost, machines=machines)
         for place, each in enumerate((0.0, canary))
     )
     return lower_bound(out, there, delta=plan.delta)
@@ -135,7 +134,8 @@ def test_colluders_are_in_the_arithmetic_where_the_plan_has_them():
     loose = UNIT.plan(
         4,
         protocol=MaskedSum(
-            max_clients=4, requirements=Requirements(corrupt_fraction=0.5, dropout_fraction=0, min_contributors=4)
+            max_clients=4,
+            requirements=Requirements(corrupt_fraction=0.5, dropout_fraction=0, min_contributors=4),
         ),
     )
     assert loose.sure_honest == 2

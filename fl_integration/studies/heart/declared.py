@@ -9,11 +9,13 @@ have told them. A value outside counts as the nearer bound.
 {'cleveland': 303, 'budapest': 294, 'long-beach': 200}
 """
 
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from fl_integration.statistics.cohort import Label
 from fl_integration.statistics.columns import Category, Number
 from fl_integration.studies.heart.records import Site, known, read_records
 
@@ -42,7 +44,7 @@ CODES: Final = (
 DISEASE: Final = Category("disease", (0, 1))
 """Some artery is narrowed by more than half."""
 
-LABELS: Final = {
+LABELS: Final[Mapping[str, Label]] = {
     "age": "Age, years",
     "trestbps": "Blood pressure at rest, mm Hg",
     "chol": "Serum cholesterol, mg/dl",

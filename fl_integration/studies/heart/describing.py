@@ -9,7 +9,7 @@ from typing import Final
 
 from fl_integration.statistics.cohort import TableOne
 from fl_integration.statistics.policy import SitePolicy, SmallCells
-from fl_integration.statistics.table_one import questions, table_one
+from fl_integration.statistics.table_one import questions, rank_edges, table_one
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.declared import CODES, DISEASE, LABELS, MEASUREMENTS, tables
 
@@ -46,6 +46,7 @@ def cohort(
     policies = {
         site: SitePolicy(
             columns={each.name: each for each in (*_COLUMNS, DISEASE)},
+            edges={each.name: rank_edges(each) for each in MEASUREMENTS if each.name in _SKEWED},
             min_rows=min_rows,
             min_difference=min_rows,
             small_cells=SmallCells.BINNED,

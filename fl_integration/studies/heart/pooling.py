@@ -1,4 +1,4 @@
-"""The figures that all hospitals scale by alike, if they agree to: from one secure sum over their training rows.
+"""The figures that all hospitals scale by alike, if they agree to: from one sum over their training rows.
 
 A hospital's own mean and deviation keep what differs between the hospitals' patients out of the model; pooled
 ones keep it in, and whoever learns the sum learns them. Missing values are in neither.

@@ -205,7 +205,9 @@ def load_hospitals(
 def prepare(
     records: Records, *, seed: int, test_fraction: float = 0.2, figures: Figures | None = None
 ) -> Hospital:
-    """Split, impute and scale one site's rows, knowing nothing of any other site but `figures`. Arguments as above.
+    """Split, impute and scale one site's rows, knowing nothing of any other site but `figures`.
+
+    Arguments as above.
 
     Raises:
         ParameterError: an argument is outside its range, or a class has fewer than two rows.
@@ -246,10 +248,8 @@ def _held_back(records: Records, *, seed: int, fraction: float) -> npt.NDArray[n
     return test
 
 
-def _features(
-    records: Records, train: npt.NDArray[np.bool_], figures: Figures
-) -> npt.NDArray[np.float32]:
-    """float32[n, f] for all rows of a site; every figure in it comes from `figures` or the rows of `train`."""
+def _features(records: Records, train: npt.NDArray[np.bool_], figures: Figures) -> npt.NDArray[np.float32]:
+    """float32[n, f] for all rows of a site, prepared by `figures` and by the rows of `train` alone."""
     columns = [_scaled(known(records, name), train, figures.get(name)) for name in _MEASUREMENTS]
     columns += [_most_frequent_for_missing(known(records, name), train) for name in _FLAGS]
     for name, codes in _CATEGORIES.items():
@@ -259,7 +259,7 @@ def _features(
 
 
 def _scaled(column: Floats, train: npt.NDArray[np.bool_], figures: tuple[float, float] | None) -> Floats:
-    """Median for missing, then by these figures; without them, mean 0 and deviation 1 over the training rows."""
+    """Median for missing, then by these figures, or by those of the training rows."""
     measured = column[train & ~np.isnan(column)]
     if measured.size == 0:
         return np.zeros_like(column)

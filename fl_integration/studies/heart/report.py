@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from fl_integration.loop.standardising import Standardise
+from fl_integration.statistics.cohort import TableOne
 from fl_integration.studies.heart.choices import BITS, CLIP, MAX_WEIGHT, Choice, short_name
 from fl_integration.studies.heart.costs import CLIENTS, PARAMETERS, Cost
 from fl_integration.studies.heart.federation.wires import (
@@ -271,7 +272,9 @@ def scaling_note(act: Act) -> str:
         f"{scaling.other.value:.3f}."
     )
     if scaling.how is Standardise.SITE:
-        other = f"the pooled figures of all training patients, from one secure sum ({sent:,} bytes a hospital),"
+        other = (
+            f"the pooled figures of all training patients, from one secure sum ({sent:,} bytes a hospital),"
+        )
         return "Measurements are scaled by each hospital's own mean and deviation: " + found.format(other)
     return (
         "Measurements are scaled by the mean and deviation of all training patients, from one secure sum "
@@ -300,8 +303,10 @@ def html(
     repeats: tuple[Repeat, ...],
     refusals: Mapping[Choice, str],
     pictures: Mapping[str, bytes],
+    *,
+    cohort: TableOne | None = None,
 ) -> str:
-    """The page, with everything that it needs inside."""
+    """The page, with everything that it needs inside; `cohort` is its Table 1."""
     try:
         import jinja2
     except ImportError as error:
@@ -331,6 +336,7 @@ def html(
         ],
         pictures={name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()},
         learns=[(choice.title, *_WHO_LEARNS[choice]) for choice in choices],
+        cohort=cohort,
         repeats=repeat_sentence(repeats) if repeats else "",
         overall=OVERALL,
         weight_cap=WEIGHT_CAP,

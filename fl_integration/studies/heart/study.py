@@ -81,10 +81,12 @@ def run_act(
         lost: who vanishes in which round, in FedAvg and in every protocol alike.
         engine: a run of the same training over an engine, which says itself who was missing when.
         standardise: whose mean and deviation measurements are scaled by. Pooled ones come out of a sum of the
-            first protocol. FedAvg in the clear is trained on the other scale too, to be compared with.
+            first protocol, MaskedSum's if there is none. FedAvg in the clear is trained on the other scale
+            too, to be compared with.
         tick: called after each round.
     """
-    asked = ask_figures(choices[0].protocol(clients=sites), sites=sites, seed=seed)
+    summing = choices[0] if choices else Choice.MASKED
+    asked = ask_figures(summing.protocol(clients=sites), sites=sites, seed=seed)
     own = load_hospitals(sites=sites, seed=seed)
     pooled = load_hospitals(sites=sites, seed=seed, figures=figures_of(asked))
     hospitals, others = (own, pooled) if standardise is Standardise.SITE else (pooled, own)
