@@ -15,6 +15,7 @@ from protocols.planning.planner import plan_masked
 from secagg import labels
 from secagg.ckks import scheme as ckks
 from secagg.entropy import SeededEntropy, system_entropy
+from secagg.noise import DiscreteGaussian, Skellam
 from secagg.paillier import packing as paillier_packing
 from secagg.paillier import scheme as paillier
 from secagg.secret import Secret
@@ -111,6 +112,16 @@ def test_fixed_point_encode(benchmark: BenchmarkFixture, rounding: Rounding) -> 
 def test_fixed_point_decode(benchmark: BenchmarkFixture) -> None:
     describe(benchmark, "fixed point: decode", values=COUNT)
     benchmark(FixedPoint().decode, drawn_steps(COUNT), total_weight=1)
+
+
+@pytest.mark.parametrize("sigma", [2.0, 10.0, 1000.0, 30_000.0])
+@pytest.mark.parametrize("law", [Skellam, DiscreteGaussian])
+def test_noise(benchmark: BenchmarkFixture, law: type[Skellam | DiscreteGaussian], sigma: float) -> None:
+    """Samples, the table made beforehand."""
+    noise = Skellam(variance=sigma**2) if law is Skellam else DiscreteGaussian(sigma=sigma)
+    describe(benchmark, f"noise: {law.__name__}, σ = {sigma:,.0f}", values=COUNT)
+    noise.sample(1)
+    benchmark(noise.sample, COUNT, entropy=system_entropy)
 
 
 def test_shamir_split(benchmark: BenchmarkFixture) -> None:

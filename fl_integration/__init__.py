@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from fl_integration.loop.federated import federate
     from fl_integration.loop.in_process import InProcess
     from fl_integration.loop.optimisers import BiasCorrection, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
-    from fl_integration.loop.parties import FederatedClient, FederatedServer, model_digest
+    from fl_integration.loop.parties import FederatedClient, model_digest
     from fl_integration.loop.plain import fedavg
     from fl_integration.loop.rehearsal import Rehearsal
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
+    from fl_integration.loop.serving import FederatedServer
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
     from fl_integration.privacy.adaptive import AdaptiveClip
     from fl_integration.privacy.client import ClientLevel
@@ -71,11 +72,12 @@ _ROOMS = {
     "loop.federated": ("federate",),
     "loop.in_process": ("InProcess",),
     "loop.optimisers": ("BiasCorrection", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi"),
-    "loop.parties": ("FederatedClient", "FederatedServer", "model_digest"),
+    "loop.parties": ("FederatedClient", "model_digest"),
     "loop.plain": ("fedavg",),
     "loop.rehearsal": ("Rehearsal",),
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
+    "loop.serving": ("FederatedServer",),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
     "privacy.adaptive": ("AdaptiveClip",),
     "privacy.client": ("ClientLevel",),

@@ -12,6 +12,8 @@ that one repeats: the protocol's stochastic rounding has to repeat too, or be to
 
 A round that was running when the process died is run again. If its sum had been opened, and another site is
 missing now, the two sums tell the difference (ATTACKS A10): to whoever was the server, which here is you.
+Not so in a private training: its vectors may have left, a second one would have a second draw of the noise,
+and so a round that was begun counts as aborted, and is paid for.
 
 It is a file of a rehearsal in one process, and holds the parts that sites keep to themselves. On a system
 with POSIX permissions only its owner can read it (mode 0600); protect it as you would protect those parts.
@@ -62,6 +64,7 @@ class Fingerprint:
     sampling: str
     seed: str
     standardised: str = ""
+    privacy: str = ""
 
 
 _SAID: Final = {
@@ -74,6 +77,7 @@ _SAID: Final = {
     "sampling": "another sampling=",
     "seed": "another seed",
     "standardised": "another standardise=, or of inputs with other means and deviations",
+    "privacy": "another privacy=",
 }
 
 
@@ -88,6 +92,7 @@ class Saved:
         history: the reports so far.
         culprits, handed_over: as the loop knows them.
         seen: contributors of sums that moved nobody, see `Unmoved`.
+        account: under which a private training's rounds are paid for; empty without privacy.
     """
 
     next_round: int
@@ -97,6 +102,7 @@ class Saved:
     culprits: frozenset[ClientId] = frozenset()
     handed_over: frozenset[ClientId] = frozenset()
     seen: frozenset[frozenset[ClientId]] = frozenset()
+    account: bytes = b""
 
 
 class Checkpoint:
@@ -152,7 +158,7 @@ class Checkpoint:
         if version != _FORMAT:
             raise ParameterError(f"a checkpoint of format {version!r}; this version reads {_FORMAT}")
         for each in fields(self._fingerprint):
-            mine, theirs = getattr(self._fingerprint, each.name), found.get(each.name)
+            mine, theirs = getattr(self._fingerprint, each.name), found.get(each.name, "")
             if mine != theirs:
                 raise ParameterError(
                     f"the checkpoint is of {_SAID[each.name]} ({theirs}, now {mine}); name another folder, "
@@ -200,6 +206,7 @@ def _data(saved: Saved) -> dict[str, Any]:
         "culprits": sorted(saved.culprits),
         "handed_over": sorted(saved.handed_over),
         "seen": sorted(sorted(each) for each in saved.seen),
+        "account": saved.account.hex(),
     }
 
 
@@ -223,6 +230,7 @@ def _saved(data: Mapping[str, Any], like: GlobalModel) -> Saved:
         culprits=frozenset(data["culprits"]),
         handed_over=frozenset(data["handed_over"]),
         seen=frozenset(frozenset(each) for each in data["seen"]),
+        account=bytes.fromhex(data.get("account", "")),
     )
 
 

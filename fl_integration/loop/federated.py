@@ -22,7 +22,8 @@ Every client draws its batches from (seed, round, client), so two runs from equa
 whatever protocol is between them: `fedavg` is the same loop without one, in plain floating point.
 
 Not protected: what the mean itself says, round after round. With three clients each can subtract its own part
-and sees the sum of the other two. An update that lies is not detected.
+and sees the sum of the other two. `privacy=` puts noise inside the sum, so that it says little about any one
+patient, or any one client (`private`, `noised`). An update that lies is not detected.
 
 >>> import torch
 >>> from protocols import MaskedSum
@@ -47,6 +48,7 @@ from fl_integration.loop.evaluation import Evaluation, Metric
 from fl_integration.loop.in_process import check_drop
 from fl_integration.loop.optimisers import FedAvg, ServerOptimiser
 from fl_integration.loop.preparing import Shared, fingerprint_of, prepare, surface_of
+from fl_integration.loop.private import Privacy, agreed, check_beside, following, moving
 from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import FederatedRun
 from fl_integration.loop.rounds import Training
@@ -87,6 +89,7 @@ def federate(
     shared: Shared | None = None,
     clip: AutoClip | None = None,
     standardise: Standardisation | None = None,
+    privacy: Privacy | None = None,
     evaluate: Evaluation | Metric | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     sampling: Sampling | None = None,
@@ -113,6 +116,11 @@ def federate(
             all sites' rows, found by one exact sum before the first round, or by each site's own; test
             examples of `evaluate` are scaled alike, and the run says by what (`standardised`). Left out,
             inputs are as they are.
+        privacy: `PatientLevel(…)` or `ClientLevel(…)` noises each sum. It runs over the protocol's integer
+            surface: clip, bits, weights and rounding of the protocol are not used. With `PatientLevel` a
+            round is one step: `local` is a `LocalTraining` of which loss and learning rate are used
+            (batch_size is not: the sample is `PatientLevel`'s), a round's "mean" is -learning_rate · the
+            noised mean gradient, and `server_optimiser` takes it as any other.
         evaluate: `OnSites(…)`, `Central(…)`, or a callback `(round, model) -> {name: figure}`.
         checkpoint: a folder; written after each round, and taken up if it holds this training.
         sampling: `Sampling(size=…)` asks so many sites a round; everybody if left out.
@@ -123,6 +131,7 @@ def federate(
     Raises:
         ParameterError: an argument can never work (nothing has run), or no site can train.
         RoundAborted: no round had a mean; its `history` says why, round by round.
+        MissingExtraError: privacy needs dp-accounting, which is not installed.
         VerificationError: the parties did not end with identical models.
         OSError: a checkpoint could not be written; the one before is still there.
     """
@@ -135,17 +144,23 @@ def federate(
         rounds=rounds,
         seed=seed,
         optimiser=server_optimiser,
-        shared=shared,
-        surface=surface_of(protocol),
+        shared=moving(model, shared, privacy),
+        surface=surface_of(protocol) if privacy is None else None,
         clip=clip,
     )
     if sampling is not None:
         sampling.check(protocol, sites)
-    _check_parties(protocol, sites, cohort=len(sites) if sampling is None else sampling.size)
+    cohort = len(sites) if sampling is None else sampling.size
+    _check_parties(protocol, sites, cohort=cohort)
+    sums = None
+    if privacy is not None:
+        summing = check_beside(privacy, protocol, prepared, clip=clip, sampling=sampling, evaluate=evaluate)
+        prepared = following(prepared, privacy)
+        sums = agreed(privacy, summing, prepared, cohort=cohort)
     check_drop(rehearsal.drop, rounds=rounds, names=protocol.exchanges(first=True), clients=sites)
     if clip is not None:
         protocol.exact(max_summand=clip.largest_count(prepared.layout.segments))
-    check_standardise(standardise, evaluate)
+    check_standardise(standardise, evaluate, private=privacy is not None)
     evaluator = Evaluator(evaluate, rounds=rounds, sites=sites, protocol=protocol)
     found = None
     if standardise is not None:
@@ -161,6 +176,7 @@ def federate(
             seed=seed,
             clip=clip,
             sampling=sampling,
+            privacy=privacy,
             standardised="" if found is None else f"{found.how.name} {found.digest}",
         )
         disk = Checkpoint(checkpoint, told)
@@ -178,6 +194,7 @@ def federate(
         evaluator=evaluator,
         clip=clip,
         sampling=sampling,
+        sums=sums,
         watch=watch,
         rehearsal=rehearsal,
     )

@@ -13,6 +13,9 @@ Entries that are no parameters (BatchNorm's running mean and variance) take the 
 optimiser: the square root of a second moment says nothing about a variance. With `Scaffold` the parameters'
 control variates travel behind the values, in the same vector.
 
+Scales are one for each segment, fixed by `AutoClip`; or, in a private training whose clip follows the sizes
+of what it clips, they are that clip, and a sum that says which part it left whole moves it on (`adaptive`).
+
 What goes down with a round (`body`) is the digest of the manifest, the scales if there are any, the values
 and the control variates, little-endian. The protocol binds its digest into what a client sends (ATTACKS A9).
 
@@ -33,15 +36,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.optimisers import OptimiserState, ServerOptimiser
+from fl_integration.privacy.adaptive import AdaptiveClip
 from fl_integration.vectors.arrays import Vector
 from fl_integration.vectors.manifest import Manifest
 from protocols.interface import Sum
 from secagg.errors import DecodeError, ParameterError
 from secagg.wire import Buffer, Reader, Writer
 
-__all__ = ["Delivered", "GlobalModel", "Layout"]
+__all__ = ["WITHIN", "Delivered", "GlobalModel", "Layout"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+
+WITHIN: Final = "within the clip"
+"""The metric of a private round whose clip follows: the noised part of units that the clip left whole."""
 
 _STATE: Final = b"secagg/1/global model and optimiser"
 _DIGEST_BYTES: Final = 32
@@ -57,12 +64,14 @@ class Layout:
             rest are buffers.
         optimiser: of whoever applies the means.
         members: how many sites there are; for control variates.
+        adaptive: how a private training's clip follows; None: scales, if there are any, stay as they are.
     """
 
     manifest: Manifest
     parameters: tuple[slice, ...]
     optimiser: ServerOptimiser
     members: int = 1
+    adaptive: AdaptiveClip | None = None
 
     @property
     def values(self) -> int:
@@ -158,7 +167,8 @@ class GlobalModel:
         values: [d] of the manifest's dtype.
         state: of the server optimiser.
         control: the server's control variate, [parameters] of the manifest's dtype; empty without `Scaffold`.
-        scales: float64, one for each segment; None: updates are not scaled.
+        scales: float64, one for each segment, or a private round's clip in all of them; None: updates are not
+            scaled.
     """
 
     layout: Layout
@@ -229,7 +239,7 @@ class GlobalModel:
         """The model after a round whose sum was opened. Equal models and sums give equal models, bit for bit.
 
         Args:
-            total: its mean is float64[layout.length].
+            total: its mean is float64[layout.length]; where the clip follows, its metrics have `WITHIN`.
             round: the round's number, by which a schedule of server learning rates is read.
         """
         layout, mean = self.layout, total.mean
@@ -257,7 +267,11 @@ class GlobalModel:
             share = len(total.contributors) / layout.members
             control = np.empty_like(self.control)
             _add(self.control, of_controls * share, control)
-        return replace(self, values=values, state=state, control=control)
+        scales = self.scales
+        if layout.adaptive is not None and scales is not None:
+            clip = layout.adaptive.next(float(scales[0]), fraction=total.metrics[WITHIN])
+            scales = np.full_like(scales, clip)
+        return replace(self, values=values, state=state, control=control, scales=scales)
 
 
 def _add(values: Vector, step: Floats, out: Vector) -> None:

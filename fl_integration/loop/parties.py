@@ -1,15 +1,14 @@
-"""The two parties of a federated training: a client with its examples, a server with or without the model.
+"""A client of a federated training: its examples, its half of the protocol and, it may be, the model.
 
-Each wraps its half of a `SumProtocol` and is sans-I/O as that is: `FederatedClient.answer` turns received
-bytes into bytes to send, training when it is asked for an update, and `FederatedServer.round` takes whatever
-`exchange` function moves the bytes.
+It wraps its half of a `SumProtocol` and is sans-I/O as that is: `FederatedClient.answer` turns received bytes
+into bytes to send, training when it is asked for an update. The server's half is in `serving`.
 
 Where the server learns the sum, it holds the global model and sends it down with each round. Where the
 clients do, it is blind: each client opens the sealed sums and moves its own copy of the model, optimiser and
 all. What goes down then is the digest of the initial model. Whether a sealed sum opens only clients see; so
 each names, with its update, a digest of the initial model and of all sums that it applied (its head), and
 updates that name others are not summed with it. A sum that does not open, or that honest updates cannot add
-up to, moves nobody.
+up to, moves nobody. In a private training what a client sends is noised and paid for: see `noised`.
 
 What a client sends is what changed, weighted by the examples that it was trained on in this round. Weights,
 metrics and clips are its own affair until the sum. An update that lies is not detected.
@@ -21,15 +20,16 @@ True
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.global_model import Delivered, GlobalModel, Layout
+from fl_integration.loop.noised import NoisedSite, NoisedSums, Summand
 from fl_integration.loop.own_copy import OnModel, OwnCopy
 from fl_integration.site.site import Site, SiteFailedError
 from fl_integration.site.step import Trained
@@ -38,14 +38,12 @@ from fl_integration.vectors.autoclip import AutoClip, ScalesRefusedError
 from fl_integration.vectors.states import has_form, items
 from fl_integration.vectors.vectorise import flatten, unflatten
 from protocols.identity import SERVER, ClientId
-from protocols.interface import Client, Learner, NeedUpdate, Outcome, Round, Server, Sum
+from protocols.interface import Client, Learner, NeedUpdate, Sum
 from protocols.machine.summand import FloatSurface
-from protocols.run import Exchange, run_round
 from secagg.errors import DecodeError, ParameterError, PeerViolation
 
 __all__ = [
     "FederatedClient",
-    "FederatedServer",
     "OnModel",
     "State",
     "Surroundings",
@@ -101,6 +99,7 @@ class FederatedClient:
         around: the protocol around it.
         on_model: called when a mean was opened and applied here (`Learner.CLIENTS`), with its round.
         own_copy: its copy of the model as it was saved, in a fresh process; None: it begins from `start`.
+        noised: its half of a private training, whose machine sums integers; None without privacy.
 
     Raises:
         ParameterError: there is a copy, and the server learns the sums.
@@ -113,6 +112,8 @@ class FederatedClient:
         drowned: entries whose first update was lost in the grid's rounding under the training's scales.
         refused_scales: in its last round it did not put up with the training's scales.
         trained: it has trained at least once in this run.
+        hollow: why, in its last private round, it had nothing to add but noise; None if it had. It sends that
+            all the same: who stays away because of its data tells of them.
     """
 
     def __init__(
@@ -124,8 +125,10 @@ class FederatedClient:
         around: Surroundings,
         on_model: OnModel | None = None,
         own_copy: OwnCopy | None = None,
+        noised: NoisedSite | None = None,
     ) -> None:
         self._machine, self.site, self._around, self._on_model = machine, site, around, on_model
+        self._noised = noised
         if own_copy is not None and around.learns is not Learner.CLIENTS:
             raise ParameterError("the server learns the sums, and clients keep no copy; leave own_copy out")
         self._start = start
@@ -139,6 +142,7 @@ class FederatedClient:
         self.strange: tuple[str, ...] = ()
         self.drowned: tuple[str, ...] = ()
         self.refused_scales = False
+        self.hollow: SiteFailedError | None = None
         self._looked_at: npt.NDArray[np.float64] = np.empty(0)
 
     @property
@@ -183,9 +187,14 @@ class FederatedClient:
                 return asked
             self.refused_scales = False
             delivered = self._delivered(asked)
-            update, trained = self.train(delivered, round=asked.round)
+            if self._noised is None:
+                update, trained = self.train(delivered, round=asked.round)
+                contribute = partial(self._contributed, asked, delivered, update, trained)
+            else:
+                summand = self._own_summand(self._noised, delivered, round=asked.round)
+                contribute = partial(self._noised_and_paid, self._noised, asked, summand)
             try:
-                reply = self._contributed(asked, delivered, update, trained)
+                reply = contribute()
             except BaseException as error:
                 self.site.take_back()  # nothing was sent
                 if isinstance(error, ParameterError):
@@ -238,11 +247,12 @@ class FederatedClient:
                 training has none, or the reverse, or other ones than before.
         """
         delivered = self.read_model(body)
-        if (delivered.scales is not None) != (self._around.auto_clip is not None):
+        scaled = self._around.auto_clip is not None or self.model.layout.adaptive is not None
+        if (delivered.scales is not None) != scaled:
             raise PeerViolation(
                 "the server's model has scales for updates that are not scaled, or lacks them", culprit=SERVER
             )
-        if delivered.scales is not None:
+        if delivered.scales is not None and self._around.auto_clip is not None:
             # Fixed once: a server that moved them from round to round would measure the updates with them.
             self._scales = delivered.scales if self._scales is None else self._scales
             if not np.array_equal(self._scales, delivered.scales):
@@ -266,7 +276,8 @@ class FederatedClient:
 
     def catch_up(self) -> None:
         """As `OwnCopy.catch_up`, with what its machine opens (`Learner.CLIENTS`)."""
-        self._copy().catch_up(_Timed(self._machine, self._timed), on_model=self._on_model)
+        sums = None if self._noised is None else self._noised.sums
+        self._copy().catch_up(_Timed(self._machine, self._timed, sums), on_model=self._on_model)
 
     def take_over(self, peer: "FederatedClient") -> None:
         """Takes a peer's copy of the model: the way back for one that the others left behind."""
@@ -307,6 +318,28 @@ class FederatedClient:
             clipped = clipped_entries(update, around.surface, layout) if self._machine.clipped else {}
         self.clipped = clipped
         return reply
+
+    def _own_summand(self, noised: NoisedSite, delivered: Delivered, *, round: int) -> Summand:
+        self.hollow = None
+        try:
+            summand = noised.summand(delivered, round=round)
+        except SiteFailedError as error:
+            said = "it sent noise alone, for its training failed: "
+            self.hollow = SiteFailedError(said + error.reason, logged=said + error.logged)
+            return noised.nothing()
+        self.trained = True
+        return summand
+
+    def _noised_and_paid(self, noised: NoisedSite, asked: NeedUpdate, summand: Summand) -> bytes:
+        around = self._around
+        if around.rehearse is not None:
+            around.rehearse(asked.round)
+        vector = self._timed(lambda: noised.noised(summand, round=asked.round))
+        if asked.length != len(vector):  # looked at before it is paid for
+            raise PeerViolation("the server asks for a vector of another length", culprit=SERVER)
+        noised.pay(round=asked.round)
+        head = self.base if around.learns is Learner.CLIENTS else None
+        return self._timed(lambda: self._machine.contribute(vector, head=head))
 
     def _scaled(self, rule: AutoClip, update: Vector, scales: npt.NDArray[np.float64]) -> dict[str, int]:
         """Divides the update by the scales, if this site puts up with them; what was clipped, by segment."""
@@ -351,70 +384,15 @@ class _Timed:
 
     machine: Client
     timed: Callable[[Callable[[], Sum]], Sum]
+    sums: NoisedSums | None
 
     @property
     def results(self) -> tuple[bytes, ...]:
         return self.machine.results
 
     def open(self, result: bytes) -> Sum:
-        return self.timed(partial(self.machine.open, result))
-
-
-class FederatedServer:
-    """The server of a training: its protocol machine and, only if it learns the sums, the global model.
-
-    Make it with `knowing` or `blind`.
-
-    Attributes:
-        base: digest (32 bytes) of the initial model; None if it knows the model.
-    """
-
-    def __init__(
-        self, machine: Server, *, length: int, model: GlobalModel | None, base: bytes | None
-    ) -> None:
-        self.machine, self.base = machine, base
-        self._length, self._model = length, model
-        self._body = b""
-
-    @classmethod
-    def knowing(cls, machine: Server, *, start: GlobalModel) -> Self:
-        """For `Learner.SERVER`: begins from `start` and applies each mean to it."""
-        return cls(machine, length=start.layout.length, model=start, base=None)
-
-    @classmethod
-    def blind(cls, machine: Server, *, length: int, base: bytes) -> Self:
-        """For `Learner.CLIENTS`: knows the number of values and the digest of the initial model."""
-        return cls(machine, length=length, model=None, base=base)
-
-    @property
-    def body(self) -> bytes:
-        """What goes down with a round: the model, or the digest of the one that all began from."""
-        if self._model is None:
-            return self.base or b""
-        if not self._body:
-            self._body = self._model.body()
-        return self._body
-
-    @property
-    def model(self) -> GlobalModel | None:
-        """The global model, if this server knows it."""
-        return self._model
-
-    @model.setter
-    def model(self, model: GlobalModel) -> None:
-        self._model, self._body = model, b""
-
-    def round(self, number: int, cohort: Collection[ClientId], exchange: Exchange) -> Outcome:
-        """Runs one round and applies its mean.
-
-        Raises:
-            ParameterError: the round can never work; nothing was sent.
-            RoundAborted: too few clients were left; the model is as it was.
-        """
-        outcome = run_round(self.machine, Round(number, tuple(cohort), self._length, self.body), exchange)
-        if outcome.total is not None and self._model is not None:
-            self.model = self._model.moved(outcome.total, round=number)
-        return outcome
+        total = self.timed(partial(self.machine.open, result))
+        return total if self.sums is None else self.sums.read(total)
 
 
 def clipped_entries(update: Vector, surface: FloatSurface, layout: Layout) -> dict[str, int]:

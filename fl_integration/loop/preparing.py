@@ -14,7 +14,7 @@ carried. Nothing has run when one of these raises.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +25,8 @@ from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.global_model import GlobalModel, Layout
 from fl_integration.loop.optimisers import ServerOptimiser
 from fl_integration.loop.parties import State, model_digest, state_of
+from fl_integration.privacy.client import ClientLevel
+from fl_integration.privacy.patient import PatientLevel
 from fl_integration.site.site import Site, copied, training_seed
 from fl_integration.site.step import Step, check_data, size_of
 from fl_integration.site.training import LocalTraining
@@ -210,6 +212,7 @@ def fingerprint_of(
     clip: AutoClip | None,
     sampling: Sampling | None,
     standardised: str = "",
+    privacy: PatientLevel | ClientLevel | None = None,
 ) -> Fingerprint:
     """What a checkpoint of this training is known by; `standardised` says by what its inputs were scaled.
 
@@ -242,6 +245,7 @@ def fingerprint_of(
         sampling=repr(sampling),
         standardised=standardised,
         seed=str(seed),
+        privacy="" if privacy is None else repr(replace(privacy, ledger=None)),
     )
 
 

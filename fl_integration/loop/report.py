@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fl_integration.privacy.plan import PrivacyPlan
 from protocols.identity import SERVER, ClientId
 from protocols.simulation import Traffic, aligned
 from secagg.errors import MissingExtraError, RoundAborted
@@ -44,6 +45,8 @@ class RoundReport:
         total_weight: the contributors' examples together. Where only clients learn it, it is None while the
             run goes on and filled in afterwards.
         aborted: why there is no mean; empty when there is one.
+        epsilon: what the patients, or the clients, of the site that has spent most have spent by now, of a
+            private training; aborted rounds count. None without privacy.
         clipped: values clipped, by contributor; in a deployment only the client itself knows.
         clipped_share: of all values of the contributors, those that were clipped, in [0, 1].
         clipped_entries: the same by entry of the model, those with any.
@@ -64,6 +67,7 @@ class RoundReport:
     culprits: frozenset[ClientId] = frozenset()
     total_weight: int | None = None
     aborted: str = ""
+    epsilon: float | None = None
     clipped: dict[ClientId, int] = field(default_factory=dict)
     clipped_share: float = 0.0
     clipped_entries: dict[str, float] = field(default_factory=dict)
@@ -91,6 +95,8 @@ class RoundReport:
         said = [f"{len(self.contributors)} of {len(self.asked)}"]
         if self.total_weight is not None:
             said.append(f"weight {self.total_weight}")
+        if self.epsilon is not None:
+            said.append(f"ε {self.epsilon:.3g}")
         said += [f"{name} {value:.4g}" for name, value in self.figures.items()]
         return f"RoundReport({self.number}: {', '.join(said)})"
 
@@ -127,6 +133,7 @@ class FederatedRun:
         handed_over: clients that the others left behind, and that took the model from a peer.
         stopped: why the training ended before its last round; empty when it did not.
         standardised: by what the inputs were scaled, and new patients' must be; None where nothing was.
+        privacy: what was promised to whom, of a private training; None without privacy.
     """
 
     model: nn.Module
@@ -136,9 +143,10 @@ class FederatedRun:
     handed_over: frozenset[ClientId] = frozenset()
     stopped: str = ""
     standardised: "Standardised | None" = None
+    privacy: PrivacyPlan | None = None
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a round: counts, weight, bytes, seconds, clipping, and each metric in a column of its own.
+        """One row a round: counts, weight, ε, bytes, seconds, clipping, each metric in a column of its own.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -154,6 +162,8 @@ class FederatedRun:
         tail = [f"model {self.digest.hex()[:16]}, {sum(report.sent for report in self.history):,} bytes"]
         if self.standardised is not None:
             tail.append(repr(self.standardised))
+        if self.privacy is not None:
+            tail.append(_promised(self.history, self.privacy))
         if self.stopped:
             tail.append(f"stopped early: {self.stopped}")
         if self.handed_over:
@@ -176,18 +186,29 @@ class TrainingAborted(RoundAborted):
 def table_of(history: tuple[RoundReport, ...]) -> list[str]:
     """The rounds as lines of a table."""
     names = list(dict.fromkeys(name for report in history for name in report.figures))[:_FIGURES]
-    head = ["round", "summed", "weight", *names, "clipped", "bytes", ""]
-    return aligned([head, *(_row(report, names) for report in history)])
+    private = ["ε"] if any(report.epsilon is not None for report in history) else []
+    head = ["round", "summed", "weight", *private, *names, "clipped", "bytes", ""]
+    return aligned([head, *(_row(report, names, private=bool(private)) for report in history)])
 
 
-def _row(report: RoundReport, names: list[str]) -> list[str]:
+def _promised(history: tuple[RoundReport, ...], plan: PrivacyPlan) -> str:
+    """What was spent, of what, for whom."""
+    spent = max((report.epsilon for report in history if report.epsilon is not None), default=0.0)
+    return (
+        f"private: ε {spent:.3g} of {plan.epsilon:.3g} at δ {plan.delta:.3g} is spent; {plan.unit.neighbours}"
+    )
+
+
+def _row(report: RoundReport, names: list[str], *, private: bool) -> list[str]:
     values = report.figures
+    epsilon = "" if report.epsilon is None else f"{report.epsilon:.3g}"
     notes = report.aborted or "; ".join(f"{client}: {reason}" for client, reason in report.dropped.items())
     weight = "" if report.total_weight is None else str(report.total_weight)
     return [
         str(report.number),
         f"{len(report.contributors)}/{len(report.asked)}",
         weight,
+        *([epsilon] if private else []),
         *(f"{values[name]:.4g}" if name in values else "" for name in names),
         f"{report.clipped_share:.2%}" if report.clipped_share else "",
         f"{report.sent:,}",
@@ -215,6 +236,7 @@ def frame_of(history: tuple[RoundReport, ...]) -> "pd.DataFrame":
                 "contributors": len(report.contributors),
                 "dropped": len(report.dropped),
                 "total_weight": report.total_weight,
+                **({} if report.epsilon is None else {"epsilon": report.epsilon}),
                 "aborted": report.aborted,
                 "clipped_share": report.clipped_share,
                 "bytes_up": server.received,

@@ -6,8 +6,8 @@ and another checkpoint, and whoever watches is told. The first one stands before
 nothing that fails there makes a round run again whose sum was opened (ATTACKS A10).
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -17,11 +17,15 @@ from fl_integration.loop.cohorts import Sampling, Unmoved, common_base
 from fl_integration.loop.evaluating import Evaluator
 from fl_integration.loop.global_model import GlobalModel
 from fl_integration.loop.in_process import InProcess
-from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
+from fl_integration.loop.means import Means, added
+from fl_integration.loop.noised import NoisedSite, NoisedSums
+from fl_integration.loop.parties import FederatedClient, Surroundings
 from fl_integration.loop.preparing import Prepared, check_adaptivity, site_of, surface_of
+from fl_integration.loop.private import Budget, spent_in
 from fl_integration.loop.rehearsal import Rehearsal, RehearsedEntropy
 from fl_integration.loop.report import FederatedRun, Models, RoundReport, TrainingAborted
 from fl_integration.loop.scales import fix_scales
+from fl_integration.loop.serving import FederatedServer
 from fl_integration.loop.side_sums import SideSums
 from fl_integration.loop.watch import Bar, Watch, log_round
 from fl_integration.site.site import SiteFailedError, copied
@@ -42,6 +46,7 @@ except ImportError as error:
 __all__ = ["Training"]
 
 _SCALES: Final = "scales"
+_BEGUN: Final = "the training was interrupted in this round, whose noised vectors may have left"
 
 
 class Training:
@@ -57,6 +62,7 @@ class Training:
         evaluator: Evaluator,
         clip: AutoClip | None,
         sampling: Sampling | None,
+        sums: NoisedSums | None = None,
         watch: Watch,
         rehearsal: Rehearsal,
     ) -> None:
@@ -68,17 +74,24 @@ class Training:
         self._identities = [
             Identity.generate(name, entropy=self._entropy(f"key/{name}")) for name in prepared.sites
         ]
-        self._means = _Means(self._applied)
+        self._means = Means(self._applied)
+        self._sums = sums
+        self._budget = None if sums is None else Budget(sums, prepared, saved)
+        # A private training runs over the integer surface, which its plan has made wide enough.
+        self._machines: MachineProtocol = protocol if sums is None else sums.plan.exact
         roster, session = Roster.of(*self._identities), draw(self._entropy("session"), 16)
         self.clients = {
             each.client: self._client(each, roster, session, start, saved) for each in self._identities
         }
-        machine = protocol.server(roster=roster, session=session, entropy=self._entropy(f"machine/{SERVER}"))
+        machine = self._machines.server(
+            roster=roster, session=session, entropy=self._entropy(f"machine/{SERVER}")
+        )
         if protocol.learns is Learner.SERVER:
-            self.server = FederatedServer.knowing(machine, start=start)
+            self.server = FederatedServer.knowing(machine, start=start, sums=sums)
         else:
             base = next(iter(self.clients.values())).base
-            self.server = FederatedServer.blind(machine, length=prepared.layout.length, base=base)
+            length = prepared.layout.length if sums is None else sums.length
+            self.server = FederatedServer.blind(machine, length=length, base=base)
         self.exchange = InProcess(protocol.exchanges(first=True), self.clients, on_message=watch.on_message)
         self._side_sums: dict[str, SideSums] = {}
         self._unmoved = Unmoved(protocol, self.clients)
@@ -105,7 +118,13 @@ class Training:
     ) -> FederatedClient:
         name, protocol = identity.client, self._protocol
         entropy = self._entropy(f"machine/{name}")
-        machine = protocol.client(identity=identity, roster=roster, session=session, entropy=entropy)
+        machine = self._machines.client(
+            identity=identity,
+            roster=roster,
+            session=session,
+            policy=None if self._sums is None else self._sums.plan.policy,
+            entropy=entropy,
+        )
         site = site_of(name, self._prepared)
         if saved is not None:
             site.own = saved.own[name]
@@ -115,7 +134,18 @@ class Training:
             auto_clip=self._clip,
             rehearse=entropy.at if isinstance(entropy, RehearsedEntropy) else None,
         )
-        return FederatedClient(machine, site=site, start=start, around=around, on_model=self._means.applied)
+        noised = None
+        if self._sums is not None and self._budget is not None:
+            # A stream for each purpose and round, whose repetition is a rehearsal's affair.
+            noised = NoisedSite(
+                self._sums,
+                site=site,
+                account=self._budget.account(name),
+                entropy=lambda purpose: self._rehearsal.entropy(f"{purpose}/{name}", first_round=0),
+            )
+        return FederatedClient(
+            machine, site=site, start=start, around=around, on_model=self._means.applied, noised=noised
+        )
 
     def run(self) -> FederatedRun:
         """All rounds that are left, and the end."""
@@ -125,11 +155,20 @@ class Training:
             self._save(self._first)
         with Bar(self._watch, rounds=rounds, done=self._first) as bar:
             for number in range(self._first, rounds):
-                if stopped := self._evaluator.stops(self.history):
+                if stopped := self._evaluator.stops(self.history) or spent_in(self.exchange.failures):
                     break
+                self._begin(number)
                 self._round(number)
                 bar.update(self.history[-1])
         return self._ended(stopped)
+
+    def _begin(self, number: int) -> None:
+        """A private round that was begun is not begun again, whatever becomes of it: vectors may leave."""
+        if self._budget is not None and self._disk is not None:
+            asked = frozenset(self._wanted(number))
+            self.history.append(RoundReport(number=number, asked=asked, aborted=_BEGUN))
+            self._save(number + 1)
+            self.history.pop()
 
     def _round(self, number: int) -> None:
         wanted = self._wanted(number)
@@ -173,6 +212,8 @@ class Training:
 
     def _cohort(self, wanted: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
         """Whom it asks, in view of the sums that were seen and moved nobody."""
+        if self._sums is not None:
+            return wanted  # the noise is planned for so many, and holds against differences of sums
         return self._unmoved.next_cohort(self._culprits, deliver=self._deliver, wanted=wanted)
 
     def _left_behind(self, number: int, wanted: Collection[ClientId]) -> list[ClientId]:
@@ -191,6 +232,8 @@ class Training:
             outcome = self.server.round(number, cohort, self.exchange)
         except RoundAborted as error:
             failed = error
+        hollow = {name: self.clients[name].hollow for name in cohort}
+        self.exchange.failures |= {name: error for name, error in hollow.items() if error is not None}
         if outcome is not None and outcome.total is not None and self.server.model is not None:
             self._means.applied(number, outcome.total, self.server.model)
         traffic, seconds = self.exchange.costs()
@@ -206,6 +249,7 @@ class Training:
             culprits=record.culprits,
             total_weight=self._means.weight(number),
             aborted=record.aborted,
+            epsilon=None if self._budget is None else self._budget.spent,
             clipped={each.name: sum(each.clipped.values()) for each in counted},
             clipped_share=clipped.share,
             clipped_entries=clipped.entries,
@@ -219,7 +263,8 @@ class Training:
 
     def _refuse_what_never_works(self, report: RoundReport) -> None:
         """If no site ever contributed and each failed when it was last asked, no later round does better."""
-        if any(each.contributors for each in [*self.history, report]):
+        with_something = [*(each.contributors for each in self.history), self._not_hollow(report)]
+        if any(with_something):
             return
         for name in report.asked:
             self._failed.pop(name, None)
@@ -228,6 +273,10 @@ class Training:
         if self._failed and self._failed.keys() | lost.keys() >= self.clients.keys():
             said = "; ".join(f"{name!r}: {error}" for name, error in self._failed.items())
             raise ParameterError(f"no site can take part: {said}") from next(iter(self._failed.values()))
+
+    def _not_hollow(self, report: RoundReport) -> frozenset[ClientId]:
+        """Who added more than noise; without privacy, who contributed."""
+        return frozenset(name for name in report.contributors if self.clients[name].hollow is None)
 
     def _lacks_scales(self) -> bool:
         return self._clip is not None and (self.server.model or self._foremost().model).scales is None
@@ -297,7 +346,7 @@ class Training:
                 model=self.server.body,
                 learns=self._protocol.learns,
             )
-        side = _added(report.side_traffic, traffic)
+        side = added(report.side_traffic, traffic)
         self.history[-1] = replace(
             report,
             evaluated=True,
@@ -330,6 +379,7 @@ class Training:
                 culprits=frozenset(self._culprits),
                 handed_over=frozenset(self._handed_over),
                 seen=frozenset(self._unmoved.seen),
+                account=b"" if self._budget is None else self._budget.session,
             )
         )
 
@@ -382,7 +432,7 @@ class Training:
             if any(each.sent for each in traffic.values()):
                 self.history[-1] = replace(
                     last,
-                    traffic=_added(last.traffic, traffic),
+                    traffic=added(last.traffic, traffic),
                     seconds={party: last.seconds.get(party, 0.0) + s for party, s in seconds.items()},
                 )
             self._bring_along(list(self.clients))
@@ -404,6 +454,7 @@ class Training:
             digest=self._prepared.digest_of(trained),
             handed_over=frozenset(self._handed_over),
             stopped=stopped,
+            privacy=None if self._sums is None else self._sums.plan,
         )
 
     def _applied(self, number: int, total: Sum, model: GlobalModel) -> None:
@@ -416,45 +467,3 @@ class Training:
 
 def _own_model(client: FederatedClient, model: GlobalModel) -> nn.Module:
     return copied(client.site.load(model.values))
-
-
-def _added(one: Mapping[str, Traffic], other: Mapping[str, Traffic]) -> dict[str, Traffic]:
-    none = Traffic(0, 0)
-    return {
-        party: Traffic(
-            one.get(party, none).sent + other.get(party, none).sent,
-            one.get(party, none).received + other.get(party, none).received,
-        )
-        for party in {**one, **other}
-    }
-
-
-@dataclass(slots=True)
-class _Means:
-    """Which rounds' means somebody has applied."""
-
-    then: Callable[[int, Sum, GlobalModel], None]
-    _weights: dict[int, int] = field(default_factory=dict)
-    _metrics: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    def applied(self, number: int, total: Sum, model: GlobalModel) -> None:
-        """A party applied this round's sum."""
-        if number in self._weights:
-            return
-        self._weights[number], self._metrics[number] = total.total_weight, dict(total.metrics)
-        self.then(number, total, model)
-
-    def recall(self, history: Collection[RoundReport]) -> None:
-        """Rounds before a training was taken up again."""
-        for report in history:
-            if report.total_weight is not None:
-                self._weights[report.number] = report.total_weight
-                self._metrics[report.number] = report.metrics
-
-    def weight(self, number: int) -> int | None:
-        """The total weight of a round whose mean was applied."""
-        return self._weights.get(number)
-
-    def metrics(self, number: int) -> dict[str, float]:
-        """Its metrics."""
-        return self._metrics.get(number, {})

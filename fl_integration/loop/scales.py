@@ -11,7 +11,8 @@ of others, the difference would tell one site's magnitudes (ATTACKS A10).
 
 from collections.abc import Collection, Mapping
 
-from fl_integration.loop.parties import FederatedClient, FederatedServer
+from fl_integration.loop.parties import FederatedClient
+from fl_integration.loop.serving import FederatedServer
 from fl_integration.loop.side_sums import Counts, SideSums
 from fl_integration.vectors.autoclip import AutoClip
 from protocols.identity import ClientId

@@ -192,6 +192,7 @@ def standardised(
             tables,
             Moments(standardisation.numbers),
             max_rows=standardisation.max_rows,
+            privacy=standardisation.privacy,
             seed=seed,
         )
         if not isinstance(asked, MomentsAnswer):
@@ -207,8 +208,10 @@ def standardised(
     return {name: scaled(data, scales[name]) for name, data in sites.items()}, found
 
 
-def check_standardise(standardise: object, evaluate: Evaluation | Metric | None) -> None:
-    """Whether `federate` can do this with this evaluation.
+def check_standardise(
+    standardise: object, evaluate: Evaluation | Metric | None, *, private: bool = False
+) -> None:
+    """Whether `federate` can do this with this evaluation; `private`: under differential privacy.
 
     Raises:
         ParameterError: it cannot; the text says what to do.
@@ -220,6 +223,13 @@ def check_standardise(standardise: object, evaluate: Evaluation | Metric | None)
         raise ParameterError(
             f"standardise is {found}; pass Standardisation(columns=(…), how=…), in which each column has "
             "its bounds"
+        )
+    if private and standardise.privacy is None:
+        raise ParameterError(
+            f"privacy= and exact figures (Standardise.{standardise.how.name}): every patient moves the mean "
+            "that all gradients are scaled by, which the budget would not count. Take Standardise.POOLED "
+            "with Standardisation(privacy=RowLevel(epsilon=…, delta=…)), whose ε comes on top, or scale "
+            "the inputs by constants that no patient moves and leave standardise= out"
         )
     if isinstance(evaluate, Central) and standardise.how is Standardise.SITE:
         raise ParameterError(

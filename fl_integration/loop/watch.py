@@ -147,7 +147,8 @@ class Bar:
         if report.evaluation or not self._evaluated:
             self._evaluated = bool(report.evaluation)
             self._metrics = _short(report.evaluation or report.metrics)
-        said = ", ".join(filter(None, [self._metrics, human(self._bytes)]))
+        spent = "" if report.epsilon is None else f"ε {report.epsilon:.3g}"
+        said = ", ".join(filter(None, [self._metrics, spent, human(self._bytes)]))
         if self._drawn is not None:
             [task] = self._drawn.task_ids
             self._drawn.update(task, completed=self._done, said=said, refresh=True)
@@ -165,9 +166,9 @@ def to_tensorboard(writer: Writer) -> "Callable[[RoundReport], None]":
     """An `on_round` that writes one scalar a curve, with the round (from 0) as its step.
 
     The curves are `training/…` and `evaluation/…`, a metric each; `round/contributors`, 0 if it was aborted;
-    `round/total_weight`, where it is known; `round/clipped_share`; and `bytes/up` and `bytes/down`, what the
-    server received and sent, with `bytes/beside_up` and `bytes/beside_down` for the sums beside the round, an
-    evaluation for example. The writer is the caller's to close.
+    `round/total_weight` and `round/epsilon`, where there is one; `round/clipped_share`; and `bytes/up` and
+    `bytes/down`, what the server received and sent, with `bytes/beside_up` and `bytes/beside_down` for the
+    sums beside the round, an evaluation for example. The writer is the caller's to close.
 
     Raises:
         ParameterError: the writer has no `add_scalar`.
@@ -198,6 +199,8 @@ def log_round(report: "RoundReport", rounds: int, *, said: Mapping[str, str] | N
     parts = [f"aborted: {printable(report.aborted, _SUMMARY)}" if report.aborted else contributed]
     if report.total_weight is not None:
         parts.append(f"total weight {report.total_weight}")
+    if report.epsilon is not None:
+        parts.append(f"epsilon {report.epsilon:.3g}")
     for name, metrics in (("training", report.metrics), ("evaluation", report.evaluation)):
         if metrics:
             parts.append(f"{name} {_listed(metrics)}")
@@ -291,6 +294,8 @@ def _scalars(report: "RoundReport") -> dict[str, float]:
     scalars["round/clipped_share"] = report.clipped_share
     if report.total_weight is not None:
         scalars["round/total_weight"] = report.total_weight
+    if report.epsilon is not None:
+        scalars["round/epsilon"] = report.epsilon
     for kind, traffic in (("", report.traffic), ("beside_", report.side_traffic)):
         if (server := traffic.get(SERVER)) is not None:
             scalars |= {f"bytes/{kind}up": server.received, f"bytes/{kind}down": server.sent}

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from fl_integration.privacy.adaptive import AdaptiveClip, check_adaptive
 from fl_integration.privacy.clipping import to_grid
 from fl_integration.privacy.ledger import BudgetLedger
-from fl_integration.privacy.noising import noised
+from fl_integration.privacy.noising import check_plan, check_total, noised
 from fl_integration.privacy.plan import PrivacyPlan
 from fl_integration.privacy.planning import Query, make_plan, most_l1
 from fl_integration.privacy.rotation import FROM_CLIENTS, Rotation, back, block_of, padded, rotated
@@ -180,6 +180,7 @@ class ClientLevel:
         Raises:
             ParameterError: shapes, types or a seed that do not fit; nothing is said of values.
         """
+        self._check(plan)
         given = np.asarray(update)
         if given.ndim != 1 or given.dtype not in (np.float32, np.float64):
             raise ParameterError(
@@ -230,8 +231,9 @@ class ClientLevel:
             plan, round_seed, clip: as for `summand`.
         """
         clip = self.first_clip if clip is None else check_positive("clip", clip)
+        self._check(plan)
         contributors = check_count("contributors", contributors)
-        vector = np.asarray(total)[: plan.length - bool(self.adaptive)].astype(np.float64)
+        vector = check_total(total, plan=plan)[: plan.length - bool(self.adaptive)].astype(np.float64)
         vector *= clip / (plan.steps * contributors)
         return back(vector, seed=round_seed, length=plan.entries) if self._rotates(plan.clients) else vector
 
@@ -239,7 +241,15 @@ class ClientLevel:
         """The noised part of the updates that the clip left whole, for `AdaptiveClip.next`."""
         if not self.adaptive:
             raise ParameterError("this unit has no adaptive clip, so nothing was counted")
-        return 0.5 + int(total[-1]) / (2 * self._half(plan.steps) * check_count("contributors", contributors))
+        self._check(plan)
+        counted = int(check_total(total, plan=plan)[-1])
+        return 0.5 + counted / (2 * self._half(plan.steps) * check_count("contributors", contributors))
+
+    def _check(self, plan: PrivacyPlan) -> None:
+        if not isinstance(plan, PrivacyPlan):
+            raise ParameterError("plan is what `plan(n, …)` of this unit made")
+        squares = most_squares(plan.steps, plan.length - bool(self.adaptive)) + self._half(plan.steps) ** 2
+        check_plan(plan, unit=Unit.CLIENT, l2=math.sqrt(squares), rounds=self.rounds, rate=1.0)
 
     def _half(self, steps: int) -> int:
         return self.adaptive.half(steps) if self.adaptive else 0

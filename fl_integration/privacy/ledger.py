@@ -136,8 +136,40 @@ class BudgetLedger:
             ParameterError: an argument is outside its range, the round was charged for other releases, or the
                 disk refused. Nothing may leave then.
         """
-        releases = Counter(releases)
-        place = _place(site, roster, session, round)
+        return self._charge(_place(site, roster, session, round), Counter(releases), failure)[0]
+
+    def charge_once(
+        self,
+        *,
+        site: str,
+        roster: bytes,
+        session: bytes,
+        round: int,
+        releases: Iterable[Release],
+        failure: float = 0.0,
+    ) -> float:
+        """As `charge`, for whoever makes a round's vector: refused where the round was charged before.
+
+        Its vector may have left then, and another one would be another draw of noise around the same secret.
+        Of two that ask at the same time one is refused.
+
+        Raises:
+            BudgetExceededError: as `charge`.
+            ParameterError: as `charge`, or the round was charged before.
+        """
+        spent, fresh = self._charge(_place(site, roster, session, round), Counter(releases), failure)
+        if not fresh:
+            raise ParameterError(
+                f"round {round} of this session was paid for before at {site!r}, and its vector may have "
+                "left: a second one would be a second draw of noise; sit this round out"
+            )
+        return spent
+
+    def _charge(
+        self, place: tuple[str, bytes, bytes, int], releases: Counter[Release], failure: float
+    ) -> tuple[float, bool]:
+        """ε that is spent now, and whether this call charged the round."""
+        site, roster, _, round = place
         failure = plain(failure)
         if not is_number(failure) or not 0 <= failure < 1:
             raise ParameterError(f"failure is {failure!r}; it must be a number in [0, 1)")
@@ -159,14 +191,14 @@ class BudgetLedger:
                 self._connection.execute(
                     "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?)", (*place, written, failure)
                 )
-                return left
+                return left, True
         if stands[0] != written:
             raise ParameterError(
                 f"round {round} of this session was charged for other releases at {site!r}; a round opens "
                 "what it "
                 "was charged for, or another round does"
             )
-        return self.spent(site=site, roster=roster)
+        return self.spent(site=site, roster=roster), False
 
     def spent(self, *, site: str, roster: bytes) -> float:
         """ε that is spent, at this ledger's δ: 0.0 at first."""

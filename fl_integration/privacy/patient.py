@@ -30,7 +30,7 @@ from fl_integration.privacy.accountant import check_rate
 from fl_integration.privacy.adaptive import AdaptiveClip, check_adaptive
 from fl_integration.privacy.clipping import cut_to, to_grid
 from fl_integration.privacy.ledger import BudgetLedger
-from fl_integration.privacy.noising import noised
+from fl_integration.privacy.noising import check_plan, check_total, noised
 from fl_integration.privacy.plan import PrivacyPlan
 from fl_integration.privacy.planning import Query, make_plan, most_l1
 from fl_integration.privacy.units import (
@@ -122,6 +122,15 @@ class PatientLevel:
     def _half(self) -> int:
         return self.adaptive.half(self.steps) if self.adaptive else 0
 
+    @property
+    def _squares(self) -> int:
+        """The most that the squares of one patient's entries add up to, the count's with them."""
+        return self.steps**2 + self._half**2
+
+    def _check(self, plan: PrivacyPlan) -> None:
+        l2 = math.sqrt(self._squares)
+        check_plan(plan, unit=Unit.PATIENT, l2=l2, rounds=self.rounds, rate=self.sampling_rate)
+
     def plan(
         self,
         n: int,
@@ -149,7 +158,6 @@ class PatientLevel:
                 f"{entries:,} entries of up to {self.steps:,} steps: their squares do not fit 63 bits; lower "
                 "steps"
             )
-        squares = self.steps**2 + self._half**2
         values = entries + bool(self.adaptive) if entries else 0
         # Ten standard deviations above the mean of how many are drawn: the ring need not hold more.
         drawn = self.sampling_rate * self.denominator
@@ -163,8 +171,8 @@ class PatientLevel:
             sampling_rate=self.sampling_rate,
             entries=entries,
             length=values,
-            l2=math.sqrt(squares),
-            l1=most_l1(squares, values),
+            l2=math.sqrt(self._squares),
+            l1=most_l1(self._squares, values),
             reach=(self.max_patients or self.denominator) * self.steps,
             total_reach=drawn * self.steps,
             clip=self.first_clip,
@@ -223,6 +231,7 @@ class PatientLevel:
         Raises:
             ParameterError: shapes or types that do not fit; nothing is said of values.
         """
+        self._check(plan)
         rows = _as_rows(gradients, plan.entries)
         taken = _as_mask(sampled, len(rows))
         clip = self.first_clip if clip is None else check_positive("clip", clip)
@@ -266,15 +275,20 @@ class PatientLevel:
             plan: of this unit.
             clip: that of the round, if it follows.
         """
+        self._check(plan)
         clip = self.first_clip if clip is None else check_positive("clip", clip)
-        vector = np.asarray(total)[: len(total) - bool(self.adaptive)]
-        return np.asarray(vector * (clip / (self.steps * self.sampling_rate * self.denominator)))
+        vector = check_total(total, plan=plan)[: len(total) - bool(self.adaptive)].astype(np.float64)
+        vector *= clip / (self.steps * self.sampling_rate * self.denominator)
+        return vector
 
     def fraction(self, total: NDArray[np.int64], *, plan: PrivacyPlan) -> float:
         """The noised part of the patients whose gradients the clip left whole, for `AdaptiveClip.next`."""
         if not self.adaptive:
             raise ParameterError("this unit has no adaptive clip, so nothing was counted")
-        return 0.5 + int(total[-1]) / (2 * self._half * self.sampling_rate * self.denominator)
+        self._check(plan)
+        return 0.5 + int(check_total(total, plan=plan)[-1]) / (
+            2 * self._half * self.sampling_rate * self.denominator
+        )
 
 
 def _as_rows(gradients: ArrayLike, length: int) -> NDArray[Any]:

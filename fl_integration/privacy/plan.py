@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from fl_integration.privacy.accountant import Release, epsilon_of
 from fl_integration.privacy.units import Unit
+from protocols.interface import Policy
 from protocols.machine.parameters import ExactSum
 from secagg.noise import DiscreteGaussian, Skellam
 
@@ -83,6 +84,15 @@ class PrivacyPlan:
     def failure(self) -> float:
         """What one round takes from δ beside its noise, for a ledger."""
         return (self.security_failure + self.table_failure) / self.rounds
+
+    @property
+    def policy(self) -> Policy:
+        """What each client has to insist on, whatever cohort a server announces: as many survivors as here.
+
+        Without it a server that asks fewer opens a sum with fewer honest shares of noise than planned.
+        """
+        carried = self.exact.plan(self.clients, roster=self.roster)
+        return Policy(min_contributors=max(2, carried.min_survivors))
 
     @property
     def sigma_trusted(self) -> float:

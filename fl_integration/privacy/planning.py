@@ -12,7 +12,7 @@ bound is added.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fl_integration.privacy.accountant import Release, calibrate, epsilon_of, epsilons
 from fl_integration.privacy.plan import PrivacyPlan
@@ -22,6 +22,7 @@ from protocols.machine.parameters import ExactSum, Parameters
 from protocols.planning.requirements import Plan
 from secagg.errors import ParameterError
 from secagg.noise import DiscreteGaussian, Skellam
+from secagg.noise.law import LARGEST_SIGMA
 from secagg.numbers import plain
 
 __all__ = ["Query", "make_plan", "most_l1"]
@@ -178,7 +179,26 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
             "honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
             "corrupt_fraction, or a larger min_contributors"
         )
-    return base
+    return _worst_cohort(protocol, base)
+
+
+def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
+    """The plan, as bad as it is for the worst cohort that clients under `PrivacyPlan.policy` take part in.
+
+    A server may announce a part of the roster. On the complete graph, and where clients share nothing, as
+    many survivors as the whole cohort must have are enough for as many honest ones; a random graph of fewer
+    clients has other thresholds.
+    """
+    if not 0 < base.degree < base.clients - 1:
+        return base
+    honest, failure = base.sure_honest, base.security_failure
+    for fewer in range(base.min_survivors, base.clients):
+        try:
+            found = protocol.plan(fewer, roster=base.roster)
+        except ParameterError:  # no client takes part in such a round
+            continue
+        honest, failure = min(honest, found.sure_honest), max(failure, found.security_failure)
+    return replace(base, sure_honest=honest, security_failure=failure)
 
 
 def _security_failure(query: Query, base: Plan) -> float:
@@ -209,25 +229,40 @@ def _delta_left(query: Query, base: Plan, table: float) -> float:
 
 def _share(query: Query, multiplier: float, honest: int) -> Skellam | DiscreteGaussian:
     """One client's share; a breath more than its part, so that `honest` of them are not less in float64."""
-    variance = (multiplier * query.l2) ** 2 / honest * (1 + 2**-40)
+    sigma = multiplier * query.l2 / math.sqrt(honest) * (1 + 2**-40)
+    if sigma > LARGEST_SIGMA:
+        raise ParameterError(
+            f"one client's share of the noise has a standard deviation of {sigma:,.0f} steps, and at most "
+            f"{LARGEST_SIGMA:,.0f} can be drawn: {_coarser(query)}"
+        )
     if query.noise is Noise.SKELLAM:
-        return Skellam(variance=variance)
-    return DiscreteGaussian(sigma=math.sqrt(variance))
+        return Skellam(variance=sigma**2)
+    return DiscreteGaussian(sigma=sigma)
+
+
+def _coarser(query: Query) -> str:
+    """What makes numbers smaller."""
+    return (
+        "lower steps, the grid of a clip, or raise epsilon"
+        if query.steps > 1
+        else "raise epsilon, or count in coarser units"
+    )
 
 
 def _surface(
     query: Query, protocol: Parameters, share: Skellam | DiscreteGaussian, *, total_sigma: float, n: int
 ) -> tuple[ExactSum, int | None]:
     """The integer surface that noised sums fit, and what it holds summands to."""
-    coarser = "lower steps, the grid of a clip" if query.steps > 1 else "raise epsilon"
     if isinstance(protocol, MaskedSum):
         bits = math.ceil(
             math.log2(2 * (query.total_reach + _TAIL * math.hypot(total_sigma, query.total_spread)) + 1)
         )
         if bits > 62:
-            raise ParameterError(f"sums of {bits} bits a value; 62 fit: {coarser}")
+            raise ParameterError(f"sums of {bits} bits a value; 62 fit: {_coarser(query)}")
         return protocol.modular(bits=max(bits, 2)), None
     try:
         return protocol.exact(max_abs=query.reach + share.bound), query.reach
     except ParameterError as error:
-        raise ParameterError(f"{error}; for noised sums max_abs follows from the plan: {coarser}") from error
+        raise ParameterError(
+            f"{error}; for noised sums max_abs follows from the plan: {_coarser(query)}"
+        ) from error

@@ -117,6 +117,9 @@ class Site:
         controlled: names of the parameters that have control variates, in the order of the vector; none
             without SCAFFOLD.
         seed: of the whole run; see `training_seed`.
+
+    Attributes:
+        data: as passed in.
     """
 
     def __init__(
@@ -131,7 +134,8 @@ class Site:
         controlled: tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
-        self.name, self._data, self._local, self._seed = name, data, local, seed
+        self.data: Any = data
+        self.name, self._local, self._seed = name, local, seed
         self._origin, self._module = model, copied(model)
         self._manifest, self._fixed = manifest, dict(fixed or {})
         shared = {entry.name for entry in manifest.entries}
@@ -207,7 +211,7 @@ class Site:
         module = self.load(values)
         seed = training_seed(seed=self._seed, round=round, client=self.name)
         with self._corrected(control) as steps:
-            trained = run_step(self._local, module, self._data, seed=seed, round=round)
+            trained = run_step(self._local, module, self.data, seed=seed, round=round)
         state = module.state_dict()
         self._check_form(state)
         self._check_fixed(state)

@@ -43,7 +43,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Examples", "LocalTraining", "Loss", "OptimiserFactory", "predict"]
+__all__ = ["Examples", "LocalTraining", "Loss", "OptimiserFactory", "pieces_of", "predict", "train_mode"]
 
 Examples: TypeAlias = torch.Tensor | npt.NDArray[np.generic]
 """A tensor or array whose first axis counts examples."""
@@ -175,8 +175,8 @@ class LocalTraining:
             raise ParameterError(f"parameter {name!r} is not finite before training has begun")
         drawn = int(torch.randint(1 << 62, (), generator=shuffle, device="cpu"))
         with isolated(model, seed=drawn):
-            _train_mode(model)
-            x, y = _joined(data, model, device=trained[0].device)
+            train_mode(model)
+            x, y = _joined(data, model)
             weights = self._example_weights(y, dtype=trained[0].dtype)
             reference = [p.detach().clone() for p in trained] if self.proximal else []
             optimiser = self._optimiser(trained, rate=self.learning_rate)
@@ -325,7 +325,7 @@ def _takes_reduction(loss: Loss) -> bool:
     return any(p.name == "reduction" or p.kind is p.VAR_KEYWORD for p in taken)
 
 
-def _train_mode(model: nn.Module) -> None:
+def train_mode(model: nn.Module) -> None:
     """Training mode, but for a frozen BatchNorm: its statistics belong to the values that do not move."""
     model.train()
     for module in model.modules():
@@ -343,10 +343,14 @@ def _first_not_finite(model: nn.Module) -> str | None:
     return next((name for name, flag in zip(named, flags, strict=True) if not flag), None)
 
 
-def _joined(
-    data: Iterable[tuple[Examples, Examples]], model: nn.Module, *, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All pieces as one pair of tensors that fit the model."""
+def pieces_of(
+    data: Iterable[tuple[Examples, Examples]], model: nn.Module
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """All pieces as tensors that fit the model, on its device; there may be none, or none with an example.
+
+    Raises:
+        ParameterError: the data are no pieces (x, y), or their examples are not alike.
+    """
     if not isinstance(data, Iterable):
         raise ParameterError(
             f"the data is a {type(data).__name__}; it must be pieces (x, y): a list [(x, y)], or a DataLoader"
@@ -356,12 +360,19 @@ def _joined(
         forms = sorted({f"{piece[axis].dtype} {list(piece[axis].shape[1:])}" for piece in pieces})
         if len(forms) > 1:
             raise ParameterError(f"the pieces' {name} are {' and '.join(forms)}; all examples must be alike")
+    device = next((p.device for p in model.parameters() if p.requires_grad), torch.device("cpu"))
+    return [(_fitted(x, model, device), _fitted(y, model, device)) for x, y in pieces]
+
+
+def _joined(data: Iterable[tuple[Examples, Examples]], model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pieces as one pair of tensors that fit the model."""
+    pieces = pieces_of(data, model)
     if not sum(len(x) for x, _ in pieces):
         raise ParameterError(
             "the loader has no examples; a site without any sits the round out "
             "(an iterator has them once: each round reads anew)"
         )
-    x, y = zip(*((_fitted(x, model, device), _fitted(y, model, device)) for x, y in pieces), strict=True)
+    x, y = zip(*pieces, strict=True)
     return torch.cat(x), torch.cat(y)
 
 

@@ -8,16 +8,17 @@ one, for at most 2^-127 (`_last`). The keystream behind the words is taken for u
 A vector of d samples is within d times the distance; a differentially private release adds
 d * (1 + e^ε) times it to its δ.
 
-**Look-ups leak their index through the cache** (Bruinderink+ CHES'16; ATTACKS C11), and a search takes
-longer than a direct hit, so that the time of a call says a little about how many of its samples were far
-out. Here the index is the magnitude of a sample, never its sign. Who sees it is who runs code on the machine
-that draws, while it draws: not the server, and not the other clients. To him this party's noise
-hides less or nothing, and the others' noise hides as before: count such a machine among the corrupt, as one
-that tells its share. No key and no mask depends on these samples, unlike the errors of a lattice scheme,
-which are counted and not looked up (`secagg.rlwe.binomial`).
+**Look-ups leak their index through the cache** (Groot Bruinderink+ CHES'16; ATTACKS C11). Here the index
+is the magnitude of a sample, never its sign. Who sees it is who runs code on the machine that draws, while it
+draws: not the server, and not the other clients. To him this party's noise hides little or nothing, and the
+others' noise hides as before: count such a machine among the corrupt, as one that tells its share. No key and
+no mask depends on these samples, unlike the errors of a lattice scheme, which are counted and not looked up
+(`secagg.rlwe.binomial`). From further away only the time of a whole call can be seen. It grows with the
+number of words that needed a search, one number about all samples together; `distance` does not cover it.
 
-No seed is logged or kept, but memory is not wiped. A sample serves one release: the noise of a second
-one under the same seed cancels in their difference (D14). Tables stay in memory, the last four of all laws.
+No seed is logged or kept, but memory is not wiped. Samples serve one release: a second one under the same
+seed gives away the difference of the two (D14). Tables stay in memory, the last four of all laws: at most
+56 MB each, and half as much where chances are asked for.
 """
 
 import math
@@ -42,7 +43,7 @@ from secagg.secret import Secret
 __all__ = ["LARGEST_SIGMA", "Law", "checked"]
 
 LARGEST_SIGMA: Final = 2.0**18
-"""Above it a table would take more than a hundred megabytes, and many seconds to make."""
+"""Its table takes 56 MB, and six seconds to make."""
 
 _CUT_BITS: Final = 110
 _SCALING_BITS: Final = 130

@@ -103,7 +103,8 @@ class Table:
         upper = words[open_] >> _ONE
         found = self._high.searchsorted(upper, side="right")
         out[open_] = found
-        ties: npt.NDArray[np.intp] = open_[(found > 0) & (self._high[found - 1] == upper)]
+        # Below all thresholds found - 1 is the last one, which such a word does not equal.
+        ties: npt.NDArray[np.intp] = open_[self._high[found - 1] == upper]
         return ties
 
     def settle(self, upper: int, lower: int) -> int:

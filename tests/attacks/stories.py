@@ -275,7 +275,7 @@ class Cohort:
     @property
     def promised(self) -> int:
         """Honest contributors that are sure, by the plan."""
-        return max(self.plan.sure_contributors - self.plan.corrupt, 2)
+        return self.plan.sure_honest
 
 
 ASKED = {

@@ -12,8 +12,10 @@ was told another one makes masks that the server can see would not cancel.
 Not covered: parameters that are the same for all and bad for all.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import pytest
 from protocols import (
     Adversary,
     CkksSum,
+    IntegerSum,
     LatticeSum,
     MaskedSum,
     PaillierSum,
@@ -109,6 +112,46 @@ def test_the_round_ends_right_for_the_rest() -> None:
 def test_the_integer_surface_is_another_protocol(protocol: Any) -> None:
     digests = {protocol.suite.digest, *(protocol.exact(max_summand=m).suite.digest for m in (1, 2))}
     assert len(digests) == 3
+
+
+SURFACES: dict[str, Callable[[Any], Any]] = {
+    "unsigned": lambda protocol: protocol.exact(max_summand=511),
+    "signed": lambda protocol: protocol.exact(max_abs=255),
+    "modular": lambda protocol: protocol.modular(bits=11),
+}
+"""Among four clients all three take 11 bits a value: no message has another size."""
+
+
+def test_two_integer_surfaces_in_one_sum_are_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "check_request", lambda *_, **__: None)
+    unsigned, signed = (SURFACES[name](PlainSum(max_clients=4)) for name in ("unsigned", "signed"))
+    data = {name: np.zeros(LENGTH, dtype=np.uint64) for name in "abc"} | {"d": np.full(LENGTH, -5)}
+    total = mixed(unsigned, signed).play(data).total
+    assert isinstance(total, IntegerSum)
+    assert total.total.tolist() == [2**11 - 5] * LENGTH  # four may add up to 2044, so that nobody notices
+
+
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, CkksSum, PaillierSum, LatticeSum])
+@pytest.mark.parametrize(("here", "there"), list(permutations(SURFACES, 2)))
+def test_ours_goes_on_without_the_one_on_another_surface(build: Any, here: str, there: str) -> None:
+    protocol = build(max_clients=4)
+    if "modular" in (here, there) and not protocol.sums_residues:
+        return
+    ours, theirs = SURFACES[here](protocol), SURFACES[there](protocol)
+    assert ours.plan(4).ring_bits == theirs.plan(4).ring_bits
+    data = {name: np.zeros(LENGTH, dtype=np.uint64 if here == "unsigned" else np.int64) for name in NAMES}
+    stage = mixed(ours, theirs)
+    box = stage.server.start(Round(0, tuple(NAMES), LENGTH))
+    answers = {name: stage.tell(name, message, data[name]) for name, message in box.items()}
+    assert {name for name, answer in answers.items() if refused(answer)} == {"d"}
+    assert "parameters" in str(stage.clients["d"].refusal)
+
+
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum])
+def test_equal_numbers_of_other_surfaces_are_other_parameters(build: Any) -> None:
+    protocol = build(max_clients=4)
+    surfaces = (protocol.exact(max_summand=9), protocol.exact(max_abs=9), protocol.modular(bits=9))
+    assert len({protocol.suite.digest, *(each.suite.digest for each in surfaces)}) == 4
 
 
 def test_a_length_that_differs_for_one_client_costs_it_its_place() -> None:

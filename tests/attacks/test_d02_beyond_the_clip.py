@@ -12,6 +12,8 @@ times their number. Ours aborts such a round, whoever opens it, and the error sa
 likes within the clip, under a weight of 1 or of all that the caps leave, or it aborts every round. Tests show
 that it does. Where several values share a word, a digit or a slot, one that does not fit spills into its
 neighbours. That costs the round, or what is decoded is a vector that the liar could have sent as it is.
+
+**Succeeds** on sums modulo 2**bits: every element of the ring is a possible sum there; nothing is checked.
 """
 
 from collections.abc import Callable
@@ -24,6 +26,7 @@ import pytest
 
 from protocols import (
     CkksSum,
+    IntegerSum,
     LatticeSum,
     Learner,
     MaskedSum,
@@ -233,6 +236,38 @@ def test_integers_beyond_max_summand_are_no_sum(build: Build) -> None:
     with pytest.raises(RoundAborted, match="broke max_summand") as caught:
         stage.play({name: np.full(LENGTH, 1, dtype=np.uint64) for name in NAMES})
     assert caught.value.opened == EVERYBODY
+
+
+def adding(value: int) -> Callable[[Vector], None]:
+    def change(block: Vector) -> None:
+        block[3] = words(value, block)
+
+    return change
+
+
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum, LatticeSum])
+@pytest.mark.parametrize("value", [6000, -6000])
+def test_integers_beyond_max_abs_are_no_sum(build: Build, value: int) -> None:
+    exact = build(max_clients=8).exact(max_abs=1000)
+    kind = LatticeStage if build is LatticeSum else Stage
+    stage = kind(exact, NAMES, steps={"m": Breaks(exact.suite.client, adding(value))})
+    with pytest.raises(RoundAborted, match=r"outside what its contributors may .* broke max_abs") as caught:
+        stage.play({name: np.full(LENGTH, 1) for name in NAMES})
+    assert caught.value.opened == EVERYBODY
+
+
+@pytest.mark.parametrize("build", [PlainSum, MaskedSum])
+@pytest.mark.parametrize("value", [6000, -6000, 8191, 10**6])
+def test_sums_modulo_are_wherever_one_contributor_wants_them(build: Build, value: int) -> None:
+    """**Succeeds**: the ring that holds what five of the others may add up to, and no error."""
+    surface = build(max_clients=8).modular(bits=14)
+    stage = Stage(surface, NAMES, steps={"m": Breaks(surface.suite.client, adding(value))})
+    total = stage.play({name: np.full(LENGTH, 1) for name in NAMES}).total
+    assert isinstance(total, IntegerSum)
+    assert total.contributors == EVERYBODY
+    expected = np.full(LENGTH, len(NAMES))
+    expected[3] = (len(HONEST) + value + 2**13) % 2**14 - 2**13
+    assert np.array_equal(total.total, expected)
 
 
 def test_keys_of_latticesum_beyond_their_range_are_no_sum() -> None:

@@ -55,9 +55,10 @@ torch = pytest.importorskip("torch")
 from fl_integration.loop import rounds  # noqa: E402  # behind the question whether there is a torch
 from fl_integration.loop.federated import federate  # noqa: E402
 from fl_integration.loop.in_process import InProcess  # noqa: E402
-from fl_integration.loop.parties import FederatedClient, FederatedServer  # noqa: E402
+from fl_integration.loop.parties import FederatedClient  # noqa: E402
 from fl_integration.loop.rehearsal import Rehearsal  # noqa: E402
 from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted  # noqa: E402
+from fl_integration.loop.serving import FederatedServer  # noqa: E402
 from fl_integration.loop.watch import Watch  # noqa: E402
 from fl_integration.site.training import LocalTraining  # noqa: E402
 

@@ -19,8 +19,9 @@ import pytest
 
 from fl_integration import FedAdam
 from fl_integration.loop.own_copy import OwnCopy
-from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
+from fl_integration.loop.parties import FederatedClient, Surroundings
 from fl_integration.loop.preparing import prepare, site_of
+from fl_integration.loop.serving import FederatedServer
 from fl_integration.site import handover
 from fl_integration.site.handover import Asked, answer, ask, vouch
 from fl_integration.site.relayed import Asker, Kind

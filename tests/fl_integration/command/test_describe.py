@@ -1,4 +1,4 @@
-"""`secagg describe`: the hospitals' Table 1 is that of the rows in one pile, under every hospital's policy."""
+"""`secagg describe`: the hospitals' Table 1 is that of one pile, under every hospital's policy."""
 
 import re
 

@@ -13,10 +13,11 @@ from torch.nn.functional import mse_loss
 from fl_integration.loop.federated import federate
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.optimisers import FedAvg
-from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings, model_digest
+from fl_integration.loop.parties import FederatedClient, Surroundings, model_digest
 from fl_integration.loop.plain import fedavg
 from fl_integration.loop.preparing import Prepared, prepare, site_of
 from fl_integration.loop.rehearsal import Rehearsal
+from fl_integration.loop.serving import FederatedServer
 from fl_integration.loop.watch import Watch
 from fl_integration.site.site import training_seed
 from fl_integration.site.training import LocalTraining

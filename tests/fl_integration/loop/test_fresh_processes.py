@@ -9,8 +9,9 @@ import pytest
 
 from fl_integration.loop.optimisers import FedAdam, FedAvg
 from fl_integration.loop.own_copy import OwnCopy
-from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
+from fl_integration.loop.parties import FederatedClient, Surroundings
 from fl_integration.loop.preparing import Prepared, prepare, site_of
+from fl_integration.loop.serving import FederatedServer
 from protocols import (
     Identity,
     LatticeSum,

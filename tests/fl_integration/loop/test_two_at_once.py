@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from fl_integration.loop.optimisers import FedAvg
-from fl_integration.loop.parties import FederatedClient, FederatedServer, Surroundings
+from fl_integration.loop.parties import FederatedClient, Surroundings
 from fl_integration.loop.preparing import prepare, site_of
 from fl_integration.loop.scaffold import Scaffold
+from fl_integration.loop.serving import FederatedServer
 from fl_integration.site.training import LocalTraining
 from protocols import Identity, Learner, MemoryReleaseLog, Policy, Roster
 from protocols.messages.envelope import REFUSAL, Envelope

@@ -24,7 +24,7 @@ def release(z, *, l2=FINE, noise=Noise.SKELLAM, **rest):
 
 
 def test_on_a_fine_grid_it_says_what_the_gaussian_costs():
-    # dp-accounting on integer orders: a Gaussian of z = 1 at δ = 1e-5, and of z = 1.1, q = .01 in 10,000 rounds.
+    # dp-accounting on integer orders, δ = 1e-5: a Gaussian of z = 1, and z = 1.1, q = .01 in 10,000 rounds.
     assert epsilon_of([release(1.0)], delta=1e-5) == pytest.approx(4.7527, abs=1e-4)
     assert epsilon_of({release(1.1, sampling_rate=0.01): 10_000}, delta=1e-5) == pytest.approx(
         5.6543, abs=1e-3
@@ -97,8 +97,7 @@ def test_it_never_says_less_than_the_exact_law_in_one_dimension(shift, z, rate):
 
 
 def test_the_exact_law_is_what_others_computed():
-    # Ten shares of σ 3.5, sensitivity 10, δ = 1e-5: a discrete Gaussian 3.8945 (dp-accounting's own), a Skellam
-    # 3.818.
+    # Ten shares of σ 3.5, sensitivity 10, δ = 1e-5: a discrete Gaussian (by dp-accounting), a Skellam.
     assert exact_epsilon(DiscreteGaussian(sigma=3.5 * math.sqrt(10)), 10, 1e-5) == pytest.approx(
         3.8945, abs=1e-3
     )

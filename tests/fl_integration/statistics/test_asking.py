@@ -1,4 +1,4 @@
-"""Questions among sites, over every protocol: who learns the answer, and what is refused before and in between."""
+"""Questions among sites, over every protocol: who learns the answer, and what is refused when."""
 
 from typing import Any
 
@@ -103,7 +103,7 @@ def test_empty_tables_are_sites_without_rows() -> None:
     }
     assert ask(MASKED, sites, Moments((AGE,)), seed=1).provenance.left_out == {"(rows)": 1, "age": 1}
     with pytest.raises(QuestionRefusedError, match="0 of 3"):
-        ask(MASKED, dict.fromkeys(NAMES, {"age": []}), Moments((AGE,)), seed=1)
+        ask(MASKED, {name: {"age": []} for name in NAMES}, Moments((AGE,)), seed=1)
 
 
 class Complete(Moments):
@@ -167,9 +167,9 @@ def test_columns_that_differ_between_sites_are_named_with_their_sites() -> None:
         ({"tables": {}}, "tables maps each site's id"),
         ({"tables": [1]}, "tables maps each site's id"),
         ({"tables": dict.fromkeys(NAMES, 3)}, "basel: a table is a int"),
-        ({"tables": dict.fromkeys(NAMES, {"age": [1.0], "sex": []})}, "must be equal"),
-        ({"tables": dict.fromkeys("abcde", {"age": [1.0]})}, "max_clients"),
-        ({"tables": dict.fromkeys("ab", {"age": [1.0] * 20})}, "a cohort of 2, min_contributors is 3"),
+        ({"tables": {name: {"age": [1.0], "sex": []} for name in NAMES}}, "must be equal"),
+        ({"tables": {name: {"age": [1.0]} for name in "abcde"}}, "max_clients"),
+        ({"tables": {name: {"age": [1.0] * 20} for name in "ab"}}, "a cohort of 2, min_contributors is 3"),
         ({"question": "mean"}, "question is a str"),
         ({"max_rows": 39}, "basel: the table has 40 rows; max_rows is 39, raise it at all sites"),
         ({"max_rows": 0}, "max_rows is 0"),

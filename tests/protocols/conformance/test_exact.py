@@ -1,6 +1,8 @@
-"""The integer surface, and what a value costs on the wire."""
+"""The integer surfaces, and what a value costs on the wire."""
 
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from tests.protocols.conftest import TWO, Family, Vector, World, is_refusal, upd
 
 pytestmark = pytest.mark.usefixtures("one_paillier_key")
 
+Build = Callable[..., Any]
 QUICK = settings(
     max_examples=15,
     deadline=None,
@@ -35,10 +38,13 @@ def numpy_sum(updates: dict[str, Vector]) -> Vector:
     return total
 
 
-def limit(family: Family) -> int:
-    """The largest summand of six clients: 63 bits of sum, 55 beside noise, or what CKKS rounds exactly."""
+def limit(family: Family, *, sign: int = 0) -> int:
+    """The largest summand of six clients: 63 bits of sum, 55 beside noise, or what CKKS rounds exactly.
+
+    A sign takes one of these bits.
+    """
     bits = 55 if family.kind == "lattice" else 63
-    return 2**40 if family.name == "ckks" else (2**bits - 1) // 6
+    return 2**40 if family.name == "ckks" else (2 ** (bits - sign) - 1) // 6
 
 
 # exact()
@@ -141,6 +147,144 @@ def test_the_integer_surface_has_no_weights_and_no_metrics(family: Family) -> No
         simulate(protocol, updates, weights={"a": 2})
     with pytest.raises(ParameterError, match="metrics"):
         simulate(protocol, updates, metrics={"a": {"loss": 1.0}})
+
+
+# exact(max_abs=…)
+
+
+@pytest.mark.parametrize("most", [1, 2**63])
+def test_sums_of_either_sign_equal_numpys(family: Family, most: int) -> None:
+    most = min(most, limit(family, sign=1))
+    generator = np.random.default_rng(most % 97)
+    updates = {name: generator.integers(-most, most, 67, endpoint=True) for name in "abc"}
+    for update in updates.values():
+        update[:3] = most, -most, 0
+    learnt = simulate(family().exact(max_abs=most), updates).sum
+    assert isinstance(learnt, IntegerSum)
+    assert learnt.total.dtype == np.int64
+    assert learnt.total[:3].tolist() == [3 * most, -3 * most, 0]
+    assert np.array_equal(learnt.total, np.sum(list(updates.values()), axis=0))
+    assert np.allclose(learnt.mean, learnt.total / 3, rtol=1e-15)
+    assert (learnt.total_weight, learnt.contributors, learnt.metrics) == (3, frozenset("abc"), {})
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.0, True, (2**62 - 1) // 6 + 1, 2**63])
+def test_bounds_of_either_sign_that_cannot_be_held(family: Family, most: int) -> None:
+    with pytest.raises(ParameterError, match="max_abs"):
+        family().exact(max_abs=most)
+
+
+def test_an_integer_surface_has_one_bound(family: Family) -> None:
+    base = family()
+    for protocol in (base, base.exact(max_abs=5)):
+        with pytest.raises(
+            ParameterError, match=r"with no bound: give one, exact\(max_summand=…\) for uint64"
+        ):
+            protocol.exact()
+        with pytest.raises(ParameterError, match=r"with max_summand and max_abs: give one"):
+            protocol.exact(max_summand=5, max_abs=5)
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        (np.array([1.0, 2.0]), "a summand of float64; the integer surface with max_abs takes int64"),
+        (np.array([1, 2], dtype=np.uint64), "uint64; the integer surface with max_abs takes int64"),
+        (np.array([1, 2], dtype=np.int32), "int32; the integer surface with max_abs takes int64"),
+        (np.array([1, 10]), "a value outside ±max_abs = 9; nothing was sent"),
+        (np.array([-10, 1]), "a value outside ±max_abs = 9"),
+        (np.array([-(2**63), 1]), "a value outside ±max_abs = 9"),
+    ],
+)
+def test_summands_of_either_sign_that_are_refused(family: Family, update: Vector, said: str) -> None:
+    good = np.array([9, -9])
+    with pytest.raises(ParameterError, match=said):
+        simulate(family().exact(max_abs=9), {"a": good, "b": update, "c": good})
+
+
+# modular()
+
+WRAPPING = {"plain": PlainSum, "masked": MaskedSum}
+wrapping = pytest.mark.parametrize("build", WRAPPING.values(), ids=WRAPPING)
+int64s = st.integers(-(2**63), 2**63 - 1)
+
+
+def modulo(values: Iterable[int], bits: int) -> int:
+    """Their sum, centred: slowly, in Python's integers."""
+    half = 1 << (bits - 1)
+    return (sum(values) + half) % (1 << bits) - half
+
+
+@wrapping
+@pytest.mark.parametrize("bits", [2, 3, 17, 21, 23, 32, 33, 62])
+@settings(max_examples=4, deadline=None)
+@given(rows=st.lists(st.lists(int64s, min_size=70, max_size=70), min_size=3, max_size=3))
+def test_sums_modulo_equal_pythons(build: Build, bits: int, rows: list[list[int]]) -> None:
+    edge = 1 << (bits - 1)
+    # All wrap, none does, and a single step beyond the edge; then whatever comes.
+    corners = [[edge, edge, -edge, edge - 1, 0], [edge, -edge, -edge, 0, 1], [edge, 0, -edge, 1, -edge]]
+    updates = {
+        name: np.array([*corner, *row], dtype=np.int64)
+        for name, corner, row in zip("abc", corners, rows, strict=True)
+    }
+    learnt = simulate(build(max_clients=3).modular(bits=bits), updates).sum
+    assert isinstance(learnt, IntegerSum)
+    assert learnt.total.dtype == np.int64
+    columns = zip(*(update.tolist() for update in updates.values()), strict=True)
+    assert learnt.total.tolist() == [modulo(column, bits) for column in columns]
+    assert np.array_equal(learnt.mean, learnt.total / 3)
+
+
+@wrapping
+@pytest.mark.parametrize("bits", [2, 3, 17, 23, 32, 33, 62])
+def test_a_value_modulo_takes_its_bits_on_the_wire(build: Build, bits: int) -> None:
+    protocol = build(max_clients=3).modular(bits=bits)
+    assert protocol.plan(3).ring_bits == bits
+
+    def sent(length: int) -> int:
+        updates = {name: np.zeros(length, dtype=np.int64) for name in "abc"}
+        return simulate(protocol, updates, seed=1).traffic["a"].sent
+
+    assert sent(9 + 800) - sent(9) == 100 * bits
+
+
+@wrapping
+def test_dropouts_and_blocks_modulo(build: Build) -> None:
+    length = 2**15 + 3
+    updates = {name: np.arange(length) * (place - 2) for place, name in enumerate("abcde")}
+    protocol = build(max_clients=5, requirements=TWO).modular(bits=9)
+    learnt = simulate(protocol, updates, drop={"e": 0}).sum
+    assert learnt.contributors == frozenset("abcd")
+    expected = (-2 * np.arange(length) + 256) % 512 - 256
+    assert np.array_equal(learnt.total, expected)  # type: ignore[attr-defined]
+
+
+@wrapping
+@pytest.mark.parametrize("bits", [1, 0, -3, 63, 64, 2.0, True, None, "8"])
+def test_moduli_that_are_refused(build: Build, bits: Any) -> None:
+    with pytest.raises(ParameterError, match=r"bits is an integer in \[2, 62\]"):
+        build().modular(bits=bits)
+
+
+@wrapping
+@pytest.mark.parametrize("update", [np.array([1.0]), np.array([1], np.uint64), np.array([1], np.int32)])
+def test_summands_that_are_refused_modulo(build: Build, update: Vector) -> None:
+    with pytest.raises(ParameterError, match=r"with sums modulo 2\*\*bits takes int64"):
+        simulate(build(max_clients=3).modular(bits=8), dict.fromkeys("abc", update))
+
+
+def test_who_cannot_wrap_says_what_to_take(family: Family) -> None:
+    protocol = family()
+    if family.kind in WRAPPING:
+        surface = protocol.modular(bits=np.int64(8))
+        assert surface == protocol.exact(max_abs=3).modular(bits=8)
+        assert hash(surface) == hash(protocol.modular(bits=8))
+        assert surface.exact(max_abs=3) == protocol.exact(max_abs=3)
+        assert surface.suite.public["modular_bits"] == "8"
+        return
+    for each in (protocol, protocol.exact(max_abs=3)):
+        with pytest.raises(ParameterError, match=r"do not wrap around.*take exact\(max_abs=…\)"):
+            each.modular(bits=8)
 
 
 # Sizes

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from protocols import (
+    IntegerSum,
     Learner,
     MaskedSum,
     ParameterError,
@@ -167,6 +168,22 @@ def test_the_integer_surface_survives_a_restart(family: Family) -> None:
     if not family.opened_by_clients:
         world.restart()
         assert world.server.outcome().total.total.tolist() == [0, 3 * 2**40, 21]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("surface", [{"max_abs": 2**40}, {"bits": 17}], ids=["signed", "modular"])
+def test_surfaces_of_either_sign_survive_a_restart(family: Family, surface: dict[str, int]) -> None:
+    base = family(max_clients=3)
+    if "bits" in surface and not base.sums_residues:
+        return
+    world = World(base.modular(**surface) if "bits" in surface else base.exact(**surface))
+    updates = {name: np.array([-1, -(2**40), 7]) for name in "abc"}
+    expected = [-3, 0 if "bits" in surface else -3 * 2**40, 21]
+    assert world.learn(world.play(updates, event=world.restart)).total.tolist() == expected  # type: ignore[attr-defined]
+    if not family.opened_by_clients:
+        world.restart()
+        total = world.server.outcome().total
+        assert isinstance(total, IntegerSum)
+        assert (total.total.dtype, total.total.tolist()) == (np.int64, expected)
 
 
 # Errors

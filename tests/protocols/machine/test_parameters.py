@@ -77,6 +77,7 @@ def test_numpys_scalars_are_numbers(build: Callable[..., Any]) -> None:
         heavy = integer(100)
         assert theirs.error_bound(5, total_weight=heavy) == ours.error_bound(5, total_weight=100)
         assert theirs.exact(max_summand=integer(9)) == ours.exact(max_summand=9)
+        assert theirs.exact(max_abs=integer(9)).suite.digest == ours.exact(max_abs=9).suite.digest
 
 
 @pytest.mark.parametrize("field", ["bits", "max_clients", "max_weight", "max_total_weight", "clip"])
@@ -133,7 +134,7 @@ def test_advice_takes_numpys_numbers() -> None:
 def test_protocols_are_equal_to_their_copies_and_hash(build: Callable[..., Any]) -> None:
     protocol = build(**NUMBERS)
     others = [build(**{**NUMBERS, "bits": 9}), build(max_clients=5), PlainSum(clip=0.7)]
-    for each in (protocol, protocol.exact(max_summand=9)):
+    for each in (protocol, protocol.exact(max_summand=9), protocol.exact(max_abs=9)):
         for carried in (pickle.loads(pickle.dumps(each)), copy.copy(each), copy.deepcopy(each)):
             assert carried == each
             assert hash(carried) == hash(each)

@@ -164,6 +164,39 @@ def test_small_cohorts_have_the_smallest_numbers_that_are_safe(
     opened = opened_contributors(n, pooled, threshold, safe[0], splits=splits)
     assert opened >= plan.sure_contributors >= least
     assert plan.sure_contributors - pooled >= 2, "two honest ones"
+    assert 2 <= plan.sure_honest <= opened - pooled
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+@pytest.mark.parametrize("adversary", [SEMI_HONEST, MALICIOUS])
+@pytest.mark.parametrize("corrupt", [0.0, 0.2, 0.33])
+def test_no_sum_of_one_story_has_fewer_honest_contributors(
+    n: int, adversary: Adversary, corrupt: float
+) -> None:
+    """Every set of survivors that the clients open and every set of corrupt ones; split views are A2's."""
+    plan = plan_of(n, adversary, corrupt, 0.0, min_contributors=2)
+    everybody = range(n)
+    found = min(
+        size - sum(place in pooled for place in left)
+        for size in range(plan.min_survivors, n + 1)
+        for left in combinations(everybody, size)
+        for pooled in combinations(everybody, plan.corrupt)
+    )
+    assert plan.sure_honest == found
+    assert found >= 2 or (n, found) == (2, 1), "of two, one may be corrupt"
+
+
+def test_a_larger_group_of_honest_contributors_is_bought() -> None:
+    """On a random graph an arc is sure and no more: what is asked for beyond the threshold is honest."""
+    few = plan_of(500, MALICIOUS, 0.2, 0.3)
+    many = plan_of(500, MALICIOUS, 0.2, 0.3, min_contributors=100)
+    assert (few.degree, few.sure_honest) == (150, 2)
+    assert few.sure_contributors - few.corrupt < 0, "all corrupt clients cannot be in the arc"
+    assert many.sure_honest == 100 - many.corrupt_neighbours == 16
+    assert plan_of(500, SEMI_HONEST, 0.2, 0.3).sure_honest == 350 - 100
+    splits = plan_of(500, SEMI_MALICIOUS, 0.2, 0.05)
+    assert (splits.degree < 499, splits.sure_honest) == (True, 0)
+    assert plan_of(500, SEMI_MALICIOUS, 0.2, 0.3).sure_honest == 2  # the complete graph
 
 
 def test_fewer_survivors_would_let_a_lying_server_read_one_client() -> None:
@@ -265,6 +298,9 @@ def test_the_first_degree_that_passes_in_exact_arithmetic(
     assert plan.threshold <= plan.min_neighbours
     expected = {SEMI_HONEST: n - vanished, SEMI_MALICIOUS: least, MALICIOUS: left + 1}[adversary]
     assert plan.sure_contributors == expected >= least
+    honest = {SEMI_HONEST: n - vanished - pooled, SEMI_MALICIOUS: 0, MALICIOUS: left + 1 - (t - 1)}[adversary]
+    # Where nobody may be corrupt the threshold is 2 all the same.
+    assert plan.sure_honest == honest + (adversary is MALICIOUS and plan.corrupt_neighbours == 0)
 
 
 @settings(deadline=None)

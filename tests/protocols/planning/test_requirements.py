@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols import Adversary, ParameterError, Plan, Requirements
+from protocols import (
+    Adversary,
+    LatticeSum,
+    MaskedSum,
+    PaillierSum,
+    ParameterError,
+    PlainSum,
+    Plan,
+    Requirements,
+)
 from protocols.planning.requirements import ceil_fraction, check_size, floor_fraction, plan_unshared
 
 PLAN = Plan(
@@ -146,6 +155,7 @@ def test_a_plan_that_shares_nothing_needs_enough_contributors(
     plan = plan_unshared(n, requirements, ring_bits=18, protects=protects, roster=n + more)
     assert (plan.clients, plan.roster, plan.adversary, plan.ring_bits) == (n, n + more, adversary, 18)
     assert plan.threshold == plan.min_survivors == plan.sure_contributors == needed
+    assert plan.sure_honest == (needed - corrupt if protects else 0)
     assert least == check_size(n, requirements)
     assert (plan.degree, plan.min_neighbours, plan.quorum) == (0, 0, 0)
     assert (plan.corrupt, plan.corrupt_neighbours) == (corrupt, 0)
@@ -255,6 +265,18 @@ def test_the_table_says_when_the_server_sees_all() -> None:
     assert "the sum of at least 3 contributors" in rows(sealed)["revealed"]
     assert rows(sealed)["revealed"].endswith("without their own updates, to 1 clients of those")
     assert "threshold" not in rows(sealed)
+
+
+def test_the_table_says_how_many_are_sure_and_honest() -> None:
+    assert rows(PLAN)["sure and honest"] == "at least 3 contributors of every sum that is opened"
+    assert rows(replace(PLAN, sure_honest=0))["sure and honest"] == "none is promised"
+
+
+def test_a_lattice_plan_promises_what_sums_its_keys_promises() -> None:
+    asked = {"max_clients": 500, "requirements": Requirements(adversary=Adversary.SEMI_HONEST)}
+    for keys, honest in ((MaskedSum, 250), (PaillierSum, 2), (PlainSum, 0)):
+        plans = [each.plan(500) for each in (LatticeSum(**asked, keys=keys), keys(**asked))]
+        assert [plan.sure_honest for plan in plans] == [honest] * 2
 
 
 def test_the_table_says_to_whom_one_update_opens_and_what_a_quantum_computer_opens() -> None:

@@ -47,6 +47,20 @@ def test_signed_sums_survive_masks(bits: int, count: int, clients: int, seed: in
     assert lanes.ring.centred(lanes.view(kept, count)[:]).tolist() == values.sum(axis=0).tolist()
 
 
+@given(
+    bits=st.sampled_from([2, 8, 21, 33, 62]),
+    rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=5, max_size=5), min_size=2, max_size=4),
+)
+def test_sums_that_wrap_around_spoil_no_neighbour(bits: int, rows: list[list[int]]) -> None:
+    lanes = Lanes(ring=Ring(bits=bits), signed=True, wraps=True)
+    assert (lanes.per_word, lanes.wide) == (1, lanes.ring)
+    total = lanes.wide.zeros(lanes.words(5))
+    for row in rows:
+        total += joined(lanes, np.array(row, dtype=np.int64).astype(lanes.ring.dtype))
+    expected = [sum(column) % (1 << bits) for column in zip(*rows, strict=True)]
+    assert lanes.ring.residues(lanes.view(total, 5)[:]).tolist() == expected
+
+
 @given(bits=st.sampled_from([3, 16, 20, 24]), count=st.integers(1, 100), seed=st.integers(0, 2**32))
 def test_unsigned_sums(bits: int, count: int, seed: int) -> None:
     lanes = Lanes(ring=Ring(bits=bits), signed=False)
