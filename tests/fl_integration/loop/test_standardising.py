@@ -1,6 +1,8 @@
 """Scaled inputs: pooled figures equal those of one pile, trainings see them, and what cannot be is
 refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from fl_integration.loop.evaluation import Central, OnSites, Task
 from fl_integration.loop.federated import federate
 from fl_integration.loop.standardising import Standardisation, Standardise, standardised
+from fl_integration.privacy.patient import PatientLevel
+from fl_integration.privacy.rows import RowLevel
 from fl_integration.site.scaling import Scale, ScaledLoader, inputs_of, scaled
 from fl_integration.site.step import size_of
 from fl_integration.site.training import LocalTraining
@@ -271,3 +275,32 @@ def test_what_the_loop_refuses_before_anything_runs(arguments, message):
 def test_scale_that_is_none(mean, deviation, message):
     with pytest.raises(ParameterError, match=message):
         Scale(mean=np.array(mean), deviation=np.array(deviation))
+
+
+# --- under differential privacy ---------------------------------------------------------------------------
+
+
+def private(rounds: int = 2) -> dict[str, object]:
+    pytest.importorskip("dp_accounting")
+    unit = PatientLevel(epsilon=4.0, delta=1e-3, rounds=rounds, denominator=75)
+    return {"local": LOCAL, "rounds": rounds, "privacy": unit, "watch": QUIET}
+
+
+@pytest.mark.parametrize("standardise", [POOLED, SITE])
+def test_exact_figures_are_refused_under_privacy(standardise):
+    with pytest.raises(ParameterError, match=r"exact figures .* Standardisation\(privacy=RowLevel\(epsilon="):
+        federate(MaskedSum(max_clients=3), model(), sites(), standardise=standardise, **private())
+
+
+def test_noised_figures_go_with_privacy():
+    given = private()
+    noised = replace(POOLED, privacy=RowLevel(epsilon=8.0, delta=1e-3))
+    run = federate(MaskedSum(max_clients=3), model(), sites(), standardise=noised, **given)
+    assert run.standardised.answer.provenance.epsilon == pytest.approx(8.0, rel=1e-3)
+    exact = pile()[:, 0].mean()
+    assert 0 < abs(run.standardised.scale.mean[0] - exact) < 20
+
+
+def test_noise_for_own_figures_is_refused():
+    with pytest.raises(ParameterError, match=r"privacy= is of pooled figures, and Standardise\.SITE asks for none"):
+        replace(SITE, privacy=RowLevel(epsilon=1.0, delta=1e-3))
