@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.serving import FederatedServer
+    from fl_integration.loop.standardising import Standardisation, Standardise, standardised
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
     from fl_integration.privacy.adaptive import AdaptiveClip
     from fl_integration.privacy.client import ClientLevel
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from fl_integration.site.signed_rosters import Second, sign_roster
     from fl_integration.site.step import Trained
     from fl_integration.site.training import LocalTraining, predict
+    from fl_integration.statistics.cohort import TableOne
+    from fl_integration.statistics.table_one import table_one
     from fl_integration.vectors.autoclip import AutoClip
     from fl_integration.vectors.manifest import Manifest
     from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, movable, only
@@ -57,11 +60,11 @@ __all__ = [
     "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun", "FederatedServer",
     "InProcess", "LocalTraining", "Manifest", "Noise", "OnSites", "PatientLevel", "PrivacyPlan", "Progress",
     "PublicIdentity", "Rehearsal", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold", "Second",
-    "SqliteReleaseLog", "Task", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters",
-    "all_but", "all_but_norms", "apply_delta", "delta", "fedavg", "federate", "flatten", "load_identity",
-    "load_public", "manifest_of", "model_digest", "movable", "only", "predict", "read_public",
-    "read_roster", "run_round_async", "save_identity", "segments", "sign_roster", "to_tensorboard",
-    "unflatten", "write_roster",
+    "SqliteReleaseLog", "Standardisation", "Standardise", "TableOne", "Task", "Trained", "TrainingAborted",
+    "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg",
+    "federate", "flatten", "load_identity", "load_public", "manifest_of", "model_digest", "movable", "only",
+    "predict", "read_public", "read_roster", "run_round_async", "save_identity", "segments", "sign_roster",
+    "standardised", "table_one", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -78,6 +81,7 @@ _ROOMS = {
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.serving": ("FederatedServer",),
+    "loop.standardising": ("Standardisation", "Standardise", "standardised"),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
     "privacy.adaptive": ("AdaptiveClip",),
     "privacy.client": ("ClientLevel",),
@@ -95,6 +99,8 @@ _ROOMS = {
     "site.signed_rosters": ("Second", "sign_roster"),
     "site.step": ("Trained",),
     "site.training": ("LocalTraining", "predict"),
+    "statistics.cohort": ("TableOne",),
+    "statistics.table_one": ("table_one",),
     "vectors.autoclip": ("AutoClip",),
     "vectors.manifest": ("Manifest",),
     "vectors.sharing": ("adapters", "all_but", "all_but_norms", "movable", "only"),

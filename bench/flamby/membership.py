@@ -9,7 +9,7 @@ models:
   same 60 steps; those who were not chosen are the others.
 
 An attack that finds little proves little: stronger ones exist, which train models of their own. What no
-attack can pass is what ε says; `tests/attacks/` holds the sampler and the clip to that on a query made for
+attack can pass is what ε says; `tests/fl_integration/privacy/` holds the noise and the clip to that on a query made for
 it.
 """
 

@@ -38,7 +38,9 @@ class Cohort(Enum):
 
 
 def describe(
-    cohort: Annotated[Cohort, typer.Argument(metavar="[COHORT]", help="Whose patients: heart.")] = Cohort.HEART,
+    cohort: Annotated[
+        Cohort, typer.Argument(metavar="[COHORT]", help="Whose patients: heart.")
+    ] = Cohort.HEART,
     *,
     sites: Annotated[int, typer.Option(metavar="3|4", help="How many hospitals.")] = 4,
     protocol: Annotated[Protocol, typer.Option(help="That sums.")] = Protocol.MASKED,

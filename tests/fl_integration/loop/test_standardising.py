@@ -302,5 +302,7 @@ def test_noised_figures_go_with_privacy():
 
 
 def test_noise_for_own_figures_is_refused():
-    with pytest.raises(ParameterError, match=r"privacy= is of pooled figures, and Standardise\.SITE asks for none"):
+    with pytest.raises(
+        ParameterError, match=r"privacy= is of pooled figures, and Standardise\.SITE asks for none"
+    ):
         replace(SITE, privacy=RowLevel(epsilon=1.0, delta=1e-3))
