@@ -7,7 +7,7 @@ the site that sends most sends.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,8 +15,10 @@ from rich.table import Table
 
 from fl_integration.statistics.allele_test import AlleleTest, Calls
 from fl_integration.statistics.asking import ask
-from fl_integration.statistics.columns import Category, Genotypes
+from fl_integration.statistics.columns import Category, Genotypes, Number
+from fl_integration.statistics.logistic_regression import LogisticRegression
 from fl_integration.statistics.question import Question
+from fl_integration.statistics.rows import Rows
 from protocols import MaskedSum
 
 __all__ = ["ROWS", "Row", "measure", "table_of"]
@@ -30,8 +32,8 @@ class Row:
     """A measurement and what it is held to.
 
     Attributes:
-        what: was asked.
-        seconds: processor time of all parties.
+        what: was asked, or what of it was done.
+        seconds: processor time of all who took part in that.
         most_seconds: the target.
         sent: bytes, of the site that sends most; 0 where nothing is sent.
         most_sent: the target; 0 where there is none.
@@ -78,7 +80,29 @@ def alleles(markers: int = 100_000, persons: int = 300) -> Row:
     )
 
 
-ROWS: Final[tuple[Callable[[], Row], ...]] = (alleles,)
+def newton(columns: int = 100, rows: int = 2000) -> Row:
+    """What one site does in one step of a logistic regression."""
+    rng = np.random.default_rng(5)
+    table: dict[str, np.ndarray] = {f"x{place}": rng.normal(size=rows) for place in range(columns)}
+    table["ill"] = rng.integers(0, 2, rows)
+    predictors = tuple(Number(f"x{place}", low=-8, high=8, unit=2.0**-12) for place in range(columns))
+    question = LogisticRegression(Category("ill", (0, 1)), predictors)
+    step = replace(
+        next(question.asking(max_rows=rows)), parameters=tuple(rng.normal(size=1 + columns).tolist())
+    )
+    seconds, site = [], Rows.of(table)
+    for _ in range(1 + RUNS):
+        since = time.process_time()
+        question.summand(step, site)
+        seconds.append(time.process_time() - since)
+    return Row(
+        what=f"a Newton step over {columns} columns, a site of {rows:,}",
+        seconds=min(seconds[1:]),
+        most_seconds=0.05,
+    )
+
+
+ROWS: Final[tuple[Callable[[], Row], ...]] = (alleles, newton)
 """What is measured, a row each."""
 
 

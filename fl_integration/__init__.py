@@ -45,7 +45,22 @@ if TYPE_CHECKING:
     from fl_integration.site.signed_rosters import Second, sign_roster
     from fl_integration.site.step import Trained
     from fl_integration.site.training import LocalTraining, predict
+    from fl_integration.statistics.allele_test import AlleleTest
+    from fl_integration.statistics.asking import ask
     from fl_integration.statistics.cohort import TableOne
+    from fl_integration.statistics.columns import Category, Genotypes, Number
+    from fl_integration.statistics.correlation import Correlation
+    from fl_integration.statistics.count import Count
+    from fl_integration.statistics.cross_table import CrossTable
+    from fl_integration.statistics.histogram import Histogram
+    from fl_integration.statistics.ledger import AnswerLedger
+    from fl_integration.statistics.linear_regression import LinearRegression
+    from fl_integration.statistics.moments import Moments
+    from fl_integration.statistics.pca import PCA
+    from fl_integration.statistics.policy import SitePolicy, SmallCells
+    from fl_integration.statistics.quantiles import Quantiles
+    from fl_integration.statistics.question import Condition
+    from fl_integration.statistics.refusal import QuestionRefusedError
     from fl_integration.statistics.table_one import table_one
     from fl_integration.vectors.autoclip import AutoClip
     from fl_integration.vectors.manifest import Manifest
@@ -55,16 +70,19 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "AdaptiveClip", "AutoClip", "Better", "BiasCorrection", "BudgetExceededError", "BudgetLedger",
-    "Central", "ClientLevel", "ClippingWarning", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
+    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "AutoClip", "Better", "BiasCorrection",
+    "BudgetExceededError", "BudgetLedger", "Category", "Central", "ClientLevel", "ClippingWarning",
+    "Condition", "Correlation", "Count", "CrossTable", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
     "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun", "FederatedServer",
-    "InProcess", "LocalTraining", "Manifest", "Noise", "OnSites", "PatientLevel", "PrivacyPlan", "Progress",
-    "PublicIdentity", "Rehearsal", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold", "Second",
-    "SqliteReleaseLog", "Standardisation", "Standardise", "TableOne", "Task", "Trained", "TrainingAborted",
-    "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms", "apply_delta", "delta", "fedavg",
-    "federate", "flatten", "load_identity", "load_public", "manifest_of", "model_digest", "movable", "only",
-    "predict", "read_public", "read_roster", "run_round_async", "save_identity", "segments", "sign_roster",
-    "standardised", "table_one", "to_tensorboard", "unflatten", "write_roster",
+    "Genotypes", "Histogram", "InProcess", "LinearRegression", "LocalTraining", "Manifest", "Moments",
+    "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity", "Quantiles",
+    "QuestionRefusedError", "Rehearsal", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold",
+    "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation", "Standardise", "TableOne",
+    "Task", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
+    "apply_delta", "ask", "delta", "fedavg", "federate", "flatten", "load_identity", "load_public",
+    "manifest_of", "model_digest", "movable", "only", "predict", "read_public", "read_roster",
+    "run_round_async", "save_identity", "segments", "sign_roster", "standardised", "table_one",
+    "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -99,7 +117,22 @@ _ROOMS = {
     "site.signed_rosters": ("Second", "sign_roster"),
     "site.step": ("Trained",),
     "site.training": ("LocalTraining", "predict"),
+    "statistics.allele_test": ("AlleleTest",),
+    "statistics.asking": ("ask",),
     "statistics.cohort": ("TableOne",),
+    "statistics.columns": ("Category", "Genotypes", "Number"),
+    "statistics.correlation": ("Correlation",),
+    "statistics.count": ("Count",),
+    "statistics.cross_table": ("CrossTable",),
+    "statistics.histogram": ("Histogram",),
+    "statistics.ledger": ("AnswerLedger",),
+    "statistics.linear_regression": ("LinearRegression",),
+    "statistics.moments": ("Moments",),
+    "statistics.pca": ("PCA",),
+    "statistics.policy": ("SitePolicy", "SmallCells"),
+    "statistics.quantiles": ("Quantiles",),
+    "statistics.question": ("Condition",),
+    "statistics.refusal": ("QuestionRefusedError",),
     "statistics.table_one": ("table_one",),
     "vectors.autoclip": ("AutoClip",),
     "vectors.manifest": ("Manifest",),

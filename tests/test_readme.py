@@ -27,6 +27,22 @@ def test_the_training_page_runs_from_its_first_line_to_its_last(capsys: pytest.C
     assert "summed" in capsys.readouterr().out
 
 
+STATISTICS = ROOT / "fl_integration" / "STATISTICS.md"
+
+
+def test_the_page_on_statistics_runs_from_its_first_line_to_its_last(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("dp_accounting")
+    blocks = re.findall(r"```python\n(.*?)```", STATISTICS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 3
+    exec(compile("\n".join(blocks), "STATISTICS.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "missing" in printed
+    assert "each row is protected with ε = 1, δ = 1e-06" in printed
+
+
 KEYS = ROOT / "fl_integration" / "KEYS.md"
 
 

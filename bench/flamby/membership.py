@@ -9,8 +9,8 @@ models:
   same 60 steps; those who were not chosen are the others.
 
 An attack that finds little proves little: stronger ones exist, which train models of their own. What no
-attack can pass is what ε says; `tests/fl_integration/privacy/` holds the noise and the clip to that on a query made for
-it.
+attack can pass is what ε says; a test of a canary (`tests/fl_integration/privacy/`) holds noise and clip to
+that.
 """
 
 import math

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.showing import BLUE, GREY, axes_of, load_pandas, load_special, p_value
+from fl_integration.statistics.answer import Answer, frame_of, new_axes
+from fl_integration.statistics.showing import BLUE, GREY, load_special, p_value, with_provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ class Coefficients(Answer):
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each coefficient."""
-        return load_pandas().DataFrame(
+        return frame_of(
             {
                 "coefficient": self.estimates,
                 "standard error": self.standard_errors,
@@ -97,7 +97,7 @@ class Coefficients(Answer):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        axes = axes_of(axes)
+        axes = new_axes(axes, height=1.2 + 0.35 * max(3, len(self.names)))
         from matplotlib.ticker import LogLocator, NullFormatter
 
         shown = [place for place, name in enumerate(self.names) if name != INTERCEPT]
@@ -119,7 +119,7 @@ class Coefficients(Answer):
         return axes
 
     def __str__(self) -> str:
-        frame = load_pandas().DataFrame(
+        frame = frame_of(
             {
                 "coefficient": [f"{each:.4g}" for each in self.estimates],
                 "standard error": [f"{each:.3g}" for each in self.standard_errors],
@@ -132,7 +132,7 @@ class Coefficients(Answer):
             },
             index=list(self.names),
         )
-        return "\n".join([*self._headlines(), str(frame.to_string())])
+        return with_provenance("\n".join([*self._headlines(), frame.to_string()]), self.provenance)
 
     def _headlines(self) -> list[str]:
         """What stands above the table."""

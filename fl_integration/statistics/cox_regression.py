@@ -13,10 +13,11 @@ sums (`cells`). A step with p predictors and k times of death has k·(p + 1)(p +
 `Ties.EFRON` twice as many.
 
 How exact it is: summands are multiples of 2**-32, and the offset is such that u is at most 1 for every row
-and usually about e**-4 for an average one. The answer differs from the pooled one by about 1e-6 of a standard
-error. A row whose u would be above 1 is counted, and makes Newton's method come back with a shorter step and
-a larger offset, so that nothing is cut off in silence. As a site sees the coefficients and not the sums, it
-cannot know that they are Newton's: chosen large, they let few rows weigh. They are limited, as are the steps.
+and usually about e**-4 for an average one. The answer then differs from the pooled one by about 1e-8 of a
+standard error. A row whose u would be above 1 is counted, and makes Newton's method come back with a shorter
+step and an offset that is larger by 4, which costs nearly two digits, so that nothing is cut off in silence.
+As a site sees the coefficients and not the sums, it cannot know that they are Newton's: chosen large, they
+let few rows weigh. They are limited, as are the steps.
 
 >>> question = CoxRegression(
 ...     Number("months", low=0, high=60, unit=1),
@@ -42,6 +43,7 @@ from fl_integration.statistics.newton import BETA_LIMIT, Likelihood, check_beta,
 from fl_integration.statistics.partial_likelihood import Deaths, RiskSums, Ties, partial_likelihood
 from fl_integration.statistics.question import Asking, Question, Step, Total
 from fl_integration.statistics.rows import Rows
+from fl_integration.statistics.showing import complete
 from fl_integration.statistics.survival_times import SurvivalTimes
 from secagg.errors import ParameterError, RoundAborted
 from secagg.numbers import plain_fields
@@ -51,6 +53,8 @@ __all__ = ["CoxAnswer", "CoxRegression", "Ties"]
 _SCALE: Final = 1 << 32
 """Fixed-point steps in 1 of all sums over rows at risk."""
 _MOST_ROWS: Final = 1 << 20
+_MOST_PERSONS: Final = 1 << 24
+"""Of all sites together; what is done for each death ends."""
 _MOST_VALUES: Final = 1 << 21
 _CHUNK_VALUES: Final = 1 << 20
 _SHIFT: Final = 4.0
@@ -88,8 +92,7 @@ class CoxAnswer(Coefficients):
 
     def _headlines(self) -> list[str]:
         return [
-            f"Cox regression: {self.events} events in {self.rows} rows, "
-            f"{self.incomplete} left out as incomplete",
+            f"Cox regression: {self.events} events in {complete(self.rows, self.incomplete)}",
             f"ties by {self.ties.name.title()}, log-likelihood {self.log_likelihood:.3f}, {self.steps} steps",
             self._against(self.null_log_likelihood, self.log_likelihood, freedom=len(self.names)),
         ]
@@ -175,7 +178,12 @@ class CoxRegression(Question):
         total = yield Step(name="times", length=grid + 2 * width + 2)
         rows, incomplete = int(total[-2]), int(total[-1])
         counts = total[:grid]
-        when, events = np.flatnonzero(counts), int(counts.sum())
+        when, events = np.flatnonzero(counts), sum(counts.tolist())
+        if int(counts.min()) < 0 or not events <= rows <= _MOST_PERSONS or incomplete < 0:
+            raise RoundAborted(
+                f"more deaths than rows, fewer than none, or over {_MOST_PERSONS} rows: a contributor added "
+                "what no rows have"
+            )
         if not events:
             raise ParameterError(
                 f"no complete row has the level {self.event.levels[1]!r} of {self.event.name!r}; without an "
@@ -230,9 +238,9 @@ class CoxRegression(Question):
         Of "newton": for each time the sums over rows at risk, and for Efron those over the rows that die;
         then rows, and those among them whose u would be above 1.
         """
-        complete = self._times.complete(rows) & self._design.complete(rows)
-        places, died = (each[complete] for each in self._times.read(rows))
-        x = self._design.matrix(rows)[complete]
+        known = self._times.complete(rows) & self._design.complete(rows)
+        places, died = (each[known] for each in self._times.read(rows))
+        x = self._design.matrix(rows)[known]
         match step.name:
             case "times" if step.length == self._times.count + 2 * self._design.width + 2:
                 if step.parameters:

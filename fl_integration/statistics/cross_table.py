@@ -242,7 +242,6 @@ def _tested(row: Category, column: Category, counts: NDArray[np.int64], *, missi
             # Yates takes half a count off each distance, and no more than it is.
             twice = 2 * distance - np.minimum(everybody, 2 * distance)
             corrected = _chi_squared(twice, 4 * margins[kept], everybody)
-            dependable = not few.any()
             fisher = _fisher(counts[kept]) if few.any() else None
     return ContingencyTable(
         row=row,

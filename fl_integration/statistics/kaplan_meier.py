@@ -25,7 +25,7 @@ from fl_integration.statistics.question import Asking, Question, Step, Total
 from fl_integration.statistics.rows import Rows
 from fl_integration.statistics.survival_curves import SurvivalCurves
 from fl_integration.statistics.survival_times import SurvivalTimes
-from secagg.errors import ParameterError
+from secagg.errors import ParameterError, RoundAborted
 
 __all__ = ["KaplanMeier"]
 
@@ -89,6 +89,8 @@ class KaplanMeier(Question):
 
     def asking(self, *, max_rows: int) -> Asking:
         total = yield Step(name="times", length=self._length)
+        if int(total.min()) < 0:
+            raise RoundAborted("a count is below zero: a contributor added what no rows have")
         counts = total[:-1].reshape(self._levels, 2, self._times.count)
         if not counts.any():
             raise ParameterError("no row of any site has a duration, an event and a group")

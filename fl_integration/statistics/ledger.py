@@ -142,7 +142,7 @@ class AnswerLedger:
         min_sites: int,
         max_answers: int,
     ) -> None:
-        """Writes down one sum of a question, durably, before its summand leaves; the same sum again is one.
+        """Writes down one sum of a question, durably, before its summand leaves; the same one again is one.
 
         Args:
             asked: the question, its rows and its sites.

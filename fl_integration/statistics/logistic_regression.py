@@ -37,6 +37,7 @@ from fl_integration.statistics.design_matrix import DesignMatrix, Triangle, chec
 from fl_integration.statistics.newton import Likelihood, check_beta, check_most_steps, maximise
 from fl_integration.statistics.question import Asking, Question, Step, Total
 from fl_integration.statistics.rows import Rows
+from fl_integration.statistics.showing import complete
 from secagg.errors import ParameterError, RoundAborted
 from secagg.numbers import is_number, plain_fields
 
@@ -82,8 +83,7 @@ class LogisticAnswer(Coefficients):
 
     def _headlines(self) -> list[str]:
         lines = [
-            f"logistic regression: {self.events} of {self.rows} rows, "
-            f"{self.incomplete} left out as incomplete",
+            f"logistic regression: {self.events} of {complete(self.rows, self.incomplete)}",
             f"log-likelihood {self.log_likelihood:.3f}, AIC {self.aic:.2f}, {self.steps} steps",
         ]
         if self.ridge:
@@ -172,7 +172,7 @@ class LogisticRegression(Question):
                     "the rows are not those of the step before: a site came, went or changed its table; ask "
                     "again"
                 )
-            self._check_counts(rows, events)
+            self._check_counts(*counts[0])
             if wrong == 0 and not self.ridge:
                 self._refuse_separation()
             sums = total[:-_COUNTS] / _SCALE
@@ -202,8 +202,9 @@ class LogisticRegression(Question):
         )
 
     def summand(self, step: Step, rows: Rows) -> Total:
-        """XᵀWX and Xᵀ(y - p) in 2**-30, rows, events, incomplete rows, rows on the wrong side, "
-        "log-likelihood in 2**-23."""
+        """XᵀWX and Xᵀ(y - p) in 2**-30; counts of rows, events, incomplete rows and rows on the wrong side of
+        the coefficients; and the log-likelihood in 2**-23.
+        """
         if step.name != "newton" or step.length != self._length:
             raise ParameterError(
                 f"the step {step.name!r} of {step.length} values is none of this question; it has "
@@ -211,8 +212,8 @@ class LogisticRegression(Question):
             )
         beta = check_beta(step.parameters, width=self._triangle.width)
         outcome = rows.codes(self.outcome)
-        complete = (outcome >= 0) & self._design.complete(rows)
-        matrix, happened = self._design.matrix(rows)[complete], outcome[complete] == 1
+        known = (outcome >= 0) & self._design.complete(rows)
+        matrix, happened = self._design.matrix(rows)[known], outcome[known] == 1
         width, wrong, likelihood = self._triangle.width, 0, 0.0
         information, gradient = np.zeros((width, width)), np.zeros(width)
         for start in range(0, len(matrix), _CHUNK):
@@ -258,7 +259,11 @@ class LogisticRegression(Question):
         measure[0, 1:] = -self._design.centres / self._design.scales
         return measure
 
-    def _check_counts(self, rows: int, events: int) -> None:
+    def _check_counts(self, rows: int, events: int, incomplete: int) -> None:
+        if not 0 <= events <= rows or incomplete < 0:
+            raise RoundAborted(
+                "more events than rows, or fewer than none: a contributor added what no rows have"
+            )
         if rows == 0:
             raise ParameterError(
                 "no row of any site has the outcome and all predictors; leave predictors out"

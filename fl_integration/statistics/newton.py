@@ -35,8 +35,7 @@ _DECREMENT: Final = 2.0**-40
 _NEARLY: Final = 2.0**-6
 """The square of the decrement below which convergence must be quadratic."""
 _SAME: Final = 2.0**-12
-"""Log-likelihoods that differ by less do not count as fallen: more than the rounding of many sites adds up "
-"to."""
+"""Log-likelihoods that fall by less have not fallen: it is more than the rounding of many sites."""
 _PIVOT: Final = 2.0**-28
 """A column that keeps less than this part of its square, given the others, is determined by them."""
 _LEAST_PIVOT: Final = 2.0**-26

@@ -22,6 +22,7 @@ from fl_integration.statistics.newton import Likelihood
 __all__ = ["Deaths", "RiskSums", "Ties", "partial_likelihood"]
 
 _DIGITS: Final = Context(prec=25)
+_LN_2: Final = float(Decimal(2).ln(_DIGITS))
 
 
 class Ties(Enum):
@@ -110,9 +111,18 @@ def partial_likelihood(
         outer = outer - crossed * over_deaths(lambda share, term: share / (term * term))[:, None, None]
         twofold = over_deaths(lambda share, term: share * share / (term * term))
         outer = outer + _outer(dying.one, dying.one) * twofold[:, None, None]
-    logarithms = [float(Decimal(term).ln(_DIGITS)) + offset for each in terms for term in each]
+    logarithms = [_logarithm(each) + len(each) * offset for each in terms]
     value = math.fsum((beta * deaths.predictors).tolist()) - math.fsum(logarithms)
     return Likelihood(value, deaths.predictors - _added(mean), _added(square - outer))
+
+
+def _logarithm(factors: list[float]) -> float:
+    """Of a product of positive numbers: one decimal logarithm, for they are slow."""
+    mantissa, exponent = 1.0, 0
+    for each in factors:
+        mantissa, shift = math.frexp(mantissa * each)
+        exponent += shift
+    return float(Decimal(mantissa).ln(_DIGITS)) + exponent * _LN_2
 
 
 def _outer(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

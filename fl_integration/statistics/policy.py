@@ -26,7 +26,7 @@ from fl_integration.statistics.ledger import AnswerLedger
 from fl_integration.statistics.question import Question
 from fl_integration.statistics.refusal import QuestionRefusedError
 from secagg.errors import ParameterError
-from secagg.numbers import plain, plain_fields
+from secagg.numbers import is_number, plain, plain_fields
 
 __all__ = ["SitePolicy", "SmallCells"]
 
@@ -104,10 +104,7 @@ class SitePolicy:
             object.__setattr__(self, "questions", _classes(self.questions))
         if self.columns is not None:
             object.__setattr__(self, "columns", _columns(self.columns))
-        if not isinstance(self.edges, Mapping):
-            raise ParameterError("edges maps a column's name to the values where it may be cut")
-        edges = {str(name): tuple(float(plain(cut)) for cut in cuts) for name, cuts in self.edges.items()}
-        object.__setattr__(self, "edges", edges)
+        object.__setattr__(self, "edges", _edges(self.edges))
 
     def check(self, question: Question, *, site: str, clients_learn: bool, noised: bool) -> None:
         """Refuses a question that this policy does not allow, whatever the rows are.
@@ -156,15 +153,15 @@ class SitePolicy:
             case SmallCells.CLIENTS_ONLY if not clients_learn:
                 return f"a {kind} opens cells; this site does so where the clients alone learn the sums"
             case SmallCells.BINNED:
-                for name, _ in _cuts(question):
-                    if name not in self.edges:
-                        return f"a {kind} cuts the column {name!r}, and this site's policy says nowhere where"
                 for column in asked:
                     if self.columns is None or self.columns.get(column.name) is None:
                         return (
                             f"a {kind} opens cells, and the column {column.name!r} is not declared with its "
                             "bounds or levels in this site's policy"
                         )
+                for name, _ in _cuts(question):
+                    if name not in self.edges:
+                        return f"a {kind} cuts the column {name!r}, and this site's policy says nowhere where"
         return None
 
 
@@ -182,6 +179,15 @@ def _classes(given: object) -> frozenset[type[Question]]:
     ):
         raise ParameterError("questions holds classes of questions, for example {Count, Moments}")
     return frozenset(given)
+
+
+def _edges(given: object) -> dict[str, tuple[float, ...]]:
+    if not isinstance(given, Mapping) or not all(
+        isinstance(cuts, tuple | list) and all(is_number(plain(cut)) for cut in cuts)
+        for cuts in given.values()
+    ):
+        raise ParameterError("edges maps a column's name to a tuple of the values where it may be cut")
+    return {str(name): tuple(float(plain(cut)) for cut in cuts) for name, cuts in given.items()}
 
 
 def _columns(given: object) -> dict[str, Column | None]:

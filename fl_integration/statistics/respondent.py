@@ -12,12 +12,14 @@ the coverage is true, and that a later step follows from the totals, is the serv
 says what that means.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_integration.statistics.course import Course, labels_of
 from fl_integration.statistics.encoding import decode, encode
@@ -78,7 +80,9 @@ class Respondent:
         entropy: Entropy = system_entropy,
     ) -> None:
         since = time.process_time()
-        self.name, self._policy, self._session = identity.client, policy, session
+        self.name, self._policy = identity.client, policy
+        # Sums are charged under a name that nobody chooses: none of another session passes for a repetition.
+        self._charged_as = os.urandom(16)
         self._noise, self._entropy = noise, entropy
         self._clients_learn = protocol.learns is Learner.CLIENTS
         noised = noise is not None
@@ -150,7 +154,7 @@ class Respondent:
             self._policy.ledger.charge(
                 self._asked,
                 site=self.name,
-                session=self._session,
+                session=self._charged_as,
                 number=number,
                 min_difference=self._policy.min_difference,
                 min_sites=self._policy.min_sites,
@@ -158,7 +162,7 @@ class Respondent:
             )
             if self._noise is not None:
                 self._noise.charge(
-                    site=self.name, sites=self._base.sites, session=self._session, number=number
+                    site=self.name, sites=self._base.sites, session=self._charged_as, number=number
                 )
         except QuestionRefusedError as error:
             self.refusal = error.reasons[self.name]
@@ -273,24 +277,37 @@ def surface_of(
 
 
 def _counted(question: Question, table: Any, *, least: int, max_rows: int) -> tuple[Rows, tuple[int, ...]]:
-    """The rows that a question counts here, and for each label whether there are enough."""
+    """The rows that a question counts here, and for each label whether there are enough.
+
+    Rows that lack a value stay, for a question tells how many it left out; but where it leaves them out
+    altogether, they are none of those that there must be enough of.
+    """
     rows = Rows.of(table)
     if len(rows) > max_rows:
         raise ParameterError(f"the table has {len(rows)} rows; max_rows is {max_rows}, raise it at all sites")
     for column in question.columns:  # what is wrong with a column shows before anything is asked
         rows.present(column)
     rows = selected(rows, question.where)
-    if question.complete_cases:
-        known = np.ones(len(rows), dtype=np.bool_)
-        for column in question.columns:
-            known &= rows.present(column)
-        rows = rows.where(known)
-    enough = {column.name: int(rows.present(column).sum()) >= least for column in question.columns}
-    if len(rows) < least:
+    counted = _present(question, rows)
+    counts = {name: int(np.count_nonzero(each)) for name, each in counted.items()}
+    fewest = min([len(rows), *(counts.values() if question.complete_cases else ())])
+    enough = {name: count >= least for name, count in counts.items()}
+    if fewest < least:
         rows = rows.where(np.zeros(len(rows), dtype=np.bool_))
         enough = dict.fromkeys(enough, False)
-    covers = (int(len(rows) >= least), *(int(each) for each in enough.values()))
+    covers = (int(fewest >= least), *(int(each) for each in enough.values()))
     return rows.hiding([name for name, each in enough.items() if not each]), covers
+
+
+def _present(question: Question, rows: Rows) -> dict[str, NDArray[np.bool_]]:
+    """For each column the rows whose values in it count; those that lack none, where others are left out."""
+    present = {column.name: rows.present(column) for column in question.columns}
+    if not question.complete_cases:
+        return present
+    known = np.ones(len(rows), dtype=np.bool_)
+    for each in present.values():
+        known = known & each
+    return dict.fromkeys(present, known)
 
 
 def _asked(base: Request, rows: Rows, *, noised: bool) -> Asked:
@@ -298,8 +315,7 @@ def _asked(base: Request, rows: Rows, *, noised: bool) -> Asked:
     if noised:  # what noise hides need not be compared
         empty = np.zeros((0, 1), dtype=np.uint8)
         return Asked(question=head_of(base), sites=base.sites, rows=empty, sets={})
-    sets = {"": np.ones(len(rows), dtype=np.bool_)}
-    sets |= {column.name: rows.present(column) for column in base.question.columns}
+    sets = {"": np.ones(len(rows), dtype=np.bool_), **_present(base.question, rows)}
     for condition in base.question.where:
         sets.setdefault(condition.column.name, sets[""])
     columns = (*base.question.columns, *(each.column for each in base.question.where))

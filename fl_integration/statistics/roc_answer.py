@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.showing import BLUE, GREY, axes_of, load_pandas, load_special, p_value
+from fl_integration.statistics.answer import Answer, frame_of, new_axes
+from fl_integration.statistics.showing import BLUE, GREY, complete, load_special, p_value, with_provenance
 from secagg.errors import ParameterError
+from secagg.numbers import is_number, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +179,14 @@ class RocAnswer(Answer):
         return math.fsum(squares.tolist()) / self._rows
 
     def confusion(self, threshold: float) -> ConfusionMatrix:
-        """Rows called and not called at a threshold."""
+        """Rows called and not called at a threshold.
+
+        Raises:
+            ParameterError: the threshold is no number.
+        """
+        threshold = plain(threshold)
+        if not is_number(threshold) or math.isnan(threshold):
+            raise ParameterError(f"threshold is {threshold!r}; it must be a number, such as 0.5")
         called = self.scores >= threshold
         return ConfusionMatrix(
             threshold=threshold,
@@ -232,9 +240,7 @@ class RocAnswer(Answer):
     def to_frame(self) -> "pd.DataFrame":
         """A row for each point of the curve."""
         false, true, thresholds = self.curve
-        return load_pandas().DataFrame(
-            {"threshold": thresholds, "false positive rate": false, "true positive rate": true}
-        )
+        return frame_of({"threshold": thresholds, "false positive rate": false, "true positive rate": true})
 
     def draw(self, axes: "Axes | None" = None) -> Any:
         """The ROC curve.
@@ -242,7 +248,7 @@ class RocAnswer(Answer):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        axes = axes_of(axes)
+        axes = new_axes(axes)
         false, true, _ = self.curve
         low, high = self.auc_interval
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
@@ -265,7 +271,7 @@ class RocAnswer(Answer):
             ParameterError: as `calibration`.
             MissingExtraError: matplotlib is not installed.
         """
-        found, axes = self.calibration(groups=groups), axes_of(axes)
+        found, axes = self.calibration(groups=groups), new_axes(axes)
         z = float(load_special().ndtri(0.975))
         middle = (found.observed + z * z / 2 / found.rows) / (1 + z * z / found.rows)
         reach = np.sqrt(found.observed * (1 - found.observed) / found.rows + (z / 2 / found.rows) ** 2)
@@ -286,33 +292,35 @@ class RocAnswer(Answer):
     def __str__(self) -> str:
         low, high = self.auc_interval
         lines = [
-            f"{self.score} for {self.outcome}: {int(self.positives.sum())} of {self._rows} rows, "
-            f"{self.incomplete} left out as incomplete",
+            f"{self.score} for {self.outcome}: {int(self.positives.sum())} of "
+            f"{complete(self._rows, self.incomplete)}",
             f"AUC {self.auc:.3f} (95 % CI {low:.3f} to {high:.3f}); by rounding of scores off by at most "
             f"{self.auc_bound:.1e}",
         ]
-        if not self._is_probability:
-            return "\n".join(lines)
-        lines += [f"Brier score {self.brier_score:.4f}", str(self.confusion(0.5))]
+        if self._is_probability:
+            lines += [f"Brier score {self.brier_score:.4f}", str(self.confusion(0.5)), *self._calibrated()]
+        return with_provenance("\n".join(lines), self.provenance)
+
+    def _calibrated(self) -> list[str]:
+        """The test of calibration, where there are groups enough, and its table."""
         found = self.calibration()
-        table = load_pandas().DataFrame(
-            {
-                "rows": found.rows,
-                "events": found.events,
-                "predicted": [f"{each:.3f}" for each in found.predicted],
-                "observed": [f"{each:.3f}" for each in found.observed],
-            }
-        )
+        shown = {
+            "rows": found.rows,
+            "events": found.events,
+            "predicted": [f"{each:.3f}" for each in found.predicted],
+            "observed": [f"{each:.3f}" for each in found.observed],
+        }
+        table = str(frame_of(shown).to_string(index=False))
         try:
             test = self.hosmer_lemeshow()
-        except ParameterError:  # Too few different scores to test: the table says as much.
-            return "\n".join([*lines, table.to_string(index=False)])
-        lines.append(
+        except ParameterError:  # the scores make too few groups, which the table shows
+            return [table]
+        return [
             f"Hosmer-Lemeshow: chi-squared {test.chi_squared:.2f} over {test.groups} groups, p "
             f"{p_value(test.p_value)} if the model was fitted to these rows, "
-            f"{p_value(test.p_value_elsewhere)} if not"
-        )
-        return "\n".join([*lines, table.to_string(index=False)])
+            f"{p_value(test.p_value_elsewhere)} if not",
+            table,
+        ]
 
     @property
     def _rows(self) -> int:

@@ -28,7 +28,7 @@ from fl_integration.statistics.design_matrix import check_two_levels
 from fl_integration.statistics.question import Asking, Question, Step, Total
 from fl_integration.statistics.roc_answer import RocAnswer
 from fl_integration.statistics.rows import Rows
-from secagg.errors import ParameterError
+from secagg.errors import ParameterError, RoundAborted
 
 __all__ = ["RocCurve"]
 
@@ -88,6 +88,8 @@ class RocCurve(Question):
 
     def asking(self, *, max_rows: int) -> Asking:
         total = yield Step(name="scores", length=self._length)
+        if int(total.min()) < 0:
+            raise RoundAborted("a count is below zero: a contributor added what no rows have")
         negatives, positives = total[:-1].reshape(2, self._bins)
         for counts, level in ((negatives, self.outcome.levels[0]), (positives, self.outcome.levels[1])):
             if not counts.any():

@@ -10,6 +10,8 @@ rows, and no two answers are compared. The guarantee covers the site alone in a 
 pair, for as much as ε says; the budget's ledger holds the sums together.
 """
 
+import hashlib
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -19,11 +21,14 @@ from fl_integration.statistics.question import Question, Total
 from protocols.machine.parameters import MachineProtocol, Parameters
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError
+from secagg.wire import Writer
 
-__all__ = ["RowNoise"]
+__all__ = ["RowNoise", "roster_of"]
 
 _GRID: Final = 64
 """Steps of what one row can add to an entry, where entries differ in that."""
+
+_ROSTER: Final = b"secagg/1/statistics roster"
 
 
 class RowNoise:
@@ -105,9 +110,17 @@ class RowNoise:
         if self.privacy.ledger is not None:
             self.privacy.ledger.charge(
                 site=site,
-                roster=" ".join(sorted(sites)).encode(),
+                roster=roster_of(sites),
                 session=session,
                 round=number,
                 releases=[self.plan.release],
                 failure=self.plan.failure,
             )
+
+
+def roster_of(sites: Iterable[str]) -> bytes:
+    """32 bytes that name a set of sites, whatever their keys: whom a budget is for."""
+    writer = Writer()
+    for site in sorted(sites):
+        writer.text(site)
+    return hashlib.sha256(_ROSTER + writer.finish()).digest()

@@ -187,7 +187,11 @@ def _array(values: Any) -> NDArray[Any]:
         unmasked = np.asarray(values).astype(object)
         unmasked[np.ma.getmaskarray(values)] = None
         return unmasked
-    return np.asarray(values)
+    found = np.asarray(values)
+    # Of a list with texts and a NaN numpy would make the text "nan".
+    if found.dtype.kind in "US" and isinstance(values, list | tuple):
+        return np.asarray(values, dtype=object)
+    return found
 
 
 def _known(found: NDArray[Any]) -> NDArray[np.bool_]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.answer import Answer
-from fl_integration.statistics.showing import GREY, axes_of, load_pandas, load_special, p_value
+from fl_integration.statistics.answer import Answer, frame_of, new_axes
+from fl_integration.statistics.showing import GREY, complete, load_special, p_value, with_provenance
 from secagg.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -75,12 +75,11 @@ class SurvivalCurves(Answer):
         staying = self.at_risk - self.deaths
         with np.errstate(divide="ignore", invalid="ignore"):
             hazard = np.where(self.deaths > 0, self.deaths / (self.at_risk * staying), 0.0)
-            log = np.log(self.survival)
+            log = np.log(self.survival)  # where nobody is left, this makes NaN of all that follows
             reach = z * np.sqrt(np.cumsum(hazard, axis=1)) / log
             powers = np.exp(np.stack([-reach, reach], axis=-1))
             limits = np.asarray(self.survival[..., None] ** powers, dtype=np.float64)
         limits[self.survival == 1] = 1.0
-        limits[self.survival == 0] = np.nan
         return limits
 
     @property
@@ -92,8 +91,7 @@ class SurvivalCurves(Answer):
 
     @property
     def median_intervals(self) -> NDArray[np.float64]:
-        """float64[groups, 2], of 95 %: where the limits of the curve fall to one half (Brookmeyer and "
-        "Crowley)."""
+        """float64[groups, 2], of 95 %: where the curve's limits reach one half (Brookmeyer and Crowley)."""
         return np.array([[self._first(limit <= 0.5) for limit in each.T] for each in self.intervals])
 
     def at(self, times: NDArray[np.float64] | list[float]) -> NDArray[np.int64]:
@@ -136,10 +134,10 @@ class SurvivalCurves(Answer):
     def to_frame(self) -> "pd.DataFrame":
         """A row for each group and time at which somebody died or was censored."""
         where = np.nonzero(self.deaths + self.censored)
-        return load_pandas().DataFrame(
+        return frame_of(
             {
                 "group": [self.groups[group] for group in where[0]],
-                self.duration: self.times[where[1]],
+                "time": self.times[where[1]],
                 "at risk": self.at_risk[where],
                 "deaths": self.deaths[where],
                 "censored": self.censored[where],
@@ -155,7 +153,7 @@ class SurvivalCurves(Answer):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        axes = axes_of(axes)
+        axes = new_axes(axes)
         start = min(0.0, float(self.times[0]))
         for group, name in enumerate(self.groups):
             last = int(np.flatnonzero(self.at_risk[group])[-1]) + 1 if self.at_risk[group, 0] else 0
@@ -190,7 +188,7 @@ class SurvivalCurves(Answer):
         return axes
 
     def __str__(self) -> str:
-        table = load_pandas().DataFrame(
+        table = frame_of(
             {
                 "rows": self.at_risk[:, 0],
                 "events": self.deaths.sum(axis=1),
@@ -201,17 +199,23 @@ class SurvivalCurves(Answer):
             },
             index=list(self.groups),
         )
-        lines = [f"survival, {self.incomplete} rows left out as incomplete", table.to_string()]
+        lines = [
+            f"survival of {complete(int(self.at_risk[:, 0].sum()), self.incomplete)}",
+            table.to_string(),
+        ]
         if np.count_nonzero(self.at_risk[:, 0]) > 1:
-            try:
-                test = self.log_rank
-            except ParameterError as error:
-                return "\n".join([*lines, f"no log-rank test: {error}"])
-            lines.append(
-                f"log-rank test: chi-squared {test.chi_squared:.2f} of {test.freedom} degrees of freedom, "
-                f"p {p_value(test.p_value)}"
-            )
-        return "\n".join(lines)
+            lines.append(self._compared())
+        return with_provenance("\n".join(lines), self.provenance)
+
+    def _compared(self) -> str:
+        try:
+            test = self.log_rank
+        except ParameterError as error:
+            return f"no log-rank test: {error}"
+        return (
+            f"log-rank test: chi-squared {test.chi_squared:.2f} of {test.freedom} degrees of freedom, "
+            f"p {p_value(test.p_value)}"
+        )
 
     @cached_property
     def _fractions(self) -> list[list[tuple[int, int]]]:

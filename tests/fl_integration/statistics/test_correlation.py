@@ -82,6 +82,11 @@ def test_two_rows_are_on_a_line_and_no_surprise():
     assert (found.r[0, 1], found.p_values[0, 1]) == (-1, 1)
 
 
+def test_three_rows_can_surprise():
+    found = pooled(Correlation(NUMBERS[:2]), [{"age": [50.0, 51.0, 53.0], "chol": [3.0, 2.0, 2.5]}])
+    assert found.p_values[0, 1] == pytest.approx(stats.pearsonr([50, 51, 53], [3, 2, 2.5]).pvalue, rel=EXACT)
+
+
 def test_nobody_has_no_correlation():
     assert np.isnan(pooled(Correlation(NUMBERS[:2]), [{"age": [], "chol": []}]).r[0, 1])
 

@@ -15,7 +15,7 @@ from fl_integration.statistics.question import Step
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.rows import Rows
 from protocols import MaskedSum
-from secagg.errors import ParameterError
+from secagg.errors import ParameterError, RoundAborted
 from tests.fl_integration.statistics.pooled import pooled
 from tests.fl_integration.statistics.trials import ARM, RELAPSE, WEEKS, leukaemia
 
@@ -133,6 +133,22 @@ def test_a_group_without_rows_does_not_count():
     test = pooled(three, leukaemia()).log_rank
     assert test.freedom == 1
     assert test.chi_squared == pytest.approx(pooled(QUESTION, leukaemia()).log_rank.chi_squared, rel=1e-12)
+
+
+def test_a_policy_sees_the_grid_of_times():
+    policy = SitePolicy(edges={"weeks": (12.0, 24.0)}, small_cells=SmallCells.OPENED)
+    quarters = KaplanMeier(Number("weeks", low=12, high=24, unit=12), RELAPSE)
+    policy.check(quarters, site="wien", clients_learn=False, noised=False)
+    with pytest.raises(QuestionRefusedError, match="the column 'weeks' is cut where this site's policy"):
+        policy.check(QUESTION, site="wien", clients_learn=False, noised=False)
+
+
+def test_a_sum_of_a_liar_ends_it():
+    asking = QUESTION.asking(max_rows=10)
+    total = np.ones(next(asking).length, dtype=np.int64)
+    total[3] = -1
+    with pytest.raises(RoundAborted, match="a count is below zero"):
+        asking.send(total)
 
 
 @pytest.mark.parametrize(

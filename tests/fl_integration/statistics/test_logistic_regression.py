@@ -143,6 +143,15 @@ def test_rows_that_change_between_steps_end_it():
         asking.send(sum(QUESTION.summand(step, each) for each in rows[1:]))
 
 
+@pytest.mark.parametrize("counts", [(3, 4, 0), (3, -1, 0), (-3, -3, 0), (3, 2, -1)])
+def test_counts_of_a_liar_end_it(counts):
+    asking = ONE.asking(max_rows=10)
+    total = np.zeros(next(asking).length, dtype=np.int64)
+    total[5:8] = counts
+    with pytest.raises(RoundAborted, match="a contributor added what no rows have"):
+        asking.send(total)
+
+
 @pytest.mark.parametrize("beta", [(BETA_LIMIT, -BETA_LIMIT), (-BETA_LIMIT, BETA_LIMIT), (0.0, BETA_LIMIT)])
 def test_the_worst_coefficients_stay_within_the_bound(beta):
     """A row's log-likelihood would be about -512, and its exponential beyond float64, if it were not cut."""
@@ -214,7 +223,7 @@ def test_it_prints_and_draws():
     said = str(answer)
     assert "<.001" in said
     assert "odds ratio (95 % CI)" in said
-    assert f"{answer.events} of {answer.rows} rows, {answer.incomplete} left out as incomplete" in said
+    assert f"{answer.events} of {answer.rows} complete rows, {answer.incomplete} were left out" in said
     assert "of 3 degrees of freedom" in said
     assert list(answer.to_frame().index) == list(answer.names)
     axes = answer.draw()
@@ -222,7 +231,8 @@ def test_it_prints_and_draws():
 
 
 def test_through_a_masked_sum():
-    tables = {f"site{place}": each.dropna() for place, each in enumerate(patients())}
+    tables = {f"site{place}": each for place, each in enumerate(patients())}
     answer = ask(MaskedSum(max_clients=3), tables, QUESTION, seed=1, max_rows=1000)
     assert answer.estimates.tobytes() == pooled(QUESTION, tables.values()).estimates.tobytes()
+    assert answer.incomplete == pooled(QUESTION, tables.values()).incomplete > 0
     assert answer.provenance.sums <= QUESTION.most_sums + 1

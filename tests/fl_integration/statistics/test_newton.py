@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_integration.statistics.newton import Likelihood, inverse, maximise
+from fl_integration.statistics.newton import BETA_LIMIT, Likelihood, inverse, maximise
 from fl_integration.statistics.question import Step
 from secagg.errors import ParameterError
 
@@ -28,8 +28,7 @@ def found(evaluate, *, width=1, most_steps=20, ridge=0.0):
 
 
 def test_an_inverse_has_the_bits_of_plain_floats_in_a_plain_order():
-    """Python's floats know no BLAS, no fused products and no sums in another order: bits that any machine "
-    "has."""
+    """Python's floats know no BLAS, no fused products, no sums in another order."""
     left, right, places = HILBERT.tolist(), np.eye(4).tolist(), range(4)
     for j in places:
         factors = [left[i][j] / left[j][j] for i in places]
@@ -66,6 +65,7 @@ def test_a_step_too_far_is_halved():
     """-sqrt(1 + (x - 9)²) is flat far from its maximum, so that Newton's step from 0 goes to 738."""
 
     def evaluate(beta):
+        assert abs(beta[0]) <= BETA_LIMIT
         away = beta[0] - 9
         root = np.sqrt(1 + away**2)
         return Likelihood(-root, np.array([-away / root]), np.array([[root**-3]]))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -28,14 +28,11 @@ SEX = Category("sex", ("f", "m"))
     st.integers(0, 300),
     st.sampled_from([(1, 1), (2**15, 2**16), (2**23, 2**23), (2**46, 1), (2**53, 1)]),
 )
+@settings(max_examples=40)
 def test_products_are_those_of_pythons_integers(data, rows, largest):
     left, right = (
         data.draw(arrays.arrays(np.int64, (rows, 2), elements=st.integers(-most, most))) for most in largest
     )
-    if rows * largest[0] * largest[1] >= 2**63:
-        with pytest.raises(ParameterError, match="do not fit 63 bits: take a larger unit, or fewer rows"):
-            gram(left, right, left_largest=largest[0], right_largest=largest[1])
-        return
     exact = left.astype(object).T @ right.astype(object) if rows else np.zeros((2, 2))
     found = gram(left, right, left_largest=largest[0], right_largest=largest[1])
     assert found.dtype == np.int64
@@ -47,6 +44,17 @@ def test_the_largest_products_of_odd_numbers_do_not_round():
     column = np.full((999, 1), 2**23 - 1, dtype=np.int64)
     found = gram(column, column, left_largest=2**23, right_largest=2**23)
     assert int(found[0, 0]) == 999 * (2**23 - 1) ** 2 > 2**53
+
+
+def test_more_rows_than_an_int64_bears_are_refused():
+    for rows, fits in ((1023, True), (1024, False)):
+        column = np.full((rows, 1), 2**53, dtype=np.int64)
+        ones = np.ones((rows, 1), dtype=np.int64)
+        if fits:
+            assert gram(column, ones, left_largest=2**53, right_largest=1)[0, 0] == rows * 2**53
+            continue
+        with pytest.raises(ParameterError, match="do not fit 63 bits: take a larger unit, or fewer rows"):
+            gram(column, ones, left_largest=2**53, right_largest=1)
 
 
 def test_a_sum_is_bounded_before_anybody_computes_it():
@@ -69,6 +77,7 @@ def test_the_unit_that_is_named_is_large_enough():
 
 
 @given(st.integers(0, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
 def test_the_pooled_matrix_is_that_of_the_complete_rows(rows, seed):
     rng = np.random.default_rng(seed)
     age, sex = rng.integers(-100, 1200, rows) / 8, rng.choice(["f", "m", None], rows)

@@ -18,7 +18,7 @@ from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.roc_curve import RocCurve
 from fl_integration.statistics.rows import Rows
 from protocols import MaskedSum
-from secagg.errors import ParameterError
+from secagg.errors import ParameterError, RoundAborted
 from tests.fl_integration.statistics.pooled import pooled
 
 DIED = Category("died", ("no", "yes"))
@@ -140,6 +140,14 @@ def test_one_class_has_no_curve(level, other):
         pooled(RocCurve(DIED, COARSE), [{"died": [level] * 3, "risk": [0.1, 0.5, 0.9]}])
 
 
+def test_a_sum_of_a_liar_ends_it():
+    asking = RocCurve(DIED, COARSE).asking(max_rows=10)
+    total = np.ones(next(asking).length, dtype=np.int64)
+    total[3] = -1
+    with pytest.raises(RoundAborted, match="a count is below zero"):
+        asking.send(total)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -169,12 +177,18 @@ def test_groups_that_are_none(groups, least):
         answer.hosmer_lemeshow(groups=2)
 
 
+@pytest.mark.parametrize("threshold", ["0.5", None, float("nan"), True])
+def test_thresholds_that_are_none(threshold):
+    with pytest.raises(ParameterError, match=f"threshold is {threshold!r}; it must be a number"):
+        pooled(RocCurve(DIED, COARSE), tables()).confusion(threshold)
+
+
 def test_it_prints_and_draws():
     answer = pooled(RocCurve(DIED, RISK), tables())
     said = str(answer)
     assert f"AUC {answer.auc:.3f} (95 % CI" in said
     assert "Hosmer-Lemeshow" in said
-    assert "20 left out as incomplete" in said
+    assert "20 were left out" in said
     assert len(answer.to_frame()) == len(answer.curve[0])
     assert f"AUC {answer.auc:.3f}" in answer.draw().get_legend().get_texts()[0].get_text()
     assert answer.draw_calibration(groups=4).get_title().startswith("Brier score")
