@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from fl_integration.command.console import degrade
 from fl_integration.command.preparing import ACCOUNTING, check_promise, check_run, need_packages
-from fl_integration.command.showing import output, progress, ticker, write_and_show
+from fl_integration.command.showing import described, output, progress, ticker, write_and_show
 from secagg.errors import SecAggError
 
 if TYPE_CHECKING:
@@ -82,6 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="3: only act one; 4: only act two, in which one hospital is lost (default: both)",
     )
     parser.add_argument(
+        "--standardise",
+        choices=("site", "pooled"),
+        default="site",
+        help="scale measurements by each hospital's own mean and deviation (default), or by those of all "
+        "training patients, from one secure sum",
+    )
+    parser.add_argument(
         "--epsilon",
         type=float,
         metavar="E",
@@ -123,6 +130,7 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
     need_packages(names, [] if arguments.epsilon is None else [ACCOUNTING])
     import torch
 
+    from fl_integration.loop.standardising import Standardise
     from fl_integration.studies.heart import report, study
     from fl_integration.studies.heart.choices import Choice
     from fl_integration.studies.heart.costs import cost_of
@@ -135,6 +143,7 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
         delta = DELTA if arguments.delta is None else arguments.delta
         promise = Promise(epsilon=arguments.epsilon, delta=delta)
     choices, rounds, seed = tuple(Choice(name) for name in names), arguments.rounds, arguments.seed
+    standardise = Standardise(arguments.standardise)
     both, lost = arguments.sites is None, None
     if arguments.sites != 3:
         lost = study.loss_in_act_two(rounds)
@@ -153,7 +162,15 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
             total = study.ticks(sites=3, choices=choices, rounds=rounds, promise=promise)
             tick = ticker(bars, "act one", total)
             acts.append(
-                study.run_act(sites=3, choices=choices, rounds=rounds, seed=seed, promise=promise, tick=tick)
+                study.run_act(
+                    sites=3,
+                    choices=choices,
+                    rounds=rounds,
+                    seed=seed,
+                    standardise=standardise,
+                    promise=promise,
+                    tick=tick,
+                )
             )
             tick = ticker(bars, "other splits", SPLITS)
             repeats = study.repeat_gains(splits=SPLITS, rounds=rounds, seed=seed, tick=tick)
@@ -167,12 +184,16 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
                     rounds=rounds,
                     seed=seed,
                     lost=lost,
+                    standardise=standardise,
                     promise=promise,
                     tick=tick,
                 )
             )
             refusals = {choices[0]: study.refusal_among_three(choices[0], seed=seed)}
-    write_and_show(console, tuple(acts), costs, repeats, refusals, folder=arguments.out, written=written)
+        cohort = described(bars, sites=len(acts[-1].hospitals), seed=seed)
+    write_and_show(
+        console, tuple(acts), costs, repeats, refusals, folder=arguments.out, written=written, cohort=cohort
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.report import FederatedRun, RoundReport
+from fl_integration.loop.standardising import Standardise
 from fl_integration.privacy.plan import PrivacyPlan
+from fl_integration.statistics.moments import MomentsAnswer
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.federation.outcome import EngineRun
 from fl_integration.studies.heart.records import Hospital, Site
@@ -29,6 +31,7 @@ __all__ = [
     "Private",
     "Repeat",
     "Row",
+    "Scaling",
     "Usage",
     "gain_of",
     "interval",
@@ -127,6 +130,22 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Whose mean and deviation the measurements are scaled by, and what the other choice would have brought.
+
+    Attributes:
+        how: the choice.
+        this, other: AUC of FedAvg in the clear on all test patients, on this scale and on the other.
+        asked: the pooled figures, and what they cost.
+    """
+
+    how: Standardise
+    this: Auc
+    other: Auc
+    asked: MomentsAnswer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glimpse:
     """One round of MaskedSum as the parties see it, from the bytes on the wire.
 
@@ -173,6 +192,7 @@ class Act:
         glimpse: of the first round of MaskedSum, if that ran.
         engine: the run over an engine, if there was one.
         private: of the private training, if there was one.
+        scaling: of the measurements.
     """
 
     hospitals: tuple[Hospital, ...]
@@ -184,6 +204,7 @@ class Act:
     glimpse: Glimpse | None
     engine: EngineRun | None = None
     private: Private | None = None
+    scaling: Scaling | None = None
 
     @property
     def joint(self) -> Row:

@@ -95,6 +95,13 @@ def _act(act: Act) -> dict[str, Any]:
         "rows": [_row(row) for row in act.rows],
         "engine": engine_numbers(act),
         "privacy": _privacy(act),
+        "standardise": None
+        if act.scaling is None
+        else {
+            "how": act.scaling.how.value,
+            "fedavg_auc_together": _auc(act.scaling.this),
+            "on_the_other_scale": _auc(act.scaling.other),
+        },
         "gains": [
             {"site": g.site.value, "patients": g.patients, "low": g.low, "value": g.value, "high": g.high}
             for g in act.gains
