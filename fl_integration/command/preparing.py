@@ -17,7 +17,7 @@ __all__ = ["ACCOUNTING", "check_promise", "check_run", "need_packages"]
 
 ACCOUNTING: Final = ("dp_accounting", "dp-accounting", "privacy")
 """What differential privacy needs: module, package and extra."""
-MOST_EPSILON: Final = 64
+MOST_EPSILON: Final = 20
 MOST_DELTA: Final = 1e-3
 
 
