@@ -13,10 +13,11 @@ sums (`cells`). A step with p predictors and k times of death has k·(p + 1)(p +
 `Ties.EFRON` twice as many.
 
 How exact it is: summands are multiples of 2**-32, and the offset is such that u is at most 1 for every row
-and usually about e**-4 for an average one. The answer differs from the pooled one by about 1e-6 of a standard
-error. A row whose u would be above 1 is counted, and makes Newton's method come back with a shorter step and
-a larger offset, so that nothing is cut off in silence. As a site sees the coefficients and not the sums, it
-cannot know that they are Newton's: chosen large, they let few rows weigh. They are limited, as are the steps.
+and usually about e**-4 for an average one. The answer then differs from the pooled one by about 1e-8 of a
+standard error. A row whose u would be above 1 is counted, and makes Newton's method come back with a shorter
+step and an offset that is larger by 4, which costs nearly two digits, so that nothing is cut off in silence.
+As a site sees the coefficients and not the sums, it cannot know that they are Newton's: chosen large, they
+let few rows weigh. They are limited, as are the steps.
 
 >>> question = CoxRegression(
 ...     Number("months", low=0, high=60, unit=1),

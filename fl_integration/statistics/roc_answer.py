@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fl_integration.statistics.answer import Answer, frame_of, new_axes
 from fl_integration.statistics.showing import BLUE, GREY, complete, load_special, p_value, with_provenance
 from secagg.errors import ParameterError
+from secagg.numbers import is_number, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +179,14 @@ class RocAnswer(Answer):
         return math.fsum(squares.tolist()) / self._rows
 
     def confusion(self, threshold: float) -> ConfusionMatrix:
-        """Rows called and not called at a threshold."""
+        """Rows called and not called at a threshold.
+
+        Raises:
+            ParameterError: the threshold is no number.
+        """
+        threshold = plain(threshold)
+        if not is_number(threshold) or math.isnan(threshold):
+            raise ParameterError(f"threshold is {threshold!r}; it must be a number, such as 0.5")
         called = self.scores >= threshold
         return ConfusionMatrix(
             threshold=threshold,

@@ -177,6 +177,12 @@ def test_groups_that_are_none(groups, least):
         answer.hosmer_lemeshow(groups=2)
 
 
+@pytest.mark.parametrize("threshold", ["0.5", None, float("nan"), True])
+def test_thresholds_that_are_none(threshold):
+    with pytest.raises(ParameterError, match=f"threshold is {threshold!r}; it must be a number"):
+        pooled(RocCurve(DIED, COARSE), tables()).confusion(threshold)
+
+
 def test_it_prints_and_draws():
     answer = pooled(RocCurve(DIED, RISK), tables())
     said = str(answer)
