@@ -200,5 +200,6 @@ def test_matrices_and_texts() -> None:
     assert named({"g": genotypes})[0] == named({"g": genotypes[:1]})[0]
     assert named({"g": genotypes})[0] != named({"g": genotypes})[1]
     assert named({"a": []}) == []
+    assert len(set(named({"a": [10**400, 10**401, 1]}))) == 3
     early, late = ({"when": pd.date_range(year, periods=2)} for year in ("2020", "2021"))
     assert not set(named(early)) & set(named(late))
