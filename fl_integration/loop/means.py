@@ -1,7 +1,7 @@
 """Which rounds' means somebody has applied, and what they said.
 
-Where the clients learn the sums, a round's mean is known here when the first of them has opened and applied it,
-which may be rounds later.
+Where the clients learn the sums, a round's mean is known here when the first of them has opened and applied
+it, which may be rounds later.
 
 >>> heard = []
 >>> means = Means(lambda number, total, model: heard.append(number))

@@ -1,9 +1,9 @@
 """The server of a federated training, with or without the model.
 
-It wraps its half of a `SumProtocol`: `FederatedServer.round` takes whatever `exchange` function moves the bytes.
-Where the server learns the sums it has the global model, sends it down with each round and applies each mean to
-it. Where the clients do, it is blind: it knows how long a vector is, and a digest of the model that all began
-from.
+It wraps its half of a `SumProtocol`: `FederatedServer.round` takes whatever `exchange` function moves the
+bytes. Where the server learns the sums it has the global model, sends it down with each round and applies
+each mean to it. Where the clients do, it is blind: it knows how long a vector is, and a digest of the model
+that all began from.
 
 >>> FederatedServer.blind(None, length=3, base=bytes(32)).model is None
 True
