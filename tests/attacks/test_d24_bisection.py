@@ -123,6 +123,7 @@ def test_within_the_questions_steps_it_chooses_and_that_is_said(monkeypatch: pyt
     assert "thresholds of its own" in row
 
 
+@pytest.mark.slow  # D23 and D25 show it at once
 def test_where_the_clients_learn_the_sums_the_server_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tenseal")
 

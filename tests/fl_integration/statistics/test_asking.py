@@ -22,6 +22,7 @@ from protocols import MaskedSum, RoundAborted
 from secagg.errors import ParameterError, VerificationError
 from tests.fl_integration.statistics.pooled import pooled
 from tests.fl_integration.statistics.sites import AGE, CHOL, EACH, MASKED, NAMES, PROTOCOLS, SEX, tables
+from tests.fresh import run
 
 
 def numbers(answer: Any) -> list[Any]:
@@ -306,3 +307,18 @@ def test_a_category_of_ints_and_a_masked_array() -> None:
     }
     answer = ask(MaskedSum(max_clients=3), sites, Histogram(level), seed=1)
     assert (answer.counts.tolist(), answer.missing) == ([30, 15], 15)
+
+
+def test_a_question_loads_no_backend() -> None:
+    """Pandas, scipy and the accountant wait until somebody looks at an answer, or asks for noise."""
+    loaded = run(
+        """
+        import sys
+        from fl_integration import Moments, Number, ask
+        from protocols import MaskedSum
+        tables = {name: {"x": list(range(20))} for name in "abc"}
+        answer = ask(MaskedSum(max_clients=3), tables, Moments((Number("x", low=0, high=32),)))
+        print(answer.mean[0], sorted({"pandas", "scipy", "dp_accounting", "torch", "matplotlib"} & {*sys.modules}))
+        """
+    )
+    assert loaded == "9.5 []"
