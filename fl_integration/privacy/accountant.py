@@ -99,9 +99,8 @@ class Release:
                 )
             if self.sigma / math.sqrt(self.shares) < 0.5:
                 raise ParameterError(
-                    f"discrete Gaussian shares of {self.sigma / math.sqrt(self.shares):.3g} steps; they need "
-                    "0.5: "
-                    "take a finer grid (steps), or Noise.SKELLAM"
+                    f"discrete Gaussian shares of {self.sigma / math.sqrt(self.shares):.3g} steps; they "
+                    "need 0.5: take a finer grid (steps), or Noise.SKELLAM"
                 )
 
 
@@ -181,21 +180,20 @@ def calibrate(
         )
         return _epsilon(rounds * _rdp(release), delta)
 
-    delta = _checked_delta(delta)
+    delta, target = _checked_delta(delta), epsilon / _SLACK  # a ledger adds the same numbers in another order
     low = high = math.sqrt(2 * rounds * math.log(1.25 / delta)) * sampling_rate / epsilon
-    while cost(high) > epsilon:
+    while cost(high) > target:
         low, high = high, high * 2
         if high > 1e9:
             raise ParameterError(
                 f"no noise keeps {rounds} rounds within epsilon {epsilon:g} at delta {delta:g}; raise "
-                "epsilon or "
-                "delta, or ask for fewer rounds"
+                "epsilon or delta, or ask for fewer rounds"
             )
-    while low > 1e-6 and cost(low) <= epsilon:
+    while low > 1e-6 and cost(low) <= target:
         low, high = low / 2, low
     while high / low > 1 + 1e-6:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
+        low, high = (low, middle) if cost(middle) <= target else (middle, high)
     return high
 
 

@@ -6,9 +6,8 @@ clip large enough? Each unit adds +½ or -½ to one more value of the vector; no
 The clip then moves towards the quantile that was asked for, clip·exp(-learning_rate·(fraction - quantile)).
 
 The clip of the next round follows from what is opened anyway, so it is public and costs nothing more. What
-the
-count costs is charged with the vector: `share` of the squared sensitivity is the count's, and the noise of
-all values grows by 1/√(1 - share).
+the count costs is charged with the vector: `share` of the squared sensitivity is the count's, and the noise
+of all values grows by 1/√(1 - share).
 
 >>> clip = AdaptiveClip(initial=1.0)
 >>> round(clip.next(1.0, fraction=0.9), 3)

@@ -126,8 +126,7 @@ class ClientLevel:
         if self.delta > 1 / n:
             raise ParameterError(
                 f"delta is {self.delta:g}, above 1/{n}: with such a chance one client's update may be shown "
-                "whole; "
-                "lower delta, by a factor of 10 at best"
+                "whole; lower delta, by a factor of 10 at best"
             )
         turned = self._rotates(n)
         width = padded(entries) if turned else entries

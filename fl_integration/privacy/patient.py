@@ -85,7 +85,7 @@ class PatientLevel:
     sampling_rate: float = 1.0
     steps: int = 1024
     noise: Noise = Noise.SKELLAM
-    patients: Mapping[str, ArrayLike] | None = None
+    patients: Mapping[str, ArrayLike] | None = field(default=None, compare=False)
     max_patients: int | None = None
     adaptive: AdaptiveClip | None = None
     ledger: BudgetLedger | None = field(default=None, compare=False)
@@ -105,11 +105,12 @@ class PatientLevel:
         if self.max_patients is not None:
             object.__setattr__(self, "max_patients", check_count("max_patients", self.max_patients))
         check_choice("noise", self.noise, Noise)
+        if self.patients is not None and not isinstance(self.patients, Mapping):
+            raise ParameterError("patients maps each site to the ids of its rows' patients, or is None")
         if self.delta > 1 / self.denominator:
             raise ParameterError(
                 f"delta is {self.delta:g}, above 1/denominator = {1 / self.denominator:.3g}: with such a "
-                "chance one "
-                "patient's record may be shown whole; lower delta, by a factor of 10 at best"
+                "chance one patient's record may be shown whole; lower delta, by a factor of 10 at best"
             )
         check_adaptive(self.adaptive, self.clip)
 
@@ -317,9 +318,8 @@ def _group(patients: ArrayLike, rows: int) -> NDArray[np.int64]:
     ids = np.asarray(patients)
     if ids.shape != (rows,) or ids.dtype.kind not in "iuUSO":
         raise ParameterError(
-            f"patients are {ids.dtype} of shape {ids.shape}; they must be integers or texts, one for each of "
-            f"{rows} "
-            "rows"
+            f"patients are {ids.dtype} of shape {ids.shape}; they must be integers or texts, one for each "
+            f"of {rows} rows"
         )
     return np.unique(ids, return_inverse=True)[1].astype(np.int64)
 

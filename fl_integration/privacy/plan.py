@@ -82,7 +82,7 @@ class PrivacyPlan:
 
     @property
     def failure(self) -> float:
-        """What one round takes from δ beside its noise, for a ledger."""
+        """What one round takes from δ beside its noise, for a ledger of any ε that there can be."""
         return (self.security_failure + self.table_failure) / self.rounds
 
     @property

@@ -2,9 +2,9 @@
 
 The protocol's own plan says how many honest contributors every opened sum has (h); each client adds 1/h of
 the variance that the budget asks of one trusted party, so that colluders and dropouts are in the arithmetic.
-δ has
-three parts: the noise's, the chance that the protocol's plan fails (by round, added up), and the distance of
-the noise that is drawn from its law, d·rounds·n·(1 + e^ε)·distance.
+δ has three parts: the noise's, the chance that the protocol's plan fails (by round, added up), and the
+distance of the noise that is drawn from its law, d·rounds·n·(1 + e^ε)·distance. In this ε is 20, the largest
+that any ledger adds up, so that the part holds for whatever else is charged there.
 
 Under MaskedSum the sum wraps around in a ring wide enough that it hardly ever does: that costs accuracy,
 never privacy. Other protocols cannot wrap: there a summand is held to ±`reach`, to which the noise's own
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from fl_integration.privacy.accountant import Release, calibrate, epsilon_of, epsilons
 from fl_integration.privacy.plan import PrivacyPlan
-from fl_integration.privacy.units import Noise, Unit
+from fl_integration.privacy.units import LARGEST_EPSILON, Noise, Unit
 from protocols import MaskedSum, PlainSum
 from protocols.machine.parameters import ExactSum, Parameters
 from protocols.planning.requirements import Plan
@@ -34,7 +34,7 @@ _TAIL = 11.0
 _LONGEST = 1 << 32
 """Values that δ has room for where the length is unknown."""
 
-_DISTANCE = 2.0**-96
+_DISTANCE = 2.0**-104
 """What is set aside for the distance of one sample; more, where the law says so."""
 
 
@@ -165,21 +165,19 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
         )
     if isinstance(protocol, PlainSum):
         raise ParameterError(
-            "PlainSum shows each client's vector to the server, with that client's share of the noise alone; "
-            "take "
-            "MaskedSum or another protocol that opens sums only"
+            "PlainSum shows each client's vector to the server, with that client's share of the noise "
+            "alone; take MaskedSum or another protocol that opens sums only"
         )
     if type(n) is int and n > protocol.max_clients:
         raise ParameterError(f"{n} clients; the protocol's max_clients is {protocol.max_clients}: raise it")
-    base = protocol.plan(n, roster=roster)
+    base = _worst_cohort(protocol, protocol.plan(n, roster=roster))
     if base.sure_honest < 1 or base.security_failure >= 1:
         raise ParameterError(
             f"with {n} clients, up to {base.corrupt} corrupt, under {base.adversary} no sum is sure to have "
-            "an "
-            "honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
+            "an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
             "corrupt_fraction, or a larger min_contributors"
         )
-    return _worst_cohort(protocol, base)
+    return base
 
 
 def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
@@ -206,7 +204,7 @@ def _security_failure(query: Query, base: Plan) -> float:
 
 
 def _table_failure(query: Query, n: int, distance: float) -> float:
-    return (query.length or _LONGEST) * query.rounds * n * (1 + math.exp(query.epsilon)) * distance
+    return (query.length or _LONGEST) * query.rounds * n * (1 + math.exp(LARGEST_EPSILON)) * distance
 
 
 def _delta_left(query: Query, base: Plan, table: float) -> float:
@@ -218,12 +216,11 @@ def _delta_left(query: Query, base: Plan, table: float) -> float:
     remedy = (
         "raise security_bits in the protocol's requirements, or delta"
         if plan > table
-        else "lower epsilon or rounds"
+        else "raise delta, or lower rounds"
     )
     raise ParameterError(
-        f"delta is {query.delta:.3g}, of which the protocol's plan takes {plan:.3g} in {query.rounds} rounds "
-        "and "
-        f"the noise's distance from its law {table:.3g}: nothing is left for the noise; {remedy}"
+        f"delta is {query.delta:.3g}, of which the protocol's plan takes {plan:.3g} in {query.rounds} "
+        f"rounds and the noise's distance from its law {table:.3g}: nothing is left for the noise; {remedy}"
     )
 
 

@@ -16,10 +16,22 @@ from typing import Any, Final
 from secagg.errors import ParameterError
 from secagg.numbers import is_number, plain
 
-__all__ = ["Noise", "Unit", "check_choice", "check_count", "check_epsilon_delta", "check_positive"]
+__all__ = [
+    "LARGEST_EPSILON",
+    "Noise",
+    "Unit",
+    "check_choice",
+    "check_count",
+    "check_epsilon_delta",
+    "check_positive",
+]
 
 LARGEST: Final = 1e100
 """Clips lie between this number's inverse and it, so that no square leaves the range of float64."""
+
+
+LARGEST_EPSILON: Final = 20.0
+"""Of a plan and of a ledger: beyond it nothing is promised, and δ is charged for all up to it."""
 
 
 class Noise(Enum):
@@ -52,13 +64,13 @@ def check_epsilon_delta(epsilon: Any, delta: Any) -> tuple[float, float]:
     """Both as floats.
 
     Raises:
-        ParameterError: epsilon is no number in (0, 64], or delta none in (0, 1).
+        ParameterError: epsilon is no number in (0, 20], or delta none in (0, 1).
     """
     epsilon, delta = plain(epsilon), plain(delta)
-    if not is_number(epsilon) or not 0 < epsilon <= 64:
+    if not is_number(epsilon) or not 0 < epsilon <= LARGEST_EPSILON:
         raise ParameterError(
-            f"epsilon is {epsilon!r}; it must be a number in (0, 64]: 1 is strict, 10 is weak, and without "
-            "any promise privacy=None is the honest choice"
+            f"epsilon is {epsilon!r}; it must be a number in (0, 20]: 1 is strict, 10 is weak, and beyond 20 "
+            "nothing is promised, for which privacy=None is the honest choice"
         )
     if not is_number(delta) or not 0 < delta < 1:
         raise ParameterError(f"delta is {delta!r}; it must be a number in (0, 1), below 1 over the patients")

@@ -1,6 +1,7 @@
 """What releases cost, against dp-accounting's own numbers and against exact laws."""
 
 import math
+import textwrap
 from functools import cache
 
 import numpy as np
@@ -12,6 +13,7 @@ from fl_integration.privacy.accountant import Release, calibrate, epsilon_of, ep
 from fl_integration.privacy.units import Noise
 from secagg.errors import ParameterError
 from secagg.noise import DiscreteGaussian, Skellam
+from tests.fresh import BLOCKER, run
 
 pytest.importorskip("dp_accounting")
 
@@ -240,3 +242,22 @@ def test_numpys_numbers_are_numbers():
     assert plain == Release(
         noise=Noise.SKELLAM, l2=np.float32(2), l1=np.int64(2), sigma=np.float64(3), length=np.int32(4)
     )
+
+
+def test_the_rooms_open_without_dp_accounting_and_counting_names_the_extra():
+    said = run(
+        BLOCKER.format(library="dp_accounting")
+        + textwrap.dedent(
+            """
+            from fl_integration import BudgetLedger, ClientLevel, PatientLevel, RowLevel
+            from secagg.errors import MissingExtraError
+            unit = PatientLevel(epsilon=1.0, delta=1e-4, rounds=60, denominator=740)
+            try:
+                unit.plan(3, length=14)
+            except MissingExtraError as missing:
+                print(missing)
+            print(sorted({"torch", "pandas", "scipy"} & set(sys.modules)))
+            """
+        )
+    )
+    assert said == "dp-accounting is not installed; run: pip install 'secagg[privacy]'\n[]"

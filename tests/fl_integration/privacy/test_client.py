@@ -183,7 +183,7 @@ def test_a_summand_fits_where_sums_cannot_wrap():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"epsilon": 0}, r"epsilon is 0; it must be a number in \(0, 64\]"),
+        ({"epsilon": 0}, r"epsilon is 0; it must be a number in \(0, 20\]"),
         ({"delta": math.nan}, r"delta is nan; it must be a number in \(0, 1\)"),
         ({"rounds": True}, r"rounds is True; it must be an integer in \[1, "),
         ({"clip": math.inf}, r"clip is inf; it must be a finite number above 0"),

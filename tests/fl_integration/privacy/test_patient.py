@@ -207,8 +207,8 @@ def test_the_clip_follows_and_its_count_is_in_the_sensitivity():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"epsilon": 0}, r"epsilon is 0; it must be a number in \(0, 64\]"),
-        ({"epsilon": -1.0}, r"epsilon is -1.0; it must be a number in \(0, 64\]"),
+        ({"epsilon": 0}, r"epsilon is 0; it must be a number in \(0, 20\]"),
+        ({"epsilon": -1.0}, r"epsilon is -1.0; it must be a number in \(0, 20\]"),
         ({"epsilon": math.nan}, r"epsilon is nan; it must be"),
         ({"epsilon": math.inf}, r"epsilon is inf; it must be"),
         ({"epsilon": "1"}, r"epsilon is '1'; it must be"),
@@ -228,6 +228,7 @@ def test_the_clip_follows_and_its_count_is_in_the_sensitivity():
             r"noise is 'Skellam'; it must be one of Noise.SKELLAM, Noise.DISCRETE_GAUSSIAN",
         ),
         ({"max_patients": 0}, r"max_patients is 0; it must be an integer in \[1, "),
+        ({"patients": [1, 2]}, r"patients maps each site to the ids of its rows' patients"),
         ({"adaptive": 1.0}, r"adaptive is an AdaptiveClip\(initial=…\) or None"),
         ({"adaptive": AdaptiveClip(initial=1.0), "clip": 2.0}, r"clip and adaptive are both given"),
     ],

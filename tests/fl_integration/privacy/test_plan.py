@@ -10,6 +10,7 @@ import pytest
 from fl_integration.privacy.accountant import Release, epsilon_of
 from fl_integration.privacy.adaptive import AdaptiveClip
 from fl_integration.privacy.client import ClientLevel
+from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger
 from fl_integration.privacy.patient import PatientLevel
 from fl_integration.privacy.plan import PrivacyPlan
 from fl_integration.privacy.rows import RowLevel
@@ -17,6 +18,7 @@ from fl_integration.privacy.units import Noise, Unit
 from protocols import Adversary, CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Requirements, simulate
 from secagg.entropy import SeededEntropy
 from secagg.errors import ParameterError
+from secagg.noise import DiscreteGaussian, Skellam
 
 pytest.importorskip("dp_accounting")
 
@@ -43,7 +45,7 @@ def test_the_table():
         "one client adds    σ 19.2 clips (19,679 steps)\n"
         "epsilon            0.103 after 1, 0.37 after 10, 1 after 60 rounds\n"
         "delta              0.0001: 0.0001 for the noise, 0 for the protocol's plan, "
-        "1.2e-25 for the tables of noise\n"
+        "6e-20 for the tables of noise\n"
         "grid               1,024 steps a clip of 1\n"
         "ring               22 bits a value, 902 bytes a client and round"
     )
@@ -109,15 +111,17 @@ def test_without_corrupt_clients_it_says_what_a_curious_one_reads():
 
 
 def test_what_the_protocol_may_fail_comes_off_delta():
-    requirements = Requirements(adversary=Adversary.SEMI_HONEST)
+    requirements = Requirements(
+        adversary=Adversary.SEMI_HONEST, security_bits=10, grinding_bits=0, min_contributors=50
+    )
     protocol = MaskedSum(max_clients=100, requirements=requirements)
     base = protocol.plan(100)
-    unit = PatientLevel(epsilon=8.0, delta=1e-19, rounds=1000, denominator=10_000)
+    unit = PatientLevel(epsilon=8.0, delta=0.05, rounds=10, denominator=20)
     plan = unit.plan(100, protocol=protocol, length=10)
-    assert plan.security_failure == 1000 * base.security_failure > 0
-    assert plan.delta_noise == pytest.approx(1e-19 - 1000 * base.security_failure - plan.table_failure)
-    assert plan.failure * 1000 == pytest.approx(plan.security_failure + plan.table_failure)
-    strict = PatientLevel(epsilon=1.0, delta=base.security_failure * 900, rounds=1000, denominator=10_000)
+    assert plan.security_failure >= 10 * base.security_failure > 1e-3
+    assert plan.delta_noise == pytest.approx(0.05 - plan.security_failure - plan.table_failure, rel=1e-12)
+    assert plan.failure * 10 == pytest.approx(plan.security_failure + plan.table_failure)
+    strict = PatientLevel(epsilon=1.0, delta=base.security_failure * 9, rounds=10, denominator=20)
     with pytest.raises(
         ParameterError, match=r"nothing is left for the noise; raise security_bits in .* or delta"
     ):
@@ -125,11 +129,36 @@ def test_what_the_protocol_may_fail_comes_off_delta():
 
 
 def test_the_distance_of_what_is_drawn_comes_off_delta():
-    unit = PatientLevel(epsilon=30.0, delta=1e-4, rounds=60, denominator=740)
-    plan = unit.plan(3, length=10**6)
-    assert plan.table_failure == 10**6 * 60 * 3 * (1 + math.exp(30)) * 2.0**-96 > 1e6 * plan.noise.distance
-    with pytest.raises(ParameterError, match="nothing is left for the noise; lower epsilon or rounds"):
-        PatientLevel(epsilon=63.0, delta=1e-15, rounds=60, denominator=740).plan(3, length=10**6)
+    plan = UNIT.plan(3, length=10**6)
+    assert plan.table_failure == 10**6 * 60 * 3 * (1 + math.exp(20)) * 2.0**-104
+    with pytest.raises(ParameterError, match="nothing is left for the noise; raise delta, or lower rounds"):
+        PatientLevel(epsilon=1.0, delta=1e-15, rounds=60, denominator=740).plan(3, length=10**6)
+
+
+@pytest.mark.parametrize(
+    "law", [Skellam(variance=2.0**36), DiscreteGaussian(sigma=2.0**18), Skellam(variance=1.0)]
+)
+def test_no_law_is_farther_from_what_is_drawn_than_is_set_aside(law):
+    assert law.distance <= 2.0**-104
+
+
+def test_a_ledger_of_the_same_budget_pays_for_all_rounds_and_not_for_one_more():
+    unit = PatientLevel(epsilon=2.0, delta=1e-4, rounds=7, denominator=740)
+    plan = unit.plan(3, length=5)
+    with BudgetLedger(None, epsilon=2.0, delta=1e-4) as ledger:
+        for round in range(7):
+            spent = ledger.charge(
+                site="a",
+                roster=b"r",
+                session=b"s",
+                round=round,
+                releases=[plan.release],
+                failure=plan.failure,
+            )
+            # What later rounds may fail is not charged yet.
+            assert spent == pytest.approx(plan.epsilon_by_round[round], rel=1e-9)
+        with pytest.raises(BudgetExceededError):
+            ledger.charge(site="a", roster=b"r", session=b"s", round=7, releases=[plan.release])
 
 
 @pytest.mark.parametrize("protocol", [LatticeSum, PaillierSum, CkksSum])
@@ -251,7 +280,7 @@ def test_questions_that_are_none(change, said):
         unit.plan(3, **{"length": 4, "l2": 1.0, "largest": 10, **change})
 
 
-@pytest.mark.parametrize(("epsilon", "delta"), [(0, 1e-6), (65, 1e-6), (1, 0), (1, 1.0), (True, 1e-6)])
+@pytest.mark.parametrize(("epsilon", "delta"), [(0, 1e-6), (21, 1e-6), (1, 0), (1, 1.0), (True, 1e-6)])
 def test_budgets_of_rows_that_are_none(epsilon, delta):
     with pytest.raises(ParameterError, match=r"epsilon is|delta is"):
         RowLevel(epsilon=epsilon, delta=delta)

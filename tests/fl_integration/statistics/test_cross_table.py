@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import contingency
@@ -58,6 +58,7 @@ def test_a_table_of_four_by_two_is_scipys():
 
 
 @given(st.lists(st.integers(0, 40), min_size=4, max_size=4))
+@settings(max_examples=40)
 def test_a_table_of_two_by_two_is_scipys(cells):
     counts = np.array(cells).reshape(2, 2)
     found = pooled(CrossTable(SEX, ILL), [table_of(counts), table_of(np.zeros((2, 2), int))])

@@ -16,6 +16,7 @@ from fl_integration.statistics.moments import Moments
 from fl_integration.statistics.pca import PCA, Matrix
 from fl_integration.statistics.policy import SitePolicy, SmallCells
 from fl_integration.statistics.refusal import QuestionRefusedError
+from fl_integration.statistics.row_names import names_of
 from protocols import CkksSum, MaskedSum
 from secagg.errors import ParameterError
 from tests.fl_integration.statistics.pooled import pooled
@@ -137,3 +138,12 @@ def test_a_question_whose_sums_do_not_fit_is_refused_before_anything_runs(tables
     fine = Number("age", low=0, high=128, unit=2.0**-17)
     with pytest.raises(ParameterError, match="column 'age' has 8388608 units to a side"):
         ask(MaskedSum(max_clients=4), tables, Correlation((fine, CHOL)), max_rows=100_000)
+
+
+def test_persons_are_told_apart_by_their_last_genotype():
+    """Rows that are long go through another hash first."""
+    rows = np.zeros((3, 5000), dtype=np.uint8)
+    rows[1, -1] = 1
+    names = names_of(rows, key=bytes(32))
+    assert len(set(names.tolist())) == 3  # the third is the first once more
+    assert names[0] == names_of(rows[:1], key=bytes(32))[0] != names_of(rows[:1], key=b"\1" * 32)[0]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -28,6 +28,7 @@ SEX = Category("sex", ("f", "m"))
     st.integers(0, 300),
     st.sampled_from([(1, 1), (2**15, 2**16), (2**23, 2**23), (2**46, 1), (2**53, 1)]),
 )
+@settings(max_examples=40)
 def test_products_are_those_of_pythons_integers(data, rows, largest):
     left, right = (
         data.draw(arrays.arrays(np.int64, (rows, 2), elements=st.integers(-most, most))) for most in largest
@@ -76,6 +77,7 @@ def test_the_unit_that_is_named_is_large_enough():
 
 
 @given(st.integers(0, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
 def test_the_pooled_matrix_is_that_of_the_complete_rows(rows, seed):
     rng = np.random.default_rng(seed)
     age, sex = rng.integers(-100, 1200, rows) / 8, rng.choice(["f", "m", None], rows)
