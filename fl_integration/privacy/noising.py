@@ -1,4 +1,4 @@
-"""One client's share of the noise, added to its summand; whether plans, summands and totals fit each other."""
+"""One client's share of the noise, added to its summand; whether plans, summands, totals fit each other."""
 
 import numpy as np
 from numpy.typing import NDArray
