@@ -318,7 +318,8 @@ def test_a_question_loads_no_backend() -> None:
         from protocols import MaskedSum
         tables = {name: {"x": list(range(20))} for name in "abc"}
         answer = ask(MaskedSum(max_clients=3), tables, Moments((Number("x", low=0, high=32),)))
-        print(answer.mean[0], sorted({"pandas", "scipy", "dp_accounting", "torch", "matplotlib"} & {*sys.modules}))
+        heavy = {"pandas", "scipy", "dp_accounting", "torch", "matplotlib"}
+        print(answer.mean[0], sorted(heavy & set(sys.modules)))
         """
     )
     assert loaded == "9.5 []"
