@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.serving import FederatedServer
+    from fl_integration.loop.standardising import Standardisation, Standardise, standardised
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
     from fl_integration.privacy.adaptive import AdaptiveClip
     from fl_integration.privacy.client import ClientLevel
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from fl_integration.site.training import LocalTraining, predict
     from fl_integration.statistics.allele_test import AlleleTest, Association, Calls
     from fl_integration.statistics.asking import ask
+    from fl_integration.statistics.cohort import TableOne
     from fl_integration.statistics.columns import Category, Genotypes, Number
     from fl_integration.statistics.correlation import Correlation
     from fl_integration.statistics.count import Count
@@ -62,7 +64,11 @@ if TYPE_CHECKING:
     from fl_integration.statistics.quantiles import Quantiles
     from fl_integration.statistics.question import Condition
     from fl_integration.statistics.refusal import QuestionRefusedError
+<<<<<<< HEAD
     from fl_integration.statistics.roc_curve import RocCurve
+=======
+    from fl_integration.statistics.table_one import table_one
+>>>>>>> p14_e
     from fl_integration.vectors.autoclip import AutoClip
     from fl_integration.vectors.manifest import Manifest
     from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, movable, only
@@ -71,6 +77,7 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
+<<<<<<< HEAD
     "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "Association", "AutoClip", "Better",
     "BiasCorrection", "BudgetExceededError", "BudgetLedger", "Calls", "Category", "Central",
     "ClientLevel", "ClippingWarning", "Condition", "Correlation", "Count", "CoxRegression", "CrossTable",
@@ -81,10 +88,21 @@ __all__ = [
     "Quantiles", "QuestionRefusedError", "Rehearsal", "RocCurve", "Rotation", "RoundReport", "RowLevel",
     "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Task", "Ties",
     "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
+=======
+    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "AutoClip", "Better", "BiasCorrection",
+    "BudgetExceededError", "BudgetLedger", "Category", "Central", "ClientLevel", "ClippingWarning",
+    "Condition", "Correlation", "Count", "CrossTable", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
+    "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun", "FederatedServer",
+    "Genotypes", "Histogram", "InProcess", "LinearRegression", "LocalTraining", "Manifest", "Moments",
+    "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity", "Quantiles",
+    "QuestionRefusedError", "Rehearsal", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold",
+    "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation", "Standardise", "TableOne",
+    "Task", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
+>>>>>>> p14_e
     "apply_delta", "ask", "delta", "fedavg", "federate", "flatten", "load_identity", "load_public",
     "manifest_of", "model_digest", "movable", "only", "predict", "read_public", "read_roster",
-    "run_round_async", "save_identity", "segments", "sign_roster", "to_tensorboard", "unflatten",
-    "write_roster",
+    "run_round_async", "save_identity", "segments", "sign_roster", "standardised", "table_one",
+    "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -101,6 +119,7 @@ _ROOMS = {
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.serving": ("FederatedServer",),
+    "loop.standardising": ("Standardisation", "Standardise", "standardised"),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
     "privacy.adaptive": ("AdaptiveClip",),
     "privacy.client": ("ClientLevel",),
@@ -120,6 +139,7 @@ _ROOMS = {
     "site.training": ("LocalTraining", "predict"),
     "statistics.allele_test": ("AlleleTest", "Association", "Calls"),
     "statistics.asking": ("ask",),
+    "statistics.cohort": ("TableOne",),
     "statistics.columns": ("Category", "Genotypes", "Number"),
     "statistics.correlation": ("Correlation",),
     "statistics.count": ("Count",),
@@ -136,7 +156,11 @@ _ROOMS = {
     "statistics.quantiles": ("Quantiles",),
     "statistics.question": ("Condition",),
     "statistics.refusal": ("QuestionRefusedError",),
+<<<<<<< HEAD
     "statistics.roc_curve": ("RocCurve",),
+=======
+    "statistics.table_one": ("table_one",),
+>>>>>>> p14_e
     "vectors.autoclip": ("AutoClip",),
     "vectors.manifest": ("Manifest",),
     "vectors.sharing": ("adapters", "all_but", "all_but_norms", "movable", "only"),

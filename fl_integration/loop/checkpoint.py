@@ -63,6 +63,7 @@ class Fingerprint:
     clip: str
     sampling: str
     seed: str
+    standardised: str = ""
     privacy: str = ""
 
 
@@ -75,6 +76,7 @@ _SAID: Final = {
     "clip": "another clip=",
     "sampling": "another sampling=",
     "seed": "another seed",
+    "standardised": "another standardise=, or of inputs with other means and deviations",
     "privacy": "another privacy=",
 }
 
