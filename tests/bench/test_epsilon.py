@@ -44,7 +44,7 @@ def test_gradient_is_that_of_the_loss():
 
 @pytest.mark.parametrize("arm", [Arm.ALL, Arm.LOSS])
 def test_machines_make_the_plain_sum_in_every_round(arm):
-    assert train(arm, 0.1, runs=1, check=True).checked == private.ROUNDS
+    assert train(arm, 10.0, runs=1, check=True).checked == private.ROUNDS
 
 
 def test_without_noise_it_is_the_prototypes_figure():
