@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("site", "pooled"),
         default="site",
         help="scale measurements by each hospital's own mean and deviation (default), or by those of all "
-        "training patients, from one secure sum",
+        "training patients, from secure sums",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("secagg-hospitals-out"), metavar="DIR",
@@ -155,7 +155,9 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
                 )
             )
             tick = ticker(bars, "other splits", SPLITS)
-            repeats = study.repeat_gains(splits=SPLITS, rounds=rounds, seed=seed, tick=tick)
+            repeats = study.repeat_gains(
+                splits=SPLITS, rounds=rounds, seed=seed, standardise=standardise, tick=tick
+            )
         if lost is not None:
             tick = ticker(bars, "act two", study.ticks(sites=4, choices=choices, rounds=rounds))
             acts.append(

@@ -66,7 +66,8 @@ def test_no_count_below_the_policys_is_printed(table):
     assert f"<{MIN_ROWS}" in shown  # two electrocardiograms are missing
 
 
-def test_the_command_shows_it(capsys, table):
+@pytest.mark.slow
+def test_the_command_shows_it():
     done = CliRunner().invoke(app, ["describe", "heart", "--sites", "3"])
     assert done.exit_code == 0
     text = re.sub(r"\s+", " ", done.stdout)

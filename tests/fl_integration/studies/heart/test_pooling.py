@@ -44,7 +44,7 @@ def test_hospitals_on_pooled_figures():
 @pytest.fixture(scope="module")
 def acts():
     return {
-        how: study.run_act(sites=3, choices=(Choice.MASKED,), rounds=3, seed=1, standardise=how)
+        how: study.run_act(sites=3, choices=(Choice.PLAIN,), rounds=1, seed=1, standardise=how)
         for how in Standardise
     }
 
@@ -72,14 +72,17 @@ def test_the_note_says_which(acts, how, said):
     assert note.startswith(said)
     assert f"{act.scaling.this.value:.3f}" in note
     assert f"{act.scaling.other.value:.3f}" in note
-    assert re.search(r"\([\d,]{5,} bytes a hospital\)", note)
-
-
-def test_secure_sums_learn_the_same_on_either_scale(acts):
-    for act in acts.values():
-        assert next(row for row in act.rows if row.choice is Choice.MASKED).difference < 1e-5
+    assert re.search(r"\([\d,]+ bytes a hospital\)", note)
 
 
 def test_an_engine_prepares_alone(capsys):
     assert main(["study", "heart", "--engine", "flower", "--standardise", "pooled"]) == 2
     assert "--standardise pooled is for a run in one process" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_other_splits_are_on_the_same_scale():
+    given = {"splits": 2, "rounds": 2, "seed": 1}
+    own, pooled = (study.repeat_gains(standardise=how, **given) for how in Standardise)
+    assert own != pooled
+    assert [each.site for each in own] == [each.site for each in pooled]
