@@ -18,7 +18,7 @@ from fl_integration.studies.heart.describing import MIN_ROWS, cohort
 
 @pytest.fixture(scope="module")
 def table() -> TableOne:
-    return cohort(Choice.MASKED, sites=4, seed=1)
+    return cohort(Choice.PLAIN, sites=4, seed=1)
 
 
 def rows(column: str, disease: int) -> pd.Series:
@@ -64,6 +64,11 @@ def test_no_count_below_the_policys_is_printed(table):
     assert counts
     assert all(each == 0 or each >= MIN_ROWS for each in counts)
     assert f"<{MIN_ROWS}" in shown  # two electrocardiograms are missing
+
+
+@pytest.mark.slow
+def test_masks_change_nothing(table):
+    assert cohort(Choice.MASKED, sites=4, seed=1).cells() == table.cells()
 
 
 @pytest.mark.slow

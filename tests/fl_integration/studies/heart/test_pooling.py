@@ -49,6 +49,7 @@ def acts():
     }
 
 
+@pytest.mark.slow
 def test_each_choice_is_told_beside_the_other(acts):
     site, pooled = acts[Standardise.SITE].scaling, acts[Standardise.POOLED].scaling
     assert (site.this, site.other) == (pooled.other, pooled.this)
@@ -56,6 +57,7 @@ def test_each_choice_is_told_beside_the_other(acts):
     assert (site.how, pooled.how) == (Standardise.SITE, Standardise.POOLED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [
