@@ -109,7 +109,7 @@ def test_a_second_device_that_its_log_refuses_keeps_its_control_variate() -> Non
             identity=identities[0], roster=roster, session=session, policy=Policy(release_log=log)
         )
         site = site_of("a", start)
-        site._data = given
+        site.data = given
         return FederatedClient(machine, site=site, start=start.start, around=around)
 
     first, second = device(pieces("a")), device(pieces("e"))

@@ -63,6 +63,14 @@ def test_known_sums(dtype):
 def test_huge_gradients_are_clipped_like_others_and_tiny_ones_are_cut():
     gradients = np.array([[1e200, 0.0], [1.7e308, 1.7e308], [5e-324, -1e-200]])
     assert UNIT.summand(gradients, plan=plan_for(2)).tolist() == [1024 + 724, 724]
+    wide = PatientLevel(**BUDGET, clip=100.0)
+    assert wide.summand(gradients[:1], plan=plan_for(2)).tolist() == [1024, 0]
+
+
+def test_whatever_float64_proposes_the_integers_are_bounded():
+    with np.errstate(invalid="ignore"):
+        cut = cut_to(np.array([[math.nan, 1e300, -1e300], [2.0**40, 0.0, 0.0]]), steps=16)
+    assert max(sum(int(each) ** 2 for each in row) for row in cut) <= 256
 
 
 @given(arrays(np.int64, 6, elements=st.integers(-40, 40)), st.integers(0, 3000))
@@ -114,6 +122,9 @@ def test_who_is_not_drawn_adds_nothing():
     assert 0 < taken.sum() < 40
     drawn = unit.summand(gradients[taken], plan=plan, patients=ids[taken])
     assert np.array_equal(unit.summand(gradients, plan=plan, patients=ids, sampled=taken), drawn)
+    partly = np.isin(ids, ids[taken][:1]) & (np.arange(40) != np.flatnonzero(taken)[0])
+    assert partly.any()  # of one patient all records but one: she takes no part
+    assert not unit.summand(gradients, plan=plan, patients=ids, sampled=partly).any()
     nobody = unit.summand(gradients, plan=plan, patients=ids, sampled=np.zeros(40, dtype=bool))
     assert not nobody.any()
 
