@@ -64,11 +64,8 @@ if TYPE_CHECKING:
     from fl_integration.statistics.quantiles import Quantiles
     from fl_integration.statistics.question import Condition
     from fl_integration.statistics.refusal import QuestionRefusedError
-<<<<<<< HEAD
     from fl_integration.statistics.roc_curve import RocCurve
-=======
     from fl_integration.statistics.table_one import table_one
->>>>>>> p14_e
     from fl_integration.vectors.autoclip import AutoClip
     from fl_integration.vectors.manifest import Manifest
     from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, movable, only
@@ -77,7 +74,6 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-<<<<<<< HEAD
     "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "Association", "AutoClip", "Better",
     "BiasCorrection", "BudgetExceededError", "BudgetLedger", "Calls", "Category", "Central",
     "ClientLevel", "ClippingWarning", "Condition", "Correlation", "Count", "CoxRegression", "CrossTable",
@@ -86,23 +82,12 @@ __all__ = [
     "KaplanMeier", "LinearRegression", "LocalTraining", "LogisticRegression", "Manifest", "Moments",
     "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity",
     "Quantiles", "QuestionRefusedError", "Rehearsal", "RocCurve", "Rotation", "RoundReport", "RowLevel",
-    "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Task", "Ties",
-    "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
-=======
-    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "AutoClip", "Better", "BiasCorrection",
-    "BudgetExceededError", "BudgetLedger", "Category", "Central", "ClientLevel", "ClippingWarning",
-    "Condition", "Correlation", "Count", "CrossTable", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
-    "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun", "FederatedServer",
-    "Genotypes", "Histogram", "InProcess", "LinearRegression", "LocalTraining", "Manifest", "Moments",
-    "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity", "Quantiles",
-    "QuestionRefusedError", "Rehearsal", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold",
-    "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation", "Standardise", "TableOne",
-    "Task", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
->>>>>>> p14_e
-    "apply_delta", "ask", "delta", "fedavg", "federate", "flatten", "load_identity", "load_public",
-    "manifest_of", "model_digest", "movable", "only", "predict", "read_public", "read_roster",
-    "run_round_async", "save_identity", "segments", "sign_roster", "standardised", "table_one",
-    "to_tensorboard", "unflatten", "write_roster",
+    "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation",
+    "Standardise", "TableOne", "Task", "Ties", "Trained", "TrainingAborted", "Watch", "WithoutModes",
+    "adapters", "all_but", "all_but_norms", "apply_delta", "ask", "delta", "fedavg", "federate",
+    "flatten", "load_identity", "load_public", "manifest_of", "model_digest", "movable", "only",
+    "predict", "read_public", "read_roster", "run_round_async", "save_identity", "segments",
+    "sign_roster", "standardised", "table_one", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -156,11 +141,8 @@ _ROOMS = {
     "statistics.quantiles": ("Quantiles",),
     "statistics.question": ("Condition",),
     "statistics.refusal": ("QuestionRefusedError",),
-<<<<<<< HEAD
     "statistics.roc_curve": ("RocCurve",),
-=======
     "statistics.table_one": ("table_one",),
->>>>>>> p14_e
     "vectors.autoclip": ("AutoClip",),
     "vectors.manifest": ("Manifest",),
     "vectors.sharing": ("adapters", "all_but", "all_but_norms", "movable", "only"),
