@@ -45,22 +45,26 @@ if TYPE_CHECKING:
     from fl_integration.site.signed_rosters import Second, sign_roster
     from fl_integration.site.step import Trained
     from fl_integration.site.training import LocalTraining, predict
-    from fl_integration.statistics.allele_test import AlleleTest
+    from fl_integration.statistics.allele_test import AlleleTest, Association, Calls
     from fl_integration.statistics.asking import ask
     from fl_integration.statistics.cohort import TableOne
     from fl_integration.statistics.columns import Category, Genotypes, Number
     from fl_integration.statistics.correlation import Correlation
     from fl_integration.statistics.count import Count
+    from fl_integration.statistics.cox_regression import CoxRegression, Ties
     from fl_integration.statistics.cross_table import CrossTable
     from fl_integration.statistics.histogram import Histogram
+    from fl_integration.statistics.kaplan_meier import KaplanMeier
     from fl_integration.statistics.ledger import AnswerLedger
     from fl_integration.statistics.linear_regression import LinearRegression
+    from fl_integration.statistics.logistic_regression import LogisticRegression
     from fl_integration.statistics.moments import Moments
     from fl_integration.statistics.pca import PCA
     from fl_integration.statistics.policy import SitePolicy, SmallCells
     from fl_integration.statistics.quantiles import Quantiles
     from fl_integration.statistics.question import Condition
     from fl_integration.statistics.refusal import QuestionRefusedError
+    from fl_integration.statistics.roc_curve import RocCurve
     from fl_integration.statistics.table_one import table_one
     from fl_integration.vectors.autoclip import AutoClip
     from fl_integration.vectors.manifest import Manifest
@@ -70,19 +74,20 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "AutoClip", "Better", "BiasCorrection",
-    "BudgetExceededError", "BudgetLedger", "Category", "Central", "ClientLevel", "ClippingWarning",
-    "Condition", "Correlation", "Count", "CrossTable", "Custom", "EarlyStopping", "Existing", "FedAdagrad",
-    "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun", "FederatedServer",
-    "Genotypes", "Histogram", "InProcess", "LinearRegression", "LocalTraining", "Manifest", "Moments",
-    "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity", "Quantiles",
-    "QuestionRefusedError", "Rehearsal", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold",
-    "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation", "Standardise", "TableOne",
-    "Task", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
-    "apply_delta", "ask", "delta", "fedavg", "federate", "flatten", "load_identity", "load_public",
-    "manifest_of", "model_digest", "movable", "only", "predict", "read_public", "read_roster",
-    "run_round_async", "save_identity", "segments", "sign_roster", "standardised", "table_one",
-    "to_tensorboard", "unflatten", "write_roster",
+    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "Association", "AutoClip", "Better",
+    "BiasCorrection", "BudgetExceededError", "BudgetLedger", "Calls", "Category", "Central",
+    "ClientLevel", "ClippingWarning", "Condition", "Correlation", "Count", "CoxRegression", "CrossTable",
+    "Custom", "EarlyStopping", "Existing", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi",
+    "FederatedClient", "FederatedRun", "FederatedServer", "Genotypes", "Histogram", "InProcess",
+    "KaplanMeier", "LinearRegression", "LocalTraining", "LogisticRegression", "Manifest", "Moments",
+    "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity",
+    "Quantiles", "QuestionRefusedError", "Rehearsal", "RocCurve", "Rotation", "RoundReport", "RowLevel",
+    "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation",
+    "Standardise", "TableOne", "Task", "Ties", "Trained", "TrainingAborted", "Watch", "WithoutModes",
+    "adapters", "all_but", "all_but_norms", "apply_delta", "ask", "delta", "fedavg", "federate",
+    "flatten", "load_identity", "load_public", "manifest_of", "model_digest", "movable", "only",
+    "predict", "read_public", "read_roster", "run_round_async", "save_identity", "segments",
+    "sign_roster", "standardised", "table_one", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -117,22 +122,26 @@ _ROOMS = {
     "site.signed_rosters": ("Second", "sign_roster"),
     "site.step": ("Trained",),
     "site.training": ("LocalTraining", "predict"),
-    "statistics.allele_test": ("AlleleTest",),
+    "statistics.allele_test": ("AlleleTest", "Association", "Calls"),
     "statistics.asking": ("ask",),
     "statistics.cohort": ("TableOne",),
     "statistics.columns": ("Category", "Genotypes", "Number"),
     "statistics.correlation": ("Correlation",),
     "statistics.count": ("Count",),
+    "statistics.cox_regression": ("CoxRegression", "Ties"),
     "statistics.cross_table": ("CrossTable",),
     "statistics.histogram": ("Histogram",),
+    "statistics.kaplan_meier": ("KaplanMeier",),
     "statistics.ledger": ("AnswerLedger",),
     "statistics.linear_regression": ("LinearRegression",),
+    "statistics.logistic_regression": ("LogisticRegression",),
     "statistics.moments": ("Moments",),
     "statistics.pca": ("PCA",),
     "statistics.policy": ("SitePolicy", "SmallCells"),
     "statistics.quantiles": ("Quantiles",),
     "statistics.question": ("Condition",),
     "statistics.refusal": ("QuestionRefusedError",),
+    "statistics.roc_curve": ("RocCurve",),
     "statistics.table_one": ("table_one",),
     "vectors.autoclip": ("AutoClip",),
     "vectors.manifest": ("Manifest",),

@@ -25,6 +25,13 @@ TRAINING = {
     "federate",
 }
 NEEDS_NO_TORCH = {
+    "RocCurve",
+    "LogisticRegression",
+    "KaplanMeier",
+    "Ties",
+    "CoxRegression",
+    "Calls",
+    "Association",
     "AlleleTest",
     "Correlation",
     "CrossTable",

@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("site", "pooled"),
         default="site",
         help="scale measurements by each hospital's own mean and deviation (default), or by those of all "
-        "training patients, from one secure sum",
+        "training patients, from secure sums",
     )
     parser.add_argument(
         "--epsilon",
@@ -173,7 +173,9 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
                 )
             )
             tick = ticker(bars, "other splits", SPLITS)
-            repeats = study.repeat_gains(splits=SPLITS, rounds=rounds, seed=seed, tick=tick)
+            repeats = study.repeat_gains(
+                splits=SPLITS, rounds=rounds, seed=seed, standardise=standardise, tick=tick
+            )
         if lost is not None:
             total = study.ticks(sites=4, choices=choices, rounds=rounds, promise=promise)
             tick = ticker(bars, "act two", total)

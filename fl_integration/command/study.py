@@ -101,7 +101,7 @@ def heart(
         Scale,
         typer.Option(
             help="Scale measurements by each hospital's own mean and deviation, or by those of all training "
-            "patients, from one secure sum."
+            "patients, from secure sums."
         ),
     ] = Scale.SITE,
     kill: Annotated[

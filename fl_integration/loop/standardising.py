@@ -3,10 +3,11 @@
 * `Standardise.SITE`: each site scales by its own rows. Nobody is asked anything. But one and the same patient
   then looks different to the model at each site, and what differs between the sites (age, say) is lost to it.
 * `Standardise.POOLED`: all scale by the mean and deviation of all sites' rows, which one exact secure sum
-  finds (`Moments`), equal to those of the rows in one pile. That sum is a question like any other: whoever
-  learns the sums learns the columns' counts, means and deviations, and of three sites each can subtract its
-  own. A column needs bounds, declared beforehand and public; a value outside counts as the nearer bound in
-  the figures, and is then scaled as it is.
+  finds (`Moments`, after one that counts which sites have enough rows to be in it: ten), equal to those of
+  the rows in one pile. That sum is a question like any other: whoever learns the sums learns the columns'
+  counts, means and deviations, and of three sites each can subtract its own. A column needs bounds, declared
+  beforehand and public; a value outside counts as the nearer bound in the figures, and is then scaled as it
+  is.
 
 On FLamby's heart patients the same training reaches .774 with pooled figures and .705 with each site's own
 (bench/FLAMBY.md). Where the clients learn the sums, they alone learn these figures too.

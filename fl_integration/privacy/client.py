@@ -204,7 +204,7 @@ class ClientLevel:
         """The summand with this client's share of the noise: int64 of the same length, ready to be summed.
 
         Call it once for each vector that leaves: who saw one summand under two draws of noise could average
-            them.
+        them.
 
         Args:
             summand: as `summand` makes it.

@@ -13,8 +13,7 @@ __all__ = ["cut_to", "held_to", "to_grid"]
 def to_grid(
     rows: NDArray[np.float64], *, clip: float, steps: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Scales rows in place to steps of a grid, those above the clip down to it; sets what is not finite to
-    zero.
+    """Scales rows in place to steps of a grid, those above the clip down to it; what is not finite is zero.
 
     Args:
         rows: float64[rows, d].

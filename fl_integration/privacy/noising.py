@@ -1,5 +1,4 @@
-"""One client's share of the noise, added to its summand; and whether a plan, a summand and a total belong
-together."""
+"""One client's share of the noise, added to its summand; whether plans, summands, totals fit each other."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -189,7 +189,7 @@ class PatientLevel:
         Each patient is drawn alone, with probability ⌊sampling_rate·2**64⌋/2**64, which is never above the
         rate that is accounted for. Draw from fresh entropy in each round, never from a seed that others
         know: the guarantee needs that nobody can tell who was drawn. Time and memory depend on the counts
-            alone.
+        alone.
 
         Args:
             count: rows of the site.

@@ -117,8 +117,9 @@ class RowLevel:
     def noised(
         self, summand: NDArray[np.int64], *, plan: PrivacyPlan, entropy: Entropy = os.urandom
     ) -> NDArray[np.int64]:
-        """The summand with this site's share of the noise: int64 of the same length, once for each that
-        leaves.
+        """The summand with this site's share of the noise: int64 of the same length.
+
+        Call it once for each vector that leaves.
 
         Args:
             summand: as a question makes it.

@@ -36,7 +36,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_integration.statistics.coefficients import Coefficients
+from fl_integration.statistics.coefficients import INTERCEPT, Coefficients
 from fl_integration.statistics.columns import Category, Column, Number
 from fl_integration.statistics.design_matrix import DesignMatrix, Triangle
 from fl_integration.statistics.newton import BETA_LIMIT, Likelihood, check_beta, check_most_steps, maximise
@@ -129,7 +129,7 @@ class CoxRegression(Question):
     def __post_init__(self) -> None:
         Question.__post_init__(self)
         times = SurvivalTimes(self.duration, self.event)
-        design = DesignMatrix(self.predictors, taken=(self.duration.name, self.event.name))
+        design = DesignMatrix(self.predictors, taken=(self.duration.name, self.event.name, INTERCEPT))
         object.__setattr__(self, "predictors", design.predictors)
         plain_fields(self, "most_steps")
         check_most_steps(self.most_steps)

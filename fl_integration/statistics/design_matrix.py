@@ -49,7 +49,7 @@ class DesignMatrix:
 
     Args:
         predictors: at least one, each name once.
-        taken: names that no predictor may have: the outcome's.
+        taken: names that no predictor may have: the outcome's, and that of the constant.
 
     Raises:
         ParameterError: a predictor is no Number or Category, has a single value, or comes twice; or they make

@@ -124,7 +124,7 @@ class LogisticRegression(Question):
         check_two_levels(self.outcome, role="the outcome")
         plain_fields(self, "ridge", "most_steps")
         object.__setattr__(
-            self, "predictors", DesignMatrix(self.predictors, taken=(self.outcome.name,)).predictors
+            self, "predictors", DesignMatrix(self.predictors, taken=(self.outcome.name, INTERCEPT)).predictors
         )
         if not is_number(self.ridge) or not 0 <= self.ridge <= 1e9:
             raise ParameterError(f"ridge is {self.ridge!r}; it must be a number in [0, 1e9]")

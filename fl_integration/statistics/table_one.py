@@ -10,7 +10,8 @@ corrected for their number, and with small groups say little.
 Each figure is a question of its own under the sites' policies (`policy`), and takes as many sums as it takes:
 `TableOne.provenance` says how many, and what they cost. A site with too few rows in a group is in no figure
 of that group, and the notes below the table say so. A table that is printed says more than a sum that is
-opened: counts below `least_shown` are printed as "<" with it, though whoever learnt the sum has seen them.
+opened: counts below `least_shown` are printed as "<" with it. That is manners and no protection: whoever
+learnt the sum has seen them, and one that stands alone follows from what is beside it.
 """
 
 import math

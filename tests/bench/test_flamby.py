@@ -183,7 +183,9 @@ def test_pooled_scale_out_of_a_secure_sum_is_that_of_the_pile():
     cohort = load_cohort()
     for part in ("train", "test"):
         sites = [getattr(scales.on_pooled_scale(site), part).x for site in cohort.unscaled]
-        np.testing.assert_allclose(np.concatenate(sites), getattr(cohort.pooled, part).x, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(
+            np.concatenate(sites), getattr(cohort.pooled, part).x, rtol=1e-7, atol=1e-9
+        )
     assert scales.pooled_figures().answer.provenance.contributors == set(NAMES)
 
 

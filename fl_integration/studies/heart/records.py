@@ -7,9 +7,10 @@ investigators, the codes and the known faults of the records.
 
 Every step is local, as it has to be where rows may not leave the house. A hospital holds back a test set
 stratified by diagnosis, fills gaps from the median (measurements) or the most frequent value (codes) of its
-own training rows, and scales measurements by the mean and standard deviation of those same rows. Test rows
-are prepared with the training rows' figures and never contribute to them. The list of categories is fixed
-here, so that every hospital has the same columns without having seen the others' data.
+own training rows, and scales measurements by the mean and standard deviation of those same rows, or, where
+the hospitals agree to, of all their training rows together (`pooling`). Test rows are prepared with the
+training rows' figures and never contribute to them. The list of categories is fixed here, so that every
+hospital has the same columns without having seen the others' data.
 
 A cholesterol or blood pressure of 0 means 'not measured' and is treated as missing. A column that a site's
 training rows lack altogether (cholesterol in Switzerland) is 0 after scaling: it says nothing about any

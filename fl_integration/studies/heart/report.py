@@ -267,19 +267,20 @@ def scaling_note(act: Act) -> str:
     if (scaling := act.scaling) is None:
         return ""
     provenance = scaling.asked.provenance
-    sent = max(provenance.sent.values(), default=0) if provenance is not None else 0
+    cost = "secure sums"
+    if provenance is not None:
+        sent = max(provenance.sent.values(), default=0)
+        cost = f"{provenance.sums} secure sums ({sent:,} bytes a hospital)"
     found = (
         f"FedAvg in the clear has an AUC of {scaling.this.value:.3f} on all test patients, and with {{}} "
         f"{scaling.other.value:.3f}."
     )
     if scaling.how is Standardise.SITE:
-        other = (
-            f"the pooled figures of all training patients, from one secure sum ({sent:,} bytes a hospital),"
-        )
+        other = f"the pooled figures of all training patients, from {cost},"
         return "Measurements are scaled by each hospital's own mean and deviation: " + found.format(other)
     return (
-        "Measurements are scaled by the mean and deviation of all training patients, from one secure sum "
-        f"({sent:,} bytes a hospital), which whoever learns it knows: " + found.format("each hospital's own")
+        f"Measurements are scaled by the mean and deviation of all training patients, from {cost}, which "
+        "whoever learns sums knows: " + found.format("each hospital's own")
     )
 
 

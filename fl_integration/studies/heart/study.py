@@ -141,18 +141,26 @@ def _the_one(engine: EngineRun, number: int) -> set[Site]:
 
 
 def repeat_gains(
-    *, splits: int, rounds: int, seed: int, tick: Tick = lambda title: None
+    *,
+    splits: int,
+    rounds: int,
+    seed: int,
+    standardise: Standardise = Standardise.SITE,
+    tick: Tick = lambda title: None,
 ) -> tuple[Repeat, ...]:
     """What joining changes at each of three hospitals over `splits` other splits, in the clear.
 
     Args:
         splits: at least 1; they are those of the seeds `seed + 1`, `seed + 2`, …
-        rounds, seed: as in `run_act`.
+        rounds, seed, standardise: as in `run_act`.
         tick: called once for each split.
     """
     found: dict[Site, list[float]] = {}
     for other in range(seed + 1, seed + 1 + splits):
-        hospitals = load_hospitals(sites=3, seed=other)
+        figures = None
+        if standardise is Standardise.POOLED:
+            figures = figures_of(ask_figures(Choice.PLAIN.protocol(clients=3), sites=3, seed=other))
+        hospitals = load_hospitals(sites=3, seed=other, figures=figures)
         stage = Stage(hospitals, rounds=rounds, seed=other, tick=lambda title: None)
         joint, _ = stage.plain({})
         for hospital in hospitals:

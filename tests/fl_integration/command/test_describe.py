@@ -18,7 +18,7 @@ from fl_integration.studies.heart.describing import MIN_ROWS, cohort
 
 @pytest.fixture(scope="module")
 def table() -> TableOne:
-    return cohort(Choice.MASKED, sites=4, seed=1)
+    return cohort(Choice.PLAIN, sites=4, seed=1)
 
 
 def rows(column: str, disease: int) -> pd.Series:
@@ -66,7 +66,13 @@ def test_no_count_below_the_policys_is_printed(table):
     assert f"<{MIN_ROWS}" in shown  # two electrocardiograms are missing
 
 
-def test_the_command_shows_it(capsys, table):
+@pytest.mark.slow
+def test_masks_change_nothing(table):
+    assert cohort(Choice.MASKED, sites=4, seed=1).cells() == table.cells()
+
+
+@pytest.mark.slow
+def test_the_command_shows_it():
     done = CliRunner().invoke(app, ["describe", "heart", "--sites", "3"])
     assert done.exit_code == 0
     text = re.sub(r"\s+", " ", done.stdout)

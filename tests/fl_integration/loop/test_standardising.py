@@ -66,7 +66,7 @@ def pile() -> np.ndarray:
 # --- the figures ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", [PLAIN, MaskedSum(max_clients=3), CkksSum(max_clients=3)])
+@pytest.mark.parametrize("protocol", [PLAIN, MaskedSum(max_clients=3)])
 def test_pooled_figures_are_those_of_the_pile(protocol):
     on_scale, found = standardised(protocol, sites(), POOLED, seed=1)
     places = [0, 2]

@@ -77,8 +77,7 @@ def test_a_row_far_above_the_mean_makes_the_offset_grow():
 
 
 def test_a_patient_who_leaves_alone_is_seen_in_the_sums():
-    """Why the grid is to be coarse: the sums at two times differ by who left between them, predictors and "
-    "all."""
+    """Why the grid is to be coarse: the sums at two times differ by who left between them."""
     sites = [Rows.of(each.dropna()) for each in study()]
     lonely = Rows.of({"months": [23.0], "died": [1], "x": [2.5], "group": ["b"]})
     asking = STUDY.asking(max_rows=1000)

@@ -56,7 +56,7 @@ def test_greenwoods_intervals_by_hand():
         max_size=30,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_curves_are_products_over_counts(rows):
     rows = [*rows, (3, 1, "a")]
     sites = [
@@ -94,6 +94,7 @@ def test_no_events_and_one_event():
     assert none.survival.tolist() == [[1.0] * 7]
     assert np.isinf(none.medians).all()
     assert "not reached" in str(none)
+    assert none.draw().get_ylabel() == "survival"
     last = pooled(KaplanMeier(DAYS, DIED), [{"days": [2], "died": [1]}])
     assert last.survival[0].tolist() == [1, 1, 0, 0, 0, 0, 0]
 
@@ -125,7 +126,6 @@ def test_groups_that_were_never_compared(days, died, arm):
     with pytest.raises(ParameterError, match="the log-rank test compares two groups or more"):
         answer.log_rank  # noqa: B018 -- it is computed when it is read
     assert str(answer)
-    assert answer.draw() is not None
 
 
 def test_a_group_without_rows_does_not_count():

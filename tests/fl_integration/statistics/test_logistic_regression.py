@@ -193,6 +193,7 @@ def test_a_site_answers_no_other_step(step, said):
         ({"predictors": ()}, "there are no predictors"),
         ({"predictors": ("age",)}, "a predictor is 'age'; it must be a Number or a Category"),
         ({"predictors": (AGE, AGE)}, r"the columns \['age'\] have two parts"),
+        ({"predictors": (Number("intercept", low=0, high=1),)}, r"the columns \['intercept'\] have two"),
         ({"predictors": (DIED,)}, r"the columns \['died'\] have two parts"),
         ({"predictors": (Category("one", ("only",)),)}, "'one' can have one value only"),
         ({"predictors": (Number("flat", low=0, high=1, unit=4),)}, "'flat' can have one value only"),

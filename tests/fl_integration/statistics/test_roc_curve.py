@@ -82,7 +82,7 @@ def test_the_standard_error_is_delongs_over_pairs():
     st.lists(st.tuples(st.sampled_from([None, "no", "yes"]), st.integers(0, 8)), max_size=25),
     st.integers(1, 4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_pair_is_counted_once(rows, sites):
     rows = [*rows, ("no", 3), ("yes", 4)]
     table = [

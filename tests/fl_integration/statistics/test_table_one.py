@@ -114,7 +114,9 @@ def test_categories(described, column):
     assert found.test is Comparison.CHI_SQUARED
 
 
-@pytest.mark.parametrize("protocol", [MaskedSum(max_clients=3), CkksSum(max_clients=3)])
+@pytest.mark.parametrize(
+    "protocol", [MaskedSum(max_clients=3), pytest.param(CkksSum(max_clients=3), marks=pytest.mark.slow)]
+)
 def test_same_table_through_a_protocol(protocol, described):
     columns = (AGE, SEX)
     found = table_one(protocol, TABLES, columns, by=OUTCOME, max_rows=200)
@@ -162,7 +164,7 @@ samples = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(samples)
 def test_means_are_compared_as_scipy_does(parts):
     count = np.array([len(each) for each in parts])
@@ -177,14 +179,14 @@ def test_means_are_compared_as_scipy_does(parts):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(samples)
 def test_ranks_are_compared_as_scipy_does(parts):
     counts = np.array([np.bincount(each, minlength=31) for each in parts])
     assert compared_ranks(counts)[0] == pytest.approx(stats.kruskal(*parts).pvalue, rel=1e-6, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), min_size=3, max_size=3), min_size=2, max_size=4))
 def test_counts_are_compared_as_scipy_does(counts):
     table = np.array(counts)
