@@ -38,6 +38,7 @@ from secagg.wire import Writer
 
 try:
     from torch import nn
+    from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
@@ -144,7 +145,21 @@ def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling:
                 f"patients and sites differ in {others}; patients maps each site's id to its records' "
                 "patients"
             )
+        for name, data in sites.items():
+            if isinstance(data, DataLoader) and not _in_order(data):
+                raise ParameterError(
+                    f"the loader of {name!r} yields its rows in another order each time, and patients says "
+                    "whose "
+                    "each row is by its place: pass DataLoader(…, shuffle=False)"
+                )
     check_layers(prepared.model)
+
+
+def _in_order(loader: DataLoader[object]) -> bool:
+    """Whether a loader yields the rows of its data set as they lie there."""
+    batches = loader.batch_sampler
+    own = batches is None or type(batches) is BatchSampler
+    return own and type(loader.sampler) is SequentialSampler and type(loader).__iter__ is DataLoader.__iter__
 
 
 def agreed(privacy: Privacy, protocol: Parameters, prepared: Prepared, *, cohort: int) -> NoisedSums:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.evaluation import Central, OnSites, Task
@@ -232,6 +233,20 @@ def test_the_rows_of_one_person_count_as_one():
     run = private(data=data, privacy=replace(UNIT, patients=patients), watch=watch)
     opened = np.rint(sums[0].mean / -RATE * GRID) - sum(noise_of(run, name, 0) for name in NAMES)
     assert 1024 < np.linalg.norm(opened) <= 4 * 1024
+
+
+def test_a_loader_that_shuffles_does_not_say_whose_its_rows_are():
+    def data(**options):
+        return {name: DataLoader(TensorDataset(*pieces(name)[0]), batch_size=5, **options) for name in NAMES}
+
+    patients = {name: [row // 2 for row in range(12)] for name in NAMES}
+    unit = replace(UNIT, patients=patients)
+    with pytest.raises(ParameterError, match="the loader of 'a' yields its rows in another order each time"):
+        private(data=data(shuffle=True), privacy=unit)
+    assert private(data=data(), privacy=unit, rounds=1).digest == private(privacy=unit, rounds=1).digest
+    before = torch.get_rng_state()
+    private(data=data(shuffle=True), rounds=1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_empty_sample_and_a_site_without_patients_send_noise():
