@@ -1,8 +1,11 @@
 """The bench of noise: a row without, and one for each deviation, over rings that hold the noised sums."""
 
+import pytest
+
 from bench import privacy
 
 
+@pytest.mark.slow
 def test_each_deviation_has_a_row_beside_the_round_without_noise(monkeypatch):
     monkeypatch.setattr(privacy, "REPEATS", 1)
     plain, *noised = privacy.measure(parameters=500)
