@@ -27,10 +27,10 @@ def main() -> int:
     parser.add_argument(
         "page",
         nargs="?",
-        choices=["flamby", "epsilon", "engines", "filters", "statistics"],
+        choices=["flamby", "epsilon", "engines", "filters", "statistics", "privacy"],
         help="instead: FLamby's table of accuracies, see FLAMBY.md; the same patients under differential "
         "privacy, see EPSILON.md; rounds on the engines themselves; the filter pair against NVFlare's HE "
-        "filters; questions to several sites",
+        "filters; questions to several sites; what noise costs a client",
     )
     parser.add_argument(
         "--deployment",
@@ -59,6 +59,8 @@ def main() -> int:
         return show_engines(options.out, named, quick=options.quick)
     if options.page == "filters":
         return show_filters(options.out, quick=options.quick)
+    if options.page == "privacy":
+        return show_privacy(options.out)
     if options.page == "statistics":
         return show_statistics(options.out)
     source = options.json or options.out / "benchmark.json"
@@ -142,6 +144,18 @@ def show_statistics(out: Path) -> int:
     table = table_of_statistics(measure_statistics())
     Console(width=None if sys.stdout.isatty() else 132).print(table)
     with (out / "statistics.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=132).print(table)
+    return 0
+
+
+def show_privacy(out: Path) -> int:
+    """Times a client with noise beside one without, prints the table, and leaves it as `privacy.txt`."""
+    from bench.privacy import measure as measure_privacy
+    from bench.privacy import table_of as table_of_privacy
+
+    table = table_of_privacy(measure_privacy())
+    Console(width=None if sys.stdout.isatty() else 132).print(table)
+    with (out / "privacy.txt").open("w", encoding="utf-8") as file:
         Console(file=file, width=132).print(table)
     return 0
 

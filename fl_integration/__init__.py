@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from fl_integration.site.signed_rosters import Second, sign_roster
     from fl_integration.site.step import Trained
     from fl_integration.site.training import LocalTraining, predict
-    from fl_integration.statistics.allele_test import AlleleTest
+    from fl_integration.statistics.allele_test import AlleleTest, Association, Calls
     from fl_integration.statistics.asking import ask
     from fl_integration.statistics.cohort import TableOne
     from fl_integration.statistics.columns import Category, Genotypes, Number
@@ -74,20 +74,20 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "AutoClip", "Better", "BiasCorrection",
-    "BudgetExceededError", "BudgetLedger", "Category", "Central", "ClientLevel", "ClippingWarning",
-    "Condition", "Correlation", "Count", "CoxRegression", "CrossTable", "Custom", "EarlyStopping",
-    "Existing", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "FederatedClient", "FederatedRun",
-    "FederatedServer", "Genotypes", "Histogram", "InProcess", "KaplanMeier", "LinearRegression",
-    "LocalTraining", "LogisticRegression", "Manifest", "Moments", "Noise", "Number", "OnSites",
-    "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity", "Quantiles", "QuestionRefusedError",
-    "Rehearsal", "RocCurve", "Rotation", "RoundReport", "RowLevel", "Sampling", "Scaffold", "Second",
-    "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation", "Standardise", "TableOne", "Task",
-    "Ties", "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
-    "apply_delta", "ask", "delta", "fedavg", "federate", "flatten", "load_identity", "load_public",
-    "manifest_of", "model_digest", "movable", "only", "predict", "read_public", "read_roster",
-    "run_round_async", "save_identity", "segments", "sign_roster", "standardised", "table_one",
-    "to_tensorboard", "unflatten", "write_roster",
+    "PCA", "AdaptiveClip", "AlleleTest", "AnswerLedger", "Association", "AutoClip", "Better",
+    "BiasCorrection", "BudgetExceededError", "BudgetLedger", "Calls", "Category", "Central",
+    "ClientLevel", "ClippingWarning", "Condition", "Correlation", "Count", "CoxRegression", "CrossTable",
+    "Custom", "EarlyStopping", "Existing", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi",
+    "FederatedClient", "FederatedRun", "FederatedServer", "Genotypes", "Histogram", "InProcess",
+    "KaplanMeier", "LinearRegression", "LocalTraining", "LogisticRegression", "Manifest", "Moments",
+    "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity",
+    "Quantiles", "QuestionRefusedError", "Rehearsal", "RocCurve", "Rotation", "RoundReport", "RowLevel",
+    "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation",
+    "Standardise", "TableOne", "Task", "Ties", "Trained", "TrainingAborted", "Watch", "WithoutModes",
+    "adapters", "all_but", "all_but_norms", "apply_delta", "ask", "delta", "fedavg", "federate",
+    "flatten", "load_identity", "load_public", "manifest_of", "model_digest", "movable", "only",
+    "predict", "read_public", "read_roster", "run_round_async", "save_identity", "segments",
+    "sign_roster", "standardised", "table_one", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -122,7 +122,7 @@ _ROOMS = {
     "site.signed_rosters": ("Second", "sign_roster"),
     "site.step": ("Trained",),
     "site.training": ("LocalTraining", "predict"),
-    "statistics.allele_test": ("AlleleTest",),
+    "statistics.allele_test": ("AlleleTest", "Association", "Calls"),
     "statistics.asking": ("ask",),
     "statistics.cohort": ("TableOne",),
     "statistics.columns": ("Category", "Genotypes", "Number"),

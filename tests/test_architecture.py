@@ -182,7 +182,7 @@ def test_tables_of_contents_are_short_and_without_logic() -> None:
             if path.name != "__init__.py" or str(path.relative_to(ROOT)) == FRONT_DOOR:
                 continue
             text = path.read_text(encoding="utf-8")
-            most = 170 if name == "fl_integration" else 75  # a door: each room twice, once for type checkers
+            most = 180 if name == "fl_integration" else 75  # a door: each room twice, once for type checkers
             assert len(text.splitlines()) <= most
             defined = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.FunctionDef)]
             assert not defined or name == "fl_integration"

@@ -124,6 +124,7 @@ def show_act(
     """
     from fl_integration.studies.heart import report
     from fl_integration.studies.heart.federation import wires
+    from fl_integration.studies.heart.private import private_sentences
 
     console.print()
     head, _, who = report.title(act).partition(": ")
@@ -160,6 +161,13 @@ def show_act(
     for sentence in sentences:
         console.print(_item(sentence))
     console.print()
+    if act.private is not None:
+        console.print("[bold]With noise that hides each patient[/]")
+        for sentence in private_sentences(act):
+            console.print(_item(sentence))
+        console.print()
+        console.print(str(act.private.plan), markup=False, soft_wrap=True)
+        console.print()
 
 
 def _item(sentence: str) -> "Table":

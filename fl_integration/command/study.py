@@ -52,6 +52,7 @@ _EPILOG: Final = """\
 \b
 Examples:
   secagg study heart                                  all in one process, as secagg hospitals
+  secagg study heart --epsilon 1                      with differential privacy as well
   secagg study heart --engine flower                  a SuperLink and three SuperNodes, over TLS
   secagg study heart --engine flower --sites 4 --kill one of four is killed, and the round goes on
   secagg study heart --engine nvflare --protocol ckks a server and three clients of NVFlare; homomorphic
@@ -115,6 +116,19 @@ def heart(
         int | None,
         typer.Option(metavar="N", help="Of the engine's server.", show_default="one that is free"),
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E",
+            help="Train with differential privacy as well, without --engine: what all rounds tell of one "
+            "patient; 1 is strict.",
+            show_default="none",
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(metavar="D", help="The chance that epsilon does not hold.", show_default="1e-4"),
+    ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the results go; made if it is not there.")
     ] = _OUT,
@@ -123,10 +137,16 @@ def heart(
     if engine is None:
         if kill or port is not None:
             raise ParameterError(f"{'--kill' if kill else '--port'} is for a run over --engine; name one")
-        given = {"--protocol": protocol and protocol.value, "--sites": sites, "--rounds": rounds}
+        given: dict[str, object] = {"--protocol": protocol and protocol.value, "--sites": sites}
+        given |= {"--rounds": rounds, "--epsilon": epsilon, "--delta": delta}
         options = [f"{name}={value}" for name, value in given.items() if value is not None]
         options += [f"--standardise={standardise.value}", f"--seed={seed}", f"--out={out}"]
         raise typer.Exit(hospitals.main(options))
+    if epsilon is not None or delta is not None:
+        raise ParameterError(
+            "--epsilon is for a run in one process: over an engine the study's sites train without noise; "
+            "leave it or --engine out"
+        )
     if standardise is Scale.POOLED:
         raise ParameterError(
             "--standardise pooled is for a run in one process: over an engine each hospital's process "

@@ -183,6 +183,7 @@ def ask(
         RoundAborted: a round failed.
         VerificationError: the clients did not find the same answer.
     """
+    since = time.process_time()
     policies = _policies(policy, tables)
     max_rows, question = _checked(question, max_rows)
     seed = plain(seed)
@@ -206,8 +207,7 @@ def ask(
     }
     asker = Asker(question, entropy=_entropy(seed, f"machine/{SERVER}"), **given)
     respondents = _respondents(question, identities, tables=tables, policies=policies, seed=seed, given=given)
-    wire, since = _Wire(respondents), time.process_time()
-    rounds = 0
+    wire, rounds = _Wire(respondents), 0
     while (round := asker.round) is not None:
         _run(asker, round, wire, respondents, learns=protocol.learns)
         rounds += 1

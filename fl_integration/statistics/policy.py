@@ -23,6 +23,7 @@ from typing import Final
 
 from fl_integration.statistics.columns import Category, Column, Genotypes, Number
 from fl_integration.statistics.ledger import AnswerLedger
+from fl_integration.statistics.quantiles import Quantiles
 from fl_integration.statistics.question import Question
 from fl_integration.statistics.refusal import QuestionRefusedError
 from secagg.errors import ParameterError
@@ -63,6 +64,9 @@ class SitePolicy:
             levels exactly as here, or None for any; None in place of the mapping: all columns.
         edges: for a column, where it may be cut, by histograms and conditions; a column that is not named may
             be cut anywhere, but not by what opens cells under `SmallCells.BINNED`.
+        probabilities: of the quantiles that are answered: those at 0 and 1 are single rows' values, and
+        many of
+            them are all values. They do not bind what is noised, nor `SmallCells.OPENED`.
         min_rows: a site with fewer rows that count, or fewer values in a column, takes part as one that has
             none, at least 1.
         min_sites: a column that fewer sites hold is not answered about; and sites that came or went between
@@ -81,6 +85,7 @@ class SitePolicy:
     questions: frozenset[type[Question]] | None = None
     columns: Mapping[str, Column | None] | None = None
     edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    probabilities: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     min_rows: int = 10
     min_sites: int = 3
     min_difference: int = 10
@@ -105,6 +110,7 @@ class SitePolicy:
         if self.columns is not None:
             object.__setattr__(self, "columns", _columns(self.columns))
         object.__setattr__(self, "edges", _edges(self.edges))
+        object.__setattr__(self, "probabilities", _probabilities(self.probabilities))
 
     def check(self, question: Question, *, site: str, clients_learn: bool, noised: bool) -> None:
         """Refuses a question that this policy does not allow, whatever the rows are.
@@ -147,6 +153,12 @@ class SitePolicy:
         self, question: Question, asked: Iterable[Column], *, clients_learn: bool, noised: bool
     ) -> str | None:
         kind = type(question).__name__
+        if (
+            isinstance(question, Quantiles)
+            and not (noised or self.small_cells is SmallCells.OPENED)
+            and not set(question.probabilities) <= set(self.probabilities)
+        ):
+            return f"quantiles at other probabilities than {self.probabilities}"
         match self.small_cells:
             case SmallCells.NOISED if not noised:
                 return f"a {kind} opens cells; this site does so under noise alone, pass privacy="
@@ -188,6 +200,15 @@ def _edges(given: object) -> dict[str, tuple[float, ...]]:
     ):
         raise ParameterError("edges maps a column's name to a tuple of the values where it may be cut")
     return {str(name): tuple(float(plain(cut)) for cut in cuts) for name, cuts in given.items()}
+
+
+def _probabilities(given: object) -> tuple[float, ...]:
+    if not isinstance(given, tuple | list) or not all(is_number(plain(each)) for each in given):
+        raise ParameterError("probabilities is a tuple of numbers in [0, 1], such as (0.25, 0.5, 0.75)")
+    found = tuple(float(plain(each)) for each in given)
+    if not all(0 <= each <= 1 for each in found):
+        raise ParameterError("probabilities has a number outside [0, 1]")
+    return found
 
 
 def _columns(given: object) -> dict[str, Column | None]:

@@ -147,6 +147,15 @@ class Quantiles(Question):
         values[count == 0] = np.nan
         return QuantilesAnswer(self.numbers, self.probabilities, count, values)
 
+    def follows(self, previous: Step, step: Step) -> bool:
+        """Each step looks into one of the parts that the one before made."""
+        wide, before = self._read(previous)
+        gap, lows = self._read(step)
+        parts = 1 << (_first_bits(self._width) if previous.name == _FIRST else _BITS)
+        part, beside = np.divmod(lows - before, wide)
+        inside = (part >= 0) & (part < parts) & (beside == 0)
+        return step.name == _NEXT and gap << _BITS == wide and bool(inside.all())
+
     def summand(self, step: Step, rows: Rows) -> Total:
         gap, lows = self._read(step)
         counts, found = [], []

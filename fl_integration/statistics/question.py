@@ -128,6 +128,17 @@ class Question(ABC):
     def asking(self, *, max_rows: int) -> Asking:
         """The sums that it needs, one after the other, and the answer."""
 
+    def follows(self, previous: Step, step: Step) -> bool:
+        """Whether `step` can come after `previous`, whatever the totals were.
+
+        A site asks this where the server learns the sums, and so says what comes next. True, where the
+        question cannot tell.
+
+        Raises:
+            ParameterError: one of the two is none of this question's.
+        """
+        return True
+
     @abstractmethod
     def summand(self, step: Step, rows: "Rows") -> Total:
         """What one site adds: int64[step.length], within ±`largest`.

@@ -12,6 +12,7 @@ the coverage is true, and that a later step follows from the totals, is the serv
 says what that means.
 """
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from fl_integration.statistics.course import Course, labels_of
 from fl_integration.statistics.encoding import decode, encode
 from fl_integration.statistics.ledger import Asked
 from fl_integration.statistics.policy import SitePolicy
-from fl_integration.statistics.question import Question, Total, selected
+from fl_integration.statistics.question import Question, Step, Total, selected
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.request import Request, head_of
 from fl_integration.statistics.row_names import contents_of
@@ -95,6 +96,7 @@ class Respondent:
         self._course = Course(question, max_rows=max_rows, sites=len(sites), noise=noise)
         self._first = next(question.asking(max_rows=max_rows))
         self._coverage: tuple[int, ...] = ()
+        self._step: Step | None = None
         self._next = 0
         self._largest = question.largest(max_rows=max_rows)
         self.refusal: str | None = None
@@ -210,10 +212,23 @@ class Respondent:
             )
         if request.number == first and request.step != self._first:
             raise self._refused("the first step is not that of the question")
+        if not all(map(math.isfinite, request.step.parameters)):
+            raise self._refused("a step with parameters that are not finite")
+        if self._step is not None and not self._follows(request):
+            raise self._refused("a step that does not follow from the one before, whatever its totals were")
+        self._step = request.step
         if self._coverage and request.coverage != self._coverage:
             raise self._refused("another coverage than before")
         self._check_coverage(request.coverage)
         self._coverage = request.coverage
+
+    def _follows(self, request: Request) -> bool:
+        if self._step is None or request.step is None:
+            return False
+        try:
+            return request.question.follows(self._step, request.step)
+        except ParameterError as error:
+            raise self._refused(str(error)) from error
 
     def _check_coverage(self, coverage: Sequence[int]) -> None:
         """A column that few sites have, or this one alone, is not summed."""

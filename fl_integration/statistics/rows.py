@@ -34,6 +34,7 @@ class Rows:
         self, columns: Mapping[str, NDArray[Any]], count: int, *, hidden: frozenset[str] = frozenset()
     ) -> None:
         self._columns, self._count, self._hidden = dict(columns), count, hidden
+        self._present: dict[Column, NDArray[np.bool_]] = {}
         self.clipped: dict[str, int] = {}
 
     @classmethod
@@ -98,7 +99,12 @@ class Rows:
                 f"column {column.name!r} holds something that is no number; repair it, or ask for a Category"
             )
         values = np.full(len(self), np.nan)
-        values[known] = found[known].astype(np.float64)
+        try:
+            values[known] = found[known].astype(np.float64)
+        except OverflowError:
+            raise ParameterError(
+                f"column {column.name!r} holds an integer that is too large for a float64; repair it"
+            ) from None
         if np.isinf(values).any():
             raise ParameterError(
                 f"column {column.name!r} holds an infinite value, first in row "
@@ -108,13 +114,17 @@ class Rows:
 
     def present(self, column: Column) -> NDArray[np.bool_]:
         """bool[rows], where a value is known; of genotypes, where any marker is."""
-        match column:
-            case Number():
-                return ~np.isnan(self.numbers(column))
-            case Category():
-                return self.codes(column) >= 0
-            case Genotypes():
-                return np.asarray(self.matrix(column).max(axis=1, initial=-1) >= 0)
+        if column not in self._present:
+            match column:
+                case Number():
+                    known = ~np.isnan(self.numbers(column))
+                case Category():
+                    known = self.codes(column) >= 0
+                case Genotypes():
+                    known = np.asarray(self.matrix(column).max(axis=1, initial=-1) >= 0)
+            known.flags.writeable = False  # it is kept: a matrix is long to look through
+            self._present[column] = known
+        return self._present[column]
 
     def steps(self, column: Number) -> NDArray[np.int64]:
         """int64[rows], the values in units from `column.middle`, clipped to the bounds; 0 where missing."""

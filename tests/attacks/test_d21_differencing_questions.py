@@ -91,6 +91,7 @@ def test_a_count_is_about_rows_as_well() -> None:
         told(Count(where=ALL_BUT_ONE.where), tables=tables, policy=policy)
 
 
+@pytest.mark.slow  # D23 and D25 show it at once
 def test_where_the_clients_learn_the_sums_it_is_the_same() -> None:
     pytest.importorskip("tenseal")
     tables, policy = victim(), remembering()

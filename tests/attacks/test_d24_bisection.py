@@ -3,8 +3,9 @@
 Three ways. A question a threshold: counts with conditions, which the ledger stops when two thresholds have
 few rows between them. A server that writes thresholds of its own into the steps of `Quantiles`, where it
 learns the
-sums: it has as many steps as the question, and then none; within them it **succeeds** in choosing
-thresholds. And the question asked again and again, which the ledger counts.
+sums: each step must lie within a part of the one before, and there are as many as the question has. Which
+part, is the server's word: so it **succeeds** in asking for another quantile than was agreed to, and for no
+more. And the question asked again and again, which the ledger counts.
 """
 
 from dataclasses import replace
@@ -58,7 +59,7 @@ def test_ours_stops_where_few_rows_lie_in_between() -> None:
 
 # A server with thresholds of its own
 
-QUESTION = Quantiles((AGE,), (1.0,))
+QUESTION = Quantiles((AGE,), (0.5,))
 
 
 class Searching(Lying):
@@ -74,55 +75,99 @@ class Searching(Lying):
     def round(self) -> Round | None:
         if self._number < 2:
             return super().round
-        if 120 in self.counts.values():
+        if self.found:
             return None
-        step = Step("thresholds", 7, (1.0, float(self.start - 64)))  # in units from the column's middle
-        request = replace(self._base, number=self._number, coverage=self._course.coverage, step=step)
+        request = replace(
+            self._base,
+            number=self._number,
+            coverage=self._course.coverage,
+            step=Step("thresholds", 7, self.own),
+        )
         return Round(self._number, request.sites, 7, encode(request))
 
     @property
-    def start(self) -> int:
-        return 60 + 7 * (self._number - 2)
+    def found(self) -> bool:
+        return 120 in self.counts.values()
+
+    @property
+    def own(self) -> tuple[float, ...]:
+        """The gap between thresholds and where they begin, in units from the column's middle."""
+        return (1.0, float(60 - 64 + 7 * (self._number - 2)))
 
     def ended(self, outcome: Any, **given: Any) -> None:
         if self._number < 2:
             super().ended(outcome, **given)
             return
-        for place, count in enumerate(outcome.total.total.tolist()):
-            self.counts[self.start + place] = count
+        gap, low = map(int, self.own)
+        for place, count in enumerate(outcome.total.total.tolist(), start=1):
+            self.counts[64 + low + place * gap - 1] = count
         self._number += 1
 
 
-def searching(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+class Climbing(Searching):
+    """Asks for the oldest where the median was agreed to: always into the highest part that is not empty."""
+
+    @property
+    def found(self) -> bool:
+        return self._number > QUESTION.most_sums
+
+    @property
+    def own(self) -> tuple[float, ...]:
+        gap = {2: 8, 3: 1}[self._number]
+        reached = max((age for age, count in self.counts.items() if count < 120), default=63)
+        return (float(gap), float(reached + 1 - 64))
+
+
+def lying(monkeypatch: pytest.MonkeyPatch, kind: type[Searching]) -> dict[int, int]:
     """A server that searches; what it has counted."""
     counts: dict[int, int] = {}
     monkeypatch.setattr(Searching, "counts", counts, raising=False)
-    serving(monkeypatch, Searching)
+    serving(monkeypatch, kind)
     return counts
 
 
-def test_on_a_copy_that_does_not_count_steps_it_finds_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = searching(monkeypatch)
+def oldest(counts: dict[int, int]) -> int:
+    return min(age for age, count in counts.items() if count == 120)
+
+
+def test_on_a_copy_that_does_not_look_at_steps_it_finds_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = lying(monkeypatch, Searching)
     monkeypatch.setattr(Quantiles, "most_sums", 100)
+    monkeypatch.setattr(Quantiles, "follows", lambda *steps: True)
     with pytest.raises(RoundAborted, match="ended without an answer"):  # it wanted none
         told(QUESTION, tables=one_is_old())
-    assert min(age for age, count in counts.items() if count == 120) == OLDEST
+    assert oldest(counts) == OLDEST
 
 
-def test_within_the_questions_steps_it_chooses_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of three sums are its own, fourteen ages; then the sites have answered what they agreed to."""
-    counts = searching(monkeypatch)
-    assert QUESTION.most_sums == 3
+def test_on_a_copy_that_counts_steps_alone_it_has_thresholds_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = lying(monkeypatch, Searching)
+    monkeypatch.setattr(Quantiles, "follows", lambda *steps: True)
     with pytest.raises(QuestionRefusedError, match="sum 4 of a Quantiles, which takes 3 at most"):
         told(QUESTION, tables=one_is_old())
     assert sorted(counts) == list(range(60, 74))
-    assert set(counts.values()) == {119}
+
+
+def test_ours_answer_steps_that_follow_from_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = lying(monkeypatch, Searching)
+    with pytest.raises(QuestionRefusedError, match="a step that does not follow from the one before"):
+        told(QUESTION, tables=one_is_old())
+    assert not counts
+
+
+def test_it_chooses_another_quantile_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The residue: the oldest in the median's place. What totals a step follows from, no site knows."""
+    counts = lying(monkeypatch, Climbing)
+    with pytest.raises(RoundAborted, match="ended without an answer"):
+        told(QUESTION, tables=one_is_old())
+    assert oldest(counts) == OLDEST
     page = (Path(__file__).parents[2] / "protocols" / "THREAT_MODEL.md").read_text(encoding="utf-8")
     row = next(line for line in page.splitlines() if line.startswith("| D24 "))
-    assert "**succeeds**" in row
-    assert "thresholds of its own" in row
+    assert "**succeeds** in asking for another quantile" in row
 
 
+@pytest.mark.slow  # D23 and D25 show it at once
 def test_where_the_clients_learn_the_sums_the_server_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tenseal")
 

@@ -172,7 +172,7 @@ class TwoFaced(asking._Wire):
         request = decode(Request, bytes(asked.model))
         assert request.step is not None
         gap, *lows = request.step.parameters
-        step = replace(request.step, parameters=(gap, *(low - 1 for low in lows)))
+        step = replace(request.step, parameters=(gap, *(-64 - low for low in lows)))  # the other half
         told_ = written(replace(asked, model=encode(replace(request, step=step))))
         return replace(envelope, body=written(replace(sent, body=memoryview(told_)))).encode()
 

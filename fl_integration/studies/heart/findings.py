@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fl_integration.loop.report import FederatedRun, RoundReport
 from fl_integration.loop.standardising import Standardise
+from fl_integration.privacy.plan import PrivacyPlan
 from fl_integration.statistics.moments import MomentsAnswer
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.federation.outcome import EngineRun
@@ -27,6 +28,7 @@ __all__ = [
     "Floats",
     "Gain",
     "Glimpse",
+    "Private",
     "Repeat",
     "Row",
     "Scaling",
@@ -75,7 +77,8 @@ class Row:
 
     Attributes:
         title: for people.
-        kind: "alone", "pooled", "plain" (FedAvg in the clear), "secure", or "engine" (the same over one).
+        kind: "alone", "pooled", "plain" (FedAvg in the clear), "secure", "engine" (the same over one),
+            "private" (with noise in the sum), or "steps" (the same steps as that, in the clear).
         site: the hospital that trained alone.
         choice: the protocol.
         aucs: on each hospital's own test patients.
@@ -168,6 +171,19 @@ class Glimpse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Private:
+    """A training with noise in its sums.
+
+    Attributes:
+        plan: what was promised to whom, and the noise for it.
+        spent: ε after the last round.
+    """
+
+    plan: PrivacyPlan
+    spent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
     """One experiment over one set of hospitals.
 
@@ -175,6 +191,7 @@ class Act:
         lost: the hospital that vanishes in the middle of a round, and the round (from 0).
         glimpse: of the first round of MaskedSum, if that ran.
         engine: the run over an engine, if there was one.
+        private: of the private training, if there was one.
         scaling: of the measurements.
     """
 
@@ -186,6 +203,7 @@ class Act:
     lost: tuple[Site, int] | None
     glimpse: Glimpse | None
     engine: EngineRun | None = None
+    private: Private | None = None
     scaling: Scaling | None = None
 
     @property

@@ -25,6 +25,7 @@ from fl_integration.studies.heart.federation.wires import (
 from fl_integration.studies.heart.findings import Act, Gain, Repeat, Row
 from fl_integration.studies.heart.model import LOCAL
 from fl_integration.studies.heart.numbers import versions
+from fl_integration.studies.heart.private import private_sentences
 from secagg.errors import MissingExtraError, ParameterError
 
 __all__ = [
@@ -327,6 +328,7 @@ def html(
                 ],
                 "title": title(act),
                 "sentences": sentences(act, refusals),
+                "private": private_sentences(act),
                 "wire": {"headings": HEADINGS, "rows": wire_rows(act), "note": wire_note(act)},
                 "setup": " ".join([*small_sets(act), scaling_note(act), setup_note(act)]),
                 "picture": picture(act, of=len(acts)),

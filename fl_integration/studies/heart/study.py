@@ -30,6 +30,7 @@ from fl_integration.studies.heart.federation.outcome import EngineRun
 from fl_integration.studies.heart.findings import Act, Repeat, Scaling, gain_of
 from fl_integration.studies.heart.model import LOCAL, HeartModel
 from fl_integration.studies.heart.pooling import ask_figures, figures_of
+from fl_integration.studies.heart.private import Promise, on_public_scale
 from fl_integration.studies.heart.records import Site, load_hospitals
 from fl_integration.studies.heart.stage import Absent, Stage, Tick, loader
 from secagg.errors import ParameterError
@@ -40,9 +41,9 @@ _LOST: Final = Site.BUDAPEST
 _QUIET: Final = Watch(progress=Progress.NEVER)
 
 
-def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int) -> int:
+def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int, promise: Promise | None = None) -> int:
     """How often `run_act` calls its `tick`."""
-    return (sites + 2 + len(choices)) * rounds
+    return (sites + 2 + len(choices) + (0 if promise is None else 2)) * rounds
 
 
 def loss_in_act_two(rounds: int) -> tuple[Site, int]:
@@ -67,6 +68,7 @@ def run_act(
     seed: int,
     lost: tuple[Site, int] | None = None,
     engine: EngineRun | None = None,
+    promise: Promise | None = None,
     standardise: Standardise = Standardise.SITE,
     tick: Tick = lambda title: None,
 ) -> Act:
@@ -80,6 +82,7 @@ def run_act(
             this demonstration; a deployment never seeds its protocol.
         lost: who vanishes in which round, in FedAvg and in every protocol alike.
         engine: a run of the same training over an engine, which says itself who was missing when.
+        promise: with one, a private training as well, through the first of the protocols.
         standardise: whose mean and deviation measurements are scaled by. Pooled ones come out of a sum of the
             first protocol, MaskedSum's if there is none. FedAvg in the clear is trained on the other scale
             too, to be compared with.
@@ -111,6 +114,11 @@ def run_act(
         glimpse = glimpse or found
     if engine is not None:
         rows.append(stage.over_engine(engine, reference))
+    private = None
+    if promise is not None:
+        public = Stage(on_public_scale(hospitals), rounds=rounds, seed=seed, tick=tick)
+        row, private = public.private(promise, choices[0], missing)
+        rows += [row, public.steps()]
     act = Act(
         hospitals=hospitals,
         rounds=rounds,
@@ -120,6 +128,7 @@ def run_act(
         lost=lost,
         glimpse=glimpse,
         engine=engine,
+        private=private,
         scaling=Scaling(how=standardise, this=plain.overall, other=other.overall, asked=asked),
     )
     gains = (gain_of(each, joint=act.joint, alone=rows[i], seed=seed) for i, each in enumerate(hospitals))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from fl_integration.statistics.columns import Category, Number
-from protocols import CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum
+from protocols import Adversary, CkksSum, LatticeSum, MaskedSum, PaillierSum, PlainSum, Requirements
 from protocols.machine.parameters import MachineProtocol
 
 NAMES = ("basel", "bern", "wien")
@@ -12,10 +12,13 @@ AGE = Number("age", low=0, high=128, unit=0.25)
 CHOL = Number("chol", low=0, high=512, unit=1)
 SEX = Category("sex", ("f", "m"))
 
+MALICIOUS = Requirements(adversary=Adversary.MALICIOUS)
+"""So that the protocol could bear the loss of one of four."""
+
 PROTOCOLS: dict[str, MachineProtocol] = {
     "plain": PlainSum(max_clients=4),
-    "masked": MaskedSum(max_clients=4),
-    "lattice": LatticeSum(max_clients=4),
+    "masked": MaskedSum(max_clients=4, requirements=MALICIOUS),
+    "lattice": LatticeSum(max_clients=4, requirements=MALICIOUS),
     "ckks": CkksSum(max_clients=4),
     "paillier": PaillierSum(max_clients=4, key_bits=2048),
 }

@@ -10,17 +10,19 @@ from fl_integration.statistics import asking
 from fl_integration.statistics.asking import Asker, ask
 from fl_integration.statistics.columns import Category, Number
 from fl_integration.statistics.count import Count
+from fl_integration.statistics.course import Course
 from fl_integration.statistics.histogram import Histogram
 from fl_integration.statistics.moments import Moments
 from fl_integration.statistics.policy import SitePolicy
 from fl_integration.statistics.quantiles import Quantiles
-from fl_integration.statistics.question import Condition, Question
+from fl_integration.statistics.question import Condition, Question, Step
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.respondent import Respondent, _counted
 from protocols import MaskedSum, RoundAborted
 from secagg.errors import ParameterError, VerificationError
 from tests.fl_integration.statistics.pooled import pooled
 from tests.fl_integration.statistics.sites import AGE, CHOL, EACH, MASKED, NAMES, PROTOCOLS, SEX, tables
+from tests.fresh import run
 
 
 def numbers(answer: Any) -> list[Any]:
@@ -199,22 +201,62 @@ def test_a_site_whose_policy_says_no_ends_the_question() -> None:
     assert list(found.value.reasons) == ["wien"]
 
 
-def test_one_site_that_falls_silent_ends_the_question_before_its_values_are_missed() -> None:
-    """Without it the sum would tell what it has, next to one with it."""
-    for name in ("masked", "plain"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(asking, "_Wire", Silent)
-            with pytest.raises(RoundAborted):
-                ask(PROTOCOLS[name], tables(), Moments((AGE,)), seed=1)
-
-
 class Silent(asking._Wire):
     """Brings nothing of one site when values are asked for."""
+
+    seen: Any
+
+    def __init__(self, respondents: Any) -> None:
+        super().__init__(respondents)
+        type(self).seen = respondents
 
     def __call__(self, outbox: Any) -> Any:
         for site, reply in super().__call__(outbox):
             if site != "wien" or self._respondents[site]._next < 2:
                 yield site, reply
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_no_sum_is_opened_without_a_site(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would tell what that site has, next to a sum with it. Three of four are enough for the protocol."""
+    if name == "ckks":
+        pytest.importorskip("tenseal")
+    askers: list[Asker] = []
+
+    class Watched(Asker):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            askers.append(self)
+
+    monkeypatch.setattr(asking, "Asker", Watched)
+    monkeypatch.setattr(asking, "_Wire", Silent)
+    with pytest.raises(RoundAborted):
+        ask(PROTOCOLS[name], tables(names=(*NAMES, "zürich")), Moments((AGE,)), seed=1)
+    record = askers[0].server.record().record
+    assert record.round == 1
+    if name in ("masked", "lattice"):
+        assert not record.opened
+    if name in ("ckks", "paillier"):  # the result is sealed, and stays so
+        assert {each.course.number for each in Silent.seen.values()} == {1}
+
+
+def test_a_course_refuses_what_no_sites_add_up_to() -> None:
+    course = Course(Moments((AGE,)), max_rows=10, sites=3)
+    for coverage in ([3, 4], [-1, 3]):
+        with pytest.raises(RoundAborted, match="covered by more than the 3 sites"):
+            course.take(np.array(coverage))
+    course.take(np.array([3, 2]))
+    assert course.left_out == {"age": 1}
+
+    class Endless(Count):
+        def asking(self, *, max_rows: int) -> Any:
+            while True:
+                yield Step("rows", 1)
+
+    course = Course(Endless(), max_rows=10, sites=3)
+    course.take(np.array([3]))
+    with pytest.raises(ParameterError, match="a Endless wants a sum more than the 1"):
+        course.take(np.array([7]))
 
 
 def test_clients_that_open_different_sums_have_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,3 +307,19 @@ def test_a_category_of_ints_and_a_masked_array() -> None:
     }
     answer = ask(MaskedSum(max_clients=3), sites, Histogram(level), seed=1)
     assert (answer.counts.tolist(), answer.missing) == ([30, 15], 15)
+
+
+def test_a_question_loads_no_backend() -> None:
+    """Pandas, scipy and the accountant wait until somebody looks at an answer, or asks for noise."""
+    loaded = run(
+        """
+        import sys
+        from fl_integration import Moments, Number, ask
+        from protocols import MaskedSum
+        tables = {name: {"x": list(range(20))} for name in "abc"}
+        answer = ask(MaskedSum(max_clients=3), tables, Moments((Number("x", low=0, high=32),)))
+        heavy = {"pandas", "scipy", "dp_accounting", "torch", "matplotlib"}
+        print(answer.mean[0], sorted(heavy & set(sys.modules)))
+        """
+    )
+    assert loaded == "9.5 []"

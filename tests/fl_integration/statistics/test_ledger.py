@@ -3,12 +3,16 @@
 import os
 import sqlite3
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fl_integration.site.release_log import SqliteReleaseLog
 from fl_integration.statistics.ledger import AnswerLedger, Asked
@@ -200,5 +204,45 @@ def test_matrices_and_texts() -> None:
     assert named({"g": genotypes})[0] == named({"g": genotypes[:1]})[0]
     assert named({"g": genotypes})[0] != named({"g": genotypes})[1]
     assert named({"a": []}) == []
+    assert len(set(named({"a": [10**400, 10**401, 1]}))) == 3
     early, late = ({"when": pd.date_range(year, periods=2)} for year in ("2020", "2021"))
     assert not set(named(early)) & set(named(late))
+
+
+# Whatever is asked in whatever order
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=2, max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_no_two_answered_sets_differ_by_few(asks: list[tuple[int, int]]) -> None:
+    answered: list[set[int]] = []
+    with AnswerLedger() as ledger:
+        for place, (first, count) in enumerate(asks):
+            chosen = set(range(first, first + count))
+            near = any(0 < len(chosen ^ each) < 10 for each in answered)
+            try:
+                charge(ledger, asked(slice(first, first + count)), bytes([place + 1]))
+            except QuestionRefusedError:
+                assert near
+            else:
+                assert not near
+                answered.append(chosen)
+
+
+def test_two_processes_cannot_answer_a_pair_together(tmp_path: Path) -> None:
+    """Two ledgers on one file, as two processes have them: one of the pair is answered."""
+    path, start = tmp_path / "answers", threading.Barrier(2)
+    AnswerLedger(path).close()
+
+    def answer(what: Asked) -> bool:
+        with AnswerLedger(path) as ledger:
+            start.wait()
+            try:
+                charge(ledger, what, what.question)
+            except QuestionRefusedError:
+                return False
+            return True
+
+    with ThreadPoolExecutor(2) as pool:
+        pair = (asked(question=b"a" * 32), asked(slice(1, 100), question=b"b" * 32))
+        assert sorted(pool.map(answer, pair)) == [False, True]

@@ -1,5 +1,6 @@
 """What a site answers, and what it does not, before anything is read."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ def check(
         ),
         (SitePolicy(edges=EDGES), Count(where=(Condition(AGE, below=61),)), "'age' is cut where"),
         (SitePolicy(edges=EDGES, columns=DECLARED), Histogram(AGE, (40, 61)), "'age' is cut where"),
+        (SitePolicy(columns=DECLARED), Quantiles((AGE,), (0.5, 1.0)), "quantiles at other probabilities"),
         (SitePolicy(max_sums=2), Quantiles((AGE,)), "a Quantiles of up to 4 sums; this site answers 2"),
         (SitePolicy(), Histogram(SEX), "'sex' is not declared"),
         (
@@ -76,6 +78,8 @@ def test_questions_that_are_not_answered(policy: SitePolicy, question: Question,
         (SitePolicy(columns=DECLARED), Quantiles((AGE,)), {}),
         (SitePolicy(small_cells=SmallCells.OPENED), BINS, {}),
         (SitePolicy(small_cells=SmallCells.NOISED), BINS, {"noised": True}),
+        (SitePolicy(small_cells=SmallCells.NOISED), Quantiles((AGE,), (0, 1)), {"noised": True}),
+        (SitePolicy(small_cells=SmallCells.OPENED), Quantiles((AGE,), (0, 1)), {}),
         (SitePolicy(small_cells=SmallCells.CLIENTS_ONLY), BINS, {"clients_learn": True}),
     ],
 )
@@ -91,9 +95,23 @@ def test_who_learns_the_sums_is_told_to_the_policy() -> None:
         ask(MASKED, tables(), Histogram(SEX), policy=policy, seed=1)
 
 
+def test_a_refusal_pickles_with_its_reasons() -> None:
+    error = pickle.loads(pickle.dumps(QuestionRefusedError({"wien": "no", "bern": "never"})))
+    assert error.reasons == {"wien": "no", "bern": "never"}
+    assert str(error) == "wien: no; bern: never"
+
+
+def test_a_sum_that_is_too_long_is_refused() -> None:
+    policy = SitePolicy(small_cells=SmallCells.OPENED, max_length=3)
+    with pytest.raises(QuestionRefusedError, match=r"wien: .*4"):
+        ask(MASKED, tables(), Histogram(AGE, (0, 60)), policy=policy, seed=1)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"probabilities": (0.5, 2)}, "a number outside"),
+        ({"probabilities": 0.5}, "a tuple of numbers in"),
         ({"min_rows": 0}, "min_rows is 0; it must be an int in"),
         ({"min_sites": 1}, "min_sites is 1"),
         ({"min_difference": 2.5}, "min_difference is 2.5"),

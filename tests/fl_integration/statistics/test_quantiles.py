@@ -1,5 +1,7 @@
 """Quantiles are those of the pooled values, exactly."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,3 +103,27 @@ def test_other_steps_are_refused(step: Step) -> None:
     assert question.summand(Step("thresholds", 7, (1.0, 0.0)), Rows.of({"x": [256.0]})).tolist() == [1] * 7
     with pytest.raises(ParameterError, match="none of these Quantiles'"):
         question.summand(step, Rows.of({"x": [1.0]}))
+
+
+def test_steps_follow_from_one_another() -> None:
+    """Honest ones do, whatever the totals are; a threshold beside, the same gap, or a step back do not."""
+    column = Number("x", low=-100, high=300, unit=1)
+    question = Quantiles((column, Number("y", low=0, high=1, unit=1)), (0.1, 0.5))
+    generator = np.random.default_rng(3)
+    for _ in range(20):
+        asking = question.asking(max_rows=100)
+        steps = [next(asking)]
+        try:
+            while True:
+                steps.append(asking.send(generator.integers(0, 100, steps[-1].length)))
+        except StopIteration:
+            pass
+        assert len(steps) == question.most_sums == 3
+        assert all(question.follows(one, other) for one, other in pairwise(steps))
+        assert not question.follows(steps[1], steps[0])
+        assert not question.follows(steps[0], steps[2])
+        assert not question.follows(steps[1], steps[1])
+        gap, *lows = steps[2].parameters
+        for change in (-1, 1, 8 * 8, -8 * 8):
+            moved = Step(steps[2].name, steps[2].length, (gap, lows[0] + change, *lows[1:]))
+            assert not question.follows(steps[1], moved)
