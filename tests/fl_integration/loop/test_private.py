@@ -22,10 +22,13 @@ from fl_integration.loop.scaffold import Scaffold
 from fl_integration.loop.watch import Progress, Watch, to_tensorboard
 from fl_integration.privacy.adaptive import AdaptiveClip
 from fl_integration.privacy.client import ClientLevel
-from fl_integration.privacy.ledger import BudgetLedger
+from fl_integration.privacy.ledger import BudgetLedger, roster_of
 from fl_integration.privacy.patient import PatientLevel
 from fl_integration.privacy.rotation import Rotation
+from fl_integration.privacy.rows import RowLevel
 from fl_integration.site.training import LocalTraining
+from fl_integration.statistics.asking import ask
+from fl_integration.statistics.count import Count
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.sharing import all_but, all_but_norms, only
 from protocols import Adversary, MaskedSum, ParameterError, Requirements
@@ -194,6 +197,18 @@ def test_a_round_that_was_begun_is_not_run_again(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_training_and_a_question_spend_one_budget():
+    """Whoever asks and then trains on the same patients adds to what is spent, and does not begin anew."""
+    ages = {name: {"age": np.arange(40.0, 60.0)} for name in NAMES}
+    with BudgetLedger(None, epsilon=9.0, delta=1e-3) as ledger:
+        question = RowLevel(epsilon=1.0, delta=1e-6, ledger=ledger)
+        ask(MaskedSum(max_clients=len(NAMES)), ages, Count(), privacy=question, max_rows=100)
+        asked = ledger.spent(site="a", roster=roster_of(NAMES))
+        run = private(privacy=replace(UNIT, ledger=ledger), rounds=1)
+        assert 0 < asked < run.history[0].epsilon == ledger.spent(site="a", roster=roster_of(NAMES))
+        assert run.history[0].epsilon > run.privacy.epsilon_by_round[0]
+
+
 def test_a_durable_ledger_is_not_charged_again_for_what_a_checkpoint_says(tmp_path):
     with BudgetLedger(tmp_path / "ledger", epsilon=9.0, delta=1e-3) as ledger:
         unit = replace(UNIT, ledger=ledger)
