@@ -45,8 +45,7 @@ __all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving",
 Privacy = PatientLevel | ClientLevel
 """What `federate(privacy=)` takes."""
 
-
-_NEITHER: Final = {
+_NO_PLACE: Final = {
     "epochs": (1, "a patient would be seen more than once a round: leave it out, and run more rounds"),
     "optimiser": (None, "the server takes the step: leave it out, and pass server_optimiser="),
     "momentum": (0.0, "the server takes the step: leave it out, and pass server_optimiser=FedAvgM(…)"),
@@ -97,8 +96,8 @@ def check_beside(
         raise ParameterError("the protocol sums integers; pass the protocol itself, not its exact surface")
     if protocol.metrics:
         raise ParameterError(
-            f"the protocol sums the metrics {list(protocol.metrics)}, exactly: under privacy= leave metrics "
-            "out"
+            f"the protocol sums the metrics {list(protocol.metrics)}, exactly: leave metrics out under "
+            "privacy="
         )
     if clip is not None:
         raise ParameterError(
@@ -132,22 +131,20 @@ def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling:
             "PatientLevel takes each patient's gradient and the step itself: pass "
             "local=LocalTraining(loss=…, learning_rate=…); a step of your own goes with ClientLevel"
         )
-    for name, (left_out, remedy) in _NEITHER.items():
+    for name, (left_out, remedy) in _NO_PLACE.items():
         if (given := getattr(local, name)) != left_out:
             raise ParameterError(f"LocalTraining has {name}={given!r} under PatientLevel: {remedy}")
     if privacy.patients is not None:
         others = sorted(set(privacy.patients) ^ set(sites))
         if others:
             raise ParameterError(
-                f"patients and sites differ in {others}; patients maps each site's id to its records' "
-                "patients"
+                f"patients and sites differ in {others}; patients maps each site's id to its rows' patients"
             )
         for name, data in sites.items():
             if isinstance(data, DataLoader) and not _in_order(data):
                 raise ParameterError(
                     f"the loader of {name!r} yields its rows in another order each time, and patients says "
-                    "whose "
-                    "each row is by its place: pass DataLoader(…, shuffle=False)"
+                    "whose each row is by its place: pass DataLoader(…, shuffle=False)"
                 )
     check_layers(prepared.model)
 
@@ -171,8 +168,8 @@ def agreed(privacy: Privacy, protocol: Parameters, prepared: Prepared, *, cohort
     """
     if prepared.layout.optimiser.controls:
         raise ParameterError(
-            "server_optimiser=Scaffold(…) sums control variates beside the updates: under privacy= take "
-            "another"
+            "server_optimiser=Scaffold(…) sums control variates beside the updates: take another under "
+            "privacy="
         )
     trained = _trained(prepared.model)
     names = tuple(entry.name for entry in prepared.layout.manifest.entries if entry.length)
