@@ -91,6 +91,9 @@ def make_plan(query: Query, n: int, *, protocol: Parameters | None, roster: int 
     if protocol is None:
         protocol = MaskedSum(max_clients=n)
     base = _base_plan(protocol, n, roster)
+    if 0 < base.degree and n < protocol.max_clients:
+        # Of a cohort larger than planned, as many survivors as here may have fewer honest ones.
+        protocol = replace(protocol, max_clients=n, max_total_weight=None)
     honest = base.sure_honest
     # A distance beyond what was set aside is set aside the next time; it hardly depends on the variance.
     distance = _DISTANCE
@@ -173,8 +176,8 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
     base = _worst_cohort(protocol, protocol.plan(n, roster=roster))
     if base.sure_honest < 1 or base.security_failure >= 1:
         raise ParameterError(
-            f"with {n} clients, up to {base.corrupt} corrupt, under {base.adversary} no sum is sure to have "
-            "an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
+            f"with {n} clients or a part of them, up to {base.corrupt} corrupt, under {base.adversary} no sum is "
+            "sure to have an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
             "corrupt_fraction, or a larger min_contributors"
         )
     return base
@@ -183,11 +186,12 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
 def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
     """The plan, as bad as it is for the worst cohort that clients under `PrivacyPlan.policy` take part in.
 
-    A server may announce a part of the roster. On the complete graph, and where clients share nothing, as
-    many survivors as the whole cohort must have are enough for as many honest ones; a random graph of fewer
-    clients has other thresholds.
+    A server may announce a part of the roster; more than planned no client takes part with. Where clients
+    share nothing, and on the complete graph, as many survivors as the whole cohort must have are enough for
+    as many honest ones. A random graph has other thresholds, and a complete graph may be followed by random
+    ones of fewer clients, which promise nothing where the server splits views.
     """
-    if not 0 < base.degree < base.clients - 1:
+    if not base.degree:
         return base
     honest, failure = base.sure_honest, base.security_failure
     for fewer in range(base.min_survivors, base.clients):
@@ -195,7 +199,8 @@ def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
             found = protocol.plan(fewer, roster=base.roster)
         except ParameterError:  # no client takes part in such a round
             continue
-        honest, failure = min(honest, found.sure_honest), max(failure, found.security_failure)
+        if found.degree < fewer - 1:
+            honest, failure = min(honest, found.sure_honest), max(failure, found.security_failure)
     return replace(base, sure_honest=honest, security_failure=failure)
 
 

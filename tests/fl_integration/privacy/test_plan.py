@@ -25,6 +25,9 @@ pytest.importorskip("dp_accounting")
 SPARSE = MaskedSum(max_clients=500, requirements=Requirements(corrupt_fraction=0.02, dropout_fraction=0.05))
 """A random graph against a server that may tell different clients different stories."""
 
+DENSE = MaskedSum(max_clients=25, requirements=Requirements(corrupt_fraction=0.1, dropout_fraction=0.2))
+"""Complete for 25 clients, of whom a server may ask 24 on a random graph."""
+
 UNIT = PatientLevel(epsilon=1.0, delta=1e-4, rounds=60, denominator=740)
 
 
@@ -67,6 +70,33 @@ def test_the_smallest_honest_group_is_the_protocols_word():
         plan = planned(adversary=adversary, clients=10, corrupt_fraction=0.1, dropout_fraction=0.1)
         protocol = MaskedSum(max_clients=10, requirements=plan.exact.base.requirements)
         assert plan.sure_honest == protocol.plan(10).sure_honest < 10
+
+
+@pytest.mark.parametrize(
+    ("roster", "cohort", "asked"),
+    [
+        pytest.param(20, 11, {}, id="of more clients as many survivors have fewer honest ones"),
+        pytest.param(
+            20,
+            10,
+            {"adversary": Adversary.MALICIOUS, "corrupt_fraction": 0.0, "dropout_fraction": 0.0},
+            id="more clients have a random graph",
+        ),
+    ],
+)
+def test_whatever_cohort_a_server_announces_as_many_are_sure_and_honest(roster, cohort, asked):
+    protocol = MaskedSum(max_clients=roster, max_total_weight=roster, requirements=Requirements(**asked))
+    plan = UNIT.plan(cohort, protocol=protocol, length=14, roster=roster)
+    least = plan.policy.min_contributors
+    for announced in range(least, plan.exact.suite.max_clients + 1):  # a machine takes part in no others
+        try:
+            found = plan.exact.plan(announced, roster=roster)
+        except ParameterError:  # nor in this one
+            continue
+        more = max(least - found.min_survivors, 0)
+        voted = 2 if found.adversary is Adversary.SEMI_MALICIOUS else 1
+        complete = found.degree == announced - 1
+        assert found.sure_honest + (voted * more if complete else 0) >= plan.sure_honest, announced
 
 
 def test_what_the_budget_buys_is_spent_round_by_round():
@@ -233,6 +263,7 @@ def test_rows_have_the_sensitivity_that_is_given():
             SPARSE,
             r"no sum is sure to have an honest contributor, .*: take Adversary.MALICIOUS, a smaller ",
         ),
+        (25, DENSE, "with 25 clients or a part of them, .* no sum is sure to have an honest contributor"),
     ],
 )
 def test_plans_that_cannot_be(n, protocol, said):
