@@ -27,9 +27,10 @@ def main() -> int:
     parser.add_argument(
         "page",
         nargs="?",
-        choices=["flamby", "engines", "filters", "statistics"],
-        help="instead: FLamby's table of accuracies, see FLAMBY.md; rounds on the engines themselves; "
-        "the filter pair against NVFlare's HE filters; questions to several sites",
+        choices=["flamby", "epsilon", "engines", "filters", "statistics", "privacy"],
+        help="instead: FLamby's table of accuracies, see FLAMBY.md; the same patients under differential "
+        "privacy, see EPSILON.md; rounds on the engines themselves; the filter pair against NVFlare's HE "
+        "filters; questions to several sites; what noise costs a client",
     )
     parser.add_argument(
         "--deployment",
@@ -50,12 +51,16 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.page == "flamby":
         return show_flamby(options.out)
+    if options.page == "epsilon":
+        return show_epsilon(options.out, quick=options.quick)
     if options.page == "engines":
         engines = {"DEPLOYMENT": options.deployment, "NVFLARE": options.nvflare}
         named = next((name for name, wanted in engines.items() if wanted), "SIMULATION")
         return show_engines(options.out, named, quick=options.quick)
     if options.page == "filters":
         return show_filters(options.out, quick=options.quick)
+    if options.page == "privacy":
+        return show_privacy(options.out)
     if options.page == "statistics":
         return show_statistics(options.out)
     source = options.json or options.out / "benchmark.json"
@@ -77,11 +82,32 @@ def main() -> int:
 
 def show_flamby(out: Path) -> int:
     """Trains FLamby's table in the clear and under MaskedSum, prints it, and leaves it as `flamby.md`."""
-    from bench.flamby.table import MASKED, lines_of, markdown_of, reproduce, table_of
+    from bench.flamby import scales
+    from bench.flamby.table import HEADERS, MASKED, lines_of, markdown_of, reproduce, table_of
 
     lines = lines_of(reproduce(), reproduce(protocol=MASKED))
-    Console(width=None if sys.stdout.isatty() else 180).print(table_of(lines))
-    (out / "flamby.md").write_text(markdown_of(lines), encoding="utf-8")
+    on_scales = scales.lines_of(scales.measure())
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(table_of(lines))
+    console.print(scales.table_of(on_scales))
+    text = f"{markdown_of(HEADERS, lines)}\n{markdown_of(scales.HEADERS, on_scales)}"
+    (out / "flamby.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+def show_epsilon(out: Path, *, quick: bool) -> int:
+    """Trains FLamby's model by ε, prints the tables, and leaves `epsilon.md` and `epsilon.png`."""
+    from bench.flamby import epsilon, membership
+    from bench.flamby.table import markdown_of
+
+    rows = epsilon.measure(runs=epsilon.QUICK_RUNS) if quick else epsilon.measure()
+    lines, attacked = epsilon.lines_of(rows), membership.lines_of(membership.measure(rows))
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(epsilon.table_of(lines, runs=len(rows[-1].first.accuracy)))
+    console.print(membership.table_of(attacked))
+    text = f"{markdown_of(epsilon.HEADERS, lines)}\n{markdown_of(membership.HEADERS, attacked)}"
+    (out / "epsilon.md").write_text(text, encoding="utf-8")
+    epsilon.draw(rows, out / "epsilon.png")
     return 0
 
 
@@ -118,6 +144,18 @@ def show_statistics(out: Path) -> int:
     table = table_of_statistics(measure_statistics())
     Console(width=None if sys.stdout.isatty() else 132).print(table)
     with (out / "statistics.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=132).print(table)
+    return 0
+
+
+def show_privacy(out: Path) -> int:
+    """Times a client with noise beside one without, prints the table, and leaves it as `privacy.txt`."""
+    from bench.privacy import measure as measure_privacy
+    from bench.privacy import table_of as table_of_privacy
+
+    table = table_of_privacy(measure_privacy())
+    Console(width=None if sys.stdout.isatty() else 132).print(table)
+    with (out / "privacy.txt").open("w", encoding="utf-8") as file:
         Console(file=file, width=132).print(table)
     return 0
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fl_integration.loop.report import FederatedRun, RoundReport, TrainingAborted
     from fl_integration.loop.scaffold import Scaffold
     from fl_integration.loop.serving import FederatedServer
+    from fl_integration.loop.standardising import Standardisation, Standardise, standardised
     from fl_integration.loop.watch import Progress, Watch, to_tensorboard
     from fl_integration.privacy.adaptive import AdaptiveClip
     from fl_integration.privacy.client import ClientLevel
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from fl_integration.site.training import LocalTraining, predict
     from fl_integration.statistics.allele_test import AlleleTest, Association, Calls
     from fl_integration.statistics.asking import ask
+    from fl_integration.statistics.cohort import TableOne
     from fl_integration.statistics.columns import Category, Genotypes, Number
     from fl_integration.statistics.correlation import Correlation
     from fl_integration.statistics.count import Count
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from fl_integration.statistics.question import Condition
     from fl_integration.statistics.refusal import QuestionRefusedError
     from fl_integration.statistics.roc_curve import RocCurve
+    from fl_integration.statistics.table_one import table_one
     from fl_integration.vectors.autoclip import AutoClip
     from fl_integration.vectors.manifest import Manifest
     from fl_integration.vectors.sharing import adapters, all_but, all_but_norms, movable, only
@@ -79,12 +82,12 @@ __all__ = [
     "KaplanMeier", "LinearRegression", "LocalTraining", "LogisticRegression", "Manifest", "Moments",
     "Noise", "Number", "OnSites", "PatientLevel", "PrivacyPlan", "Progress", "PublicIdentity",
     "Quantiles", "QuestionRefusedError", "Rehearsal", "RocCurve", "Rotation", "RoundReport", "RowLevel",
-    "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Task", "Ties",
-    "Trained", "TrainingAborted", "Watch", "WithoutModes", "adapters", "all_but", "all_but_norms",
-    "apply_delta", "ask", "delta", "fedavg", "federate", "flatten", "load_identity", "load_public",
-    "manifest_of", "model_digest", "movable", "only", "predict", "read_public", "read_roster",
-    "run_round_async", "save_identity", "segments", "sign_roster", "to_tensorboard", "unflatten",
-    "write_roster",
+    "Sampling", "Scaffold", "Second", "SitePolicy", "SmallCells", "SqliteReleaseLog", "Standardisation",
+    "Standardise", "TableOne", "Task", "Ties", "Trained", "TrainingAborted", "Watch", "WithoutModes",
+    "adapters", "all_but", "all_but_norms", "apply_delta", "ask", "delta", "fedavg", "federate",
+    "flatten", "load_identity", "load_public", "manifest_of", "model_digest", "movable", "only",
+    "predict", "read_public", "read_roster", "run_round_async", "save_identity", "segments",
+    "sign_roster", "standardised", "table_one", "to_tensorboard", "unflatten", "write_roster",
 ]
 
 _ROOMS = {
@@ -101,6 +104,7 @@ _ROOMS = {
     "loop.report": ("FederatedRun", "RoundReport", "TrainingAborted"),
     "loop.scaffold": ("Scaffold",),
     "loop.serving": ("FederatedServer",),
+    "loop.standardising": ("Standardisation", "Standardise", "standardised"),
     "loop.watch": ("Progress", "Watch", "to_tensorboard"),
     "privacy.adaptive": ("AdaptiveClip",),
     "privacy.client": ("ClientLevel",),
@@ -120,6 +124,7 @@ _ROOMS = {
     "site.training": ("LocalTraining", "predict"),
     "statistics.allele_test": ("AlleleTest", "Association", "Calls"),
     "statistics.asking": ("ask",),
+    "statistics.cohort": ("TableOne",),
     "statistics.columns": ("Category", "Genotypes", "Number"),
     "statistics.correlation": ("Correlation",),
     "statistics.count": ("Count",),
@@ -137,6 +142,7 @@ _ROOMS = {
     "statistics.question": ("Condition",),
     "statistics.refusal": ("QuestionRefusedError",),
     "statistics.roc_curve": ("RocCurve",),
+    "statistics.table_one": ("table_one",),
     "vectors.autoclip": ("AutoClip",),
     "vectors.manifest": ("Manifest",),
     "vectors.sharing": ("adapters", "all_but", "all_but_norms", "movable", "only"),

@@ -22,7 +22,7 @@ TRAINING = ROOT / "fl_integration" / "TRAINING.md"
 def test_the_training_page_runs_from_its_first_line_to_its_last(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     blocks = re.findall(r"```python\n(.*?)```", TRAINING.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     exec(compile("\n".join(blocks), "TRAINING.md", "exec"), {})
     assert "summed" in capsys.readouterr().out
 

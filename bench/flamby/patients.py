@@ -81,10 +81,12 @@ class Cohort:
     Attributes:
         sites: in the order of `NAMES`, each on its own scale.
         pooled: the same patients in the same order, on the scale of all training rows.
+        unscaled: the sites' inputs [n, 13] as they were written down, without the 1 for the bias.
     """
 
     sites: tuple[SiteExamples, ...]
     pooled: SiteExamples
+    unscaled: tuple[SiteExamples, ...]
 
 
 @cache
@@ -95,7 +97,11 @@ def load_cohort() -> Cohort:
     trained = [_split(y) for _, y in coded]
     sites = tuple(_scaled(x, y, train) for (x, y), train in zip(coded, trained, strict=True))
     together = [np.concatenate(parts) for parts in zip(*coded, strict=True)]
-    return Cohort(sites=sites, pooled=_scaled(*together, np.concatenate(trained)))
+    return Cohort(
+        sites=sites,
+        pooled=_scaled(*together, np.concatenate(trained)),
+        unscaled=tuple(_cut(x, y, train) for (x, y), train in zip(coded, trained, strict=True)),
+    )
 
 
 def _coded(records: Records) -> tuple[Floats, Floats]:
@@ -124,5 +130,8 @@ def _split(y: Floats) -> npt.NDArray[np.bool_]:
 
 def _scaled(x: Floats, y: Floats, train: npt.NDArray[np.bool_]) -> SiteExamples:
     scaled = (x - x[train].mean(axis=0)) / (x[train].std(axis=0, ddof=1) + 1e-9)
-    x = np.column_stack([scaled, np.ones(len(x))])
+    return _cut(np.column_stack([scaled, np.ones(len(x))]), y, train)
+
+
+def _cut(x: Floats, y: Floats, train: npt.NDArray[np.bool_]) -> SiteExamples:
     return SiteExamples(train=Examples(x=x[train], y=y[train]), test=Examples(x=x[~train], y=y[~train]))

@@ -179,9 +179,9 @@ def lines_of(
     return [_line(row, theirs, clear[row], masked.get(row)) for row, theirs in FLAMBY.items()]
 
 
-def markdown_of(lines: Iterable[tuple[str, ...]]) -> str:
+def markdown_of(headers: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
     """The lines for a page."""
-    rows = (HEADERS, ("---",) * len(HEADERS), *lines)
+    rows = (headers, ("---",) * len(headers), *lines)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import click
 import typer
 
-from fl_integration.command import advise, audit, hospitals, identity, plan, roster, study
+from fl_integration.command import advise, audit, describe, hospitals, identity, plan, roster, study
 from fl_integration.command.plain_help import PlainCommand, PlainGroup
 from secagg.errors import SecAggError
 from secagg.release import RELEASE
@@ -20,7 +20,7 @@ _EPILOG: Final = """\
 Exit codes: 0 all went well; 1 the answer is no; 2 it cannot work, and standard error says why;
 130 interrupted. What a command is for is said by, for example, secagg roster sign --help.
 """
-_ORDER: Final = ("identity", "roster", "plan", "advise", "study", "audit", "hospitals")
+_ORDER: Final = ("identity", "roster", "plan", "advise", "study", "describe", "audit", "hospitals")
 
 
 class _Refused(click.ClickException):
@@ -68,6 +68,7 @@ app.add_typer(roster.app, name="roster")
 app.add_typer(study.app, name="study")
 app.command("plan", cls=PlainCommand, epilog=plan.EPILOG)(plan.plan)
 app.command("advise", cls=PlainCommand, epilog=advise.EPILOG)(advise.advise)
+app.command("describe", cls=PlainCommand, epilog=describe.EPILOG)(describe.describe)
 app.command("audit", cls=PlainCommand, epilog=audit.EPILOG)(audit.audit)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from fl_integration.command.console import degrade
-from fl_integration.command.preparing import check_run, need_packages
-from fl_integration.command.showing import output, progress, ticker, write_and_show
+from fl_integration.command.preparing import ACCOUNTING, check_promise, check_run, need_packages
+from fl_integration.command.showing import described, output, progress, ticker, write_and_show
 from secagg.errors import SecAggError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ examples:
   secagg-hospitals --protocol masked     MaskedSum alone beside training in the clear
   secagg-hospitals --sites 4 --seed 7    only act two, another split
   secagg-hospitals --rounds 5 --out x    a short run, results in ./x
+  secagg-hospitals --epsilon 1           with a training beside it that hides each patient in noise
 
 what it writes into DIR:
   report.html                everything on one page, nothing loaded from elsewhere
@@ -81,6 +82,22 @@ def build_parser() -> argparse.ArgumentParser:
         help="3: only act one; 4: only act two, in which one hospital is lost (default: both)",
     )
     parser.add_argument(
+        "--standardise",
+        choices=("site", "pooled"),
+        default="site",
+        help="scale measurements by each hospital's own mean and deviation (default), or by those of all "
+        "training patients, from secure sums",
+    )
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="train with differential privacy as well: what all rounds tell of one patient, 1 is strict",
+    )
+    parser.add_argument(
+        "--delta", type=float, metavar="D", help="the chance that epsilon does not hold (default: 1e-4)"
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("secagg-hospitals-out"), metavar="DIR",
         help="where the results go; made if it is not there (default: %(default)s)",
     )  # fmt: skip
@@ -109,16 +126,24 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
     """Trains, writes the files, and shows what is in them, in this order; `written` says how far it came."""
     names = (arguments.protocol,) if arguments.protocol else _SECURE
     check_run(rounds=arguments.rounds, seed=arguments.seed, out=arguments.out)
-    need_packages(names)
+    check_promise(arguments.epsilon, arguments.delta, protocols=names)
+    need_packages(names, [] if arguments.epsilon is None else [ACCOUNTING])
     import torch
 
+    from fl_integration.loop.standardising import Standardise
     from fl_integration.studies.heart import report, study
     from fl_integration.studies.heart.choices import Choice
     from fl_integration.studies.heart.costs import cost_of
+    from fl_integration.studies.heart.private import DELTA, Promise
 
     torch.set_num_threads(1)  # sums in one order: the same figures on every run
     console = output()
+    promise = None
+    if arguments.epsilon is not None:
+        delta = DELTA if arguments.delta is None else arguments.delta
+        promise = Promise(epsilon=arguments.epsilon, delta=delta)
     choices, rounds, seed = tuple(Choice(name) for name in names), arguments.rounds, arguments.seed
+    standardise = Standardise(arguments.standardise)
     both, lost = arguments.sites is None, None
     if arguments.sites != 3:
         lost = study.loss_in_act_two(rounds)
@@ -134,17 +159,43 @@ def _run(arguments: argparse.Namespace, written: list[Path]) -> None:
             costs[choice] = cost_of(choice)
             bars.advance(task)
         if both or arguments.sites == 3:
-            tick = ticker(bars, "act one", study.ticks(sites=3, choices=choices, rounds=rounds))
-            acts.append(study.run_act(sites=3, choices=choices, rounds=rounds, seed=seed, tick=tick))
-            tick = ticker(bars, "other splits", SPLITS)
-            repeats = study.repeat_gains(splits=SPLITS, rounds=rounds, seed=seed, tick=tick)
-        if lost is not None:
-            tick = ticker(bars, "act two", study.ticks(sites=4, choices=choices, rounds=rounds))
+            total = study.ticks(sites=3, choices=choices, rounds=rounds, promise=promise)
+            tick = ticker(bars, "act one", total)
             acts.append(
-                study.run_act(sites=4, choices=choices, rounds=rounds, seed=seed, lost=lost, tick=tick)
+                study.run_act(
+                    sites=3,
+                    choices=choices,
+                    rounds=rounds,
+                    seed=seed,
+                    standardise=standardise,
+                    promise=promise,
+                    tick=tick,
+                )
+            )
+            tick = ticker(bars, "other splits", SPLITS)
+            repeats = study.repeat_gains(
+                splits=SPLITS, rounds=rounds, seed=seed, standardise=standardise, tick=tick
+            )
+        if lost is not None:
+            total = study.ticks(sites=4, choices=choices, rounds=rounds, promise=promise)
+            tick = ticker(bars, "act two", total)
+            acts.append(
+                study.run_act(
+                    sites=4,
+                    choices=choices,
+                    rounds=rounds,
+                    seed=seed,
+                    lost=lost,
+                    standardise=standardise,
+                    promise=promise,
+                    tick=tick,
+                )
             )
             refusals = {choices[0]: study.refusal_among_three(choices[0], seed=seed)}
-    write_and_show(console, tuple(acts), costs, repeats, refusals, folder=arguments.out, written=written)
+        cohort = described(bars, sites=len(acts[-1].hospitals), seed=seed)
+    write_and_show(
+        console, tuple(acts), costs, repeats, refusals, folder=arguments.out, written=written, cohort=cohort
+    )
 
 
 if __name__ == "__main__":

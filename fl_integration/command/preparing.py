@@ -9,10 +9,17 @@ secagg.errors.ParameterError: --rounds is 0; pass at least 1
 import importlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Final
 
+from fl_integration.privacy.units import LARGEST_EPSILON
 from secagg.errors import MissingExtraError, ParameterError
 
-__all__ = ["check_run", "need_packages"]
+__all__ = ["ACCOUNTING", "check_promise", "check_run", "need_packages"]
+
+ACCOUNTING: Final = ("dp_accounting", "dp-accounting", "privacy")
+"""What differential privacy needs: module, package and extra."""
+MOST_EPSILON: Final = int(LARGEST_EPSILON)
+MOST_DELTA: Final = 1e-3
 
 
 def check_run(*, rounds: int, seed: int, out: Path) -> None:
@@ -27,6 +34,31 @@ def check_run(*, rounds: int, seed: int, out: Path) -> None:
         raise ParameterError(f"--seed is {seed}; pass a number in [0, 2**32)")
     if out.exists() and not out.is_dir():
         raise ParameterError(f"--out is {str(out)!r}, which is a file; name a folder")
+
+
+def check_promise(epsilon: float | None, delta: float | None, *, protocols: Collection[str]) -> None:
+    """Returns if a training can promise this, or if it is asked to promise nothing.
+
+    Raises:
+        ParameterError: it cannot; the text names the option.
+    """
+    if epsilon is None:
+        if delta is not None:
+            raise ParameterError("--delta goes with --epsilon, 1 for example; pass both, or neither")
+        return
+    if not 0 < epsilon <= MOST_EPSILON:
+        raise ParameterError(
+            f"--epsilon is {epsilon:g}; pass a number above 0, up to {MOST_EPSILON}: 1 is strict"
+        )
+    if delta is not None and not 0 < delta <= MOST_DELTA:
+        raise ParameterError(
+            f"--delta is {delta:g}; pass a number above 0, up to {MOST_DELTA:g}, one over the study's "
+            "patients"
+        )
+    if next(iter(protocols)) == "plain":
+        raise ParameterError(
+            "--epsilon needs a sum that hides something; with plain the server sees every vector"
+        )
 
 
 def need_packages(protocols: Collection[str], more: Sequence[tuple[str, str, str]] = ()) -> None:

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from fl_integration.statistics.cohort import TableOne
     from fl_integration.studies.heart.choices import Choice
     from fl_integration.studies.heart.costs import Cost
     from fl_integration.studies.heart.findings import Act, Repeat, Row
     from fl_integration.studies.heart.study import Tick
 
-__all__ = ["output", "progress", "show_act", "ticker", "write_and_show"]
+__all__ = ["described", "output", "progress", "show_act", "ticker", "write_and_show"]
 
 _WIDE: Final = 124
 """Columns of an output that is no terminal."""
@@ -44,6 +45,15 @@ def progress() -> Iterator["Progress"]:
         yield bars
 
 
+def described(bars: "Progress", *, sites: int, seed: int | None) -> "TableOne":
+    """Table 1 of so many hospitals through MaskedSum, with a bar."""
+    from fl_integration.studies.heart.choices import Choice
+    from fl_integration.studies.heart.describing import cohort, cohort_ticks
+
+    tick = ticker(bars, "table 1", cohort_ticks())
+    return cohort(Choice.MASKED, sites=sites, seed=seed, tick=tick)
+
+
 def ticker(bars: "Progress", name: str, total: int) -> "Tick":
     """A bar of so many ticks, which says what each was for."""
     task = bars.add_task(name, total=total)
@@ -63,6 +73,7 @@ def write_and_show(
     *,
     folder: Path,
     written: list[Path],
+    cohort: "TableOne | None" = None,
 ) -> None:
     """Writes pictures, page and numbers, and shows what is in them, in this order.
 
@@ -71,6 +82,7 @@ def write_and_show(
         acts, costs, repeats, refusals: what was found.
         folder: where the files go.
         written: gets their paths, before anything is shown.
+        cohort: the page's Table 1.
 
     Raises:
         ParameterError: the folder cannot be written to.
@@ -84,7 +96,7 @@ def write_and_show(
             files["what_the_server_saw.png"] = charts.what_the_server_saw(
                 act.glimpse, hospitals=len(act.hospitals)
             )
-    files["report.html"] = report.html(acts, costs, repeats, refusals, files).encode()
+    files["report.html"] = report.html(acts, costs, repeats, refusals, files, cohort=cohort).encode()
     files["results.json"] = numbers.as_json(numbers.results(acts, costs, repeats, refusals))
     written += report.write(folder, files)
     for act in acts:
@@ -112,6 +124,7 @@ def show_act(
     """
     from fl_integration.studies.heart import report
     from fl_integration.studies.heart.federation import wires
+    from fl_integration.studies.heart.private import private_sentences
 
     console.print()
     head, _, who = report.title(act).partition(": ")
@@ -123,7 +136,12 @@ def show_act(
         console.print()
         console.print(_wires(act))
     console.print()
-    notes = [*report.small_sets(act), report.setup_note(act), *filter(None, [wires.wire_note(act)])]
+    notes = [
+        *report.small_sets(act),
+        report.scaling_note(act),
+        report.setup_note(act),
+        *filter(None, [wires.wire_note(act)]),
+    ]
     if explain:
         notes = [
             "AUC: the chance that a patient with the disease gets a higher score than one without; 0.5 is "
@@ -143,6 +161,13 @@ def show_act(
     for sentence in sentences:
         console.print(_item(sentence))
     console.print()
+    if act.private is not None:
+        console.print("[bold]With noise that hides each patient[/]")
+        for sentence in private_sentences(act):
+            console.print(_item(sentence))
+        console.print()
+        console.print(str(act.private.plan), markup=False, soft_wrap=True)
+        console.print()
 
 
 def _item(sentence: str) -> "Table":

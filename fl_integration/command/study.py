@@ -8,6 +8,7 @@ and removes their folder. Options are checked, and packages looked for, before a
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -17,7 +18,7 @@ from fl_integration.command import hospitals
 from fl_integration.command.plain_help import PlainCommand, PlainGroup
 from fl_integration.command.plan import Protocol
 from fl_integration.command.preparing import check_run, need_packages
-from fl_integration.command.showing import output, progress, ticker, write_and_show
+from fl_integration.command.showing import described, output, progress, ticker, write_and_show
 from fl_integration.studies.heart.federation.engine import EngineName
 from secagg.errors import ParameterError
 
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+
+class Scale(Enum):
+    """Whose mean and deviation measurements are scaled by: `Standardise` on the command line."""
+
+    SITE = "site"
+    POOLED = "pooled"
+
+
 _ROUNDS: Final = 10
 _OUT: Final = Path("secagg-hospitals-out")
 _BACK: Final = "Flower lets a node that was killed in again after about a minute"
@@ -43,6 +52,7 @@ _EPILOG: Final = """\
 \b
 Examples:
   secagg study heart                                  all in one process, as secagg hospitals
+  secagg study heart --epsilon 1                      with differential privacy as well
   secagg study heart --engine flower                  a SuperLink and three SuperNodes, over TLS
   secagg study heart --engine flower --sites 4 --kill one of four is killed, and the round goes on
   secagg study heart --engine nvflare --protocol ckks a server and three clients of NVFlare; homomorphic
@@ -87,6 +97,13 @@ def heart(
     seed: Annotated[
         int, typer.Option(metavar="N", help="Of the split and of training; without --engine also of keys.")
     ] = 1,
+    standardise: Annotated[
+        Scale,
+        typer.Option(
+            help="Scale measurements by each hospital's own mean and deviation, or by those of all training "
+            "patients, from secure sums."
+        ),
+    ] = Scale.SITE,
     kill: Annotated[
         bool,
         typer.Option(
@@ -99,6 +116,19 @@ def heart(
         int | None,
         typer.Option(metavar="N", help="Of the engine's server.", show_default="one that is free"),
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E",
+            help="Train with differential privacy as well, without --engine: what all rounds tell of one "
+            "patient; 1 is strict.",
+            show_default="none",
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(metavar="D", help="The chance that epsilon does not hold.", show_default="1e-4"),
+    ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the results go; made if it is not there.")
     ] = _OUT,
@@ -107,9 +137,21 @@ def heart(
     if engine is None:
         if kill or port is not None:
             raise ParameterError(f"{'--kill' if kill else '--port'} is for a run over --engine; name one")
-        given = {"--protocol": protocol and protocol.value, "--sites": sites, "--rounds": rounds}
+        given: dict[str, object] = {"--protocol": protocol and protocol.value, "--sites": sites}
+        given |= {"--rounds": rounds, "--epsilon": epsilon, "--delta": delta}
         options = [f"{name}={value}" for name, value in given.items() if value is not None]
-        raise typer.Exit(hospitals.main([*options, f"--seed={seed}", f"--out={out}"]))
+        options += [f"--standardise={standardise.value}", f"--seed={seed}", f"--out={out}"]
+        raise typer.Exit(hospitals.main(options))
+    if epsilon is not None or delta is not None:
+        raise ParameterError(
+            "--epsilon is for a run in one process: over an engine the study's sites train without noise; "
+            "leave it or --engine out"
+        )
+    if standardise is Scale.POOLED:
+        raise ParameterError(
+            "--standardise pooled is for a run in one process: over an engine each hospital's process "
+            "prepares its rows alone, before it is asked anything; leave it or --engine out"
+        )
     rounds, sites = _ROUNDS if rounds is None else rounds, 3 if sites is None else sites
     chosen = Protocol.MASKED if protocol is None else protocol
     _check(engine, chosen, sites=sites, rounds=rounds, kill=kill, port=port)
@@ -189,10 +231,11 @@ def _over(
         tick = ticker(bars, "other splits", hospitals.SPLITS)
         repeats = study.repeat_gains(splits=hospitals.SPLITS, rounds=rounds, seed=seed, tick=tick)
         refusals = {choice: study.refusal_among_three(choice, seed=seed)} if kill and sites == 4 else {}
+        cohort = described(bars, sites=sites, seed=seed)
     console, written = output(), list[Path]()
     if run.records is not None:
         written += report.write(out / run.records.place, run.records.files)
-    write_and_show(console, (act,), costs, repeats, refusals, folder=out, written=written)
+    write_and_show(console, (act,), costs, repeats, refusals, folder=out, written=written, cohort=cohort)
     if run.records is not None:
         _say_how_to_audit(console, out / run.records.place)
 

@@ -38,6 +38,7 @@ patient, or any one client (`private`, `noised`). An update that lies is not det
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from fl_integration.loop.checkpoint import Checkpoint
@@ -51,6 +52,12 @@ from fl_integration.loop.private import Privacy, agreed, check_beside, following
 from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import FederatedRun
 from fl_integration.loop.rounds import Training
+from fl_integration.loop.standardising import (
+    Standardisation,
+    check_standardise,
+    evaluation_on,
+    standardised,
+)
 from fl_integration.loop.watch import Watch
 from fl_integration.site.step import Step
 from fl_integration.site.training import LocalTraining
@@ -81,6 +88,7 @@ def federate(
     server_optimiser: ServerOptimiser = FedAvg(),
     shared: Shared | None = None,
     clip: AutoClip | None = None,
+    standardise: Standardisation | None = None,
     privacy: Privacy | None = None,
     evaluate: Evaluation | Metric | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -104,13 +112,15 @@ def federate(
             at its site. Left out: all but frozen parameters and what only they move.
         clip: `AutoClip()` gives each entry of the update a public scale of its own, fixed by one small exact
             sum before the first round; the protocol's clip is then 1.0.
+        standardise: `Standardisation(columns=…)` scales inputs [rows, columns] by the mean and deviation of
+            all sites' rows, found by one exact sum before the first round, or by each site's own; test
+            examples of `evaluate` are scaled alike, and the run says by what (`standardised`). Left out,
+            inputs are as they are.
         privacy: `PatientLevel(…)` or `ClientLevel(…)` noises each sum. It runs over the protocol's integer
             surface: clip, bits, weights and rounding of the protocol are not used. With `PatientLevel` a
-                round
-            is one step: `local` is a `LocalTraining` of which loss and learning rate are used (batch_size is
-            not: the sample is `PatientLevel`'s), a round's "mean" is -learning_rate · the noised mean
-                gradient,
-            and `server_optimiser` takes it as any other.
+            round is one step: `local` is a `LocalTraining` of which loss and learning rate are used
+            (batch_size is not: the sample is `PatientLevel`'s), a round's "mean" is -learning_rate · the
+            noised mean gradient, and `server_optimiser` takes it as any other.
         evaluate: `OnSites(…)`, `Central(…)`, or a callback `(round, model) -> {name: figure}`.
         checkpoint: a folder; written after each round, and taken up if it holds this training.
         sampling: `Sampling(size=…)` asks so many sites a round; everybody if left out.
@@ -120,6 +130,7 @@ def federate(
 
     Raises:
         ParameterError: an argument can never work (nothing has run), or no site can train.
+        QuestionRefusedError: too few sites have values in a column that is to be standardised.
         RoundAborted: no round had a mean; its `history` says why, round by round.
         MissingExtraError: privacy needs dp-accounting, which is not installed.
         VerificationError: the parties did not end with identical models.
@@ -150,11 +161,24 @@ def federate(
     check_drop(rehearsal.drop, rounds=rounds, names=protocol.exchanges(first=True), clients=sites)
     if clip is not None:
         protocol.exact(max_summand=clip.largest_count(prepared.layout.segments))
+    check_standardise(standardise, evaluate, private=privacy is not None)
     evaluator = Evaluator(evaluate, rounds=rounds, sites=sites, protocol=protocol)
+    found = None
+    if standardise is not None:
+        on_scale, found = standardised(protocol, sites, standardise, seed=rehearsal.protocol_seed)
+        prepared = replace(prepared, sites=on_scale)
+        evaluator = Evaluator(evaluation_on(evaluate, found), rounds=rounds, sites=sites, protocol=protocol)
     disk, saved = None, None
     if checkpoint is not None:
         told = fingerprint_of(
-            prepared, protocol, sites, seed=seed, clip=clip, sampling=sampling, privacy=privacy
+            prepared,
+            protocol,
+            sites,
+            seed=seed,
+            clip=clip,
+            sampling=sampling,
+            privacy=privacy,
+            standardised="" if found is None else f"{found.how.name} {found.digest}",
         )
         disk = Checkpoint(checkpoint, told)
         saved = disk.load(prepared.start)
@@ -175,7 +199,7 @@ def federate(
         watch=watch,
         rehearsal=rehearsal,
     )
-    return training.run()
+    return replace(training.run(), standardised=found)
 
 
 def _check_kinds(

@@ -211,9 +211,10 @@ def fingerprint_of(
     seed: int,
     clip: AutoClip | None,
     sampling: Sampling | None,
+    standardised: str = "",
     privacy: PatientLevel | ClientLevel | None = None,
 ) -> Fingerprint:
-    """What a checkpoint of this training is known by.
+    """What a checkpoint of this training is known by; `standardised` says by what its inputs were scaled.
 
     Raises:
         ParameterError: an entry that a site keeps to itself is no tensor, and cannot be written.
@@ -242,9 +243,18 @@ def fingerprint_of(
         server_optimiser=repr(prepared.layout.optimiser),
         clip=repr(clip),
         sampling=repr(sampling),
+        standardised=standardised,
         seed=str(seed),
-        privacy="" if privacy is None else repr(replace(privacy, ledger=None)),
+        privacy=_promise(privacy),
     )
+
+
+def _promise(privacy: PatientLevel | ClientLevel | None) -> str:
+    """What was promised to whom; patients' ids are none of a file's, or of an error's, business."""
+    if isinstance(privacy, PatientLevel):
+        rows = "one row is one patient" if privacy.patients is None else "rows by patient"
+        return f"{replace(privacy, ledger=None, patients=None)!r}, {rows}"
+    return "" if privacy is None else repr(replace(privacy, ledger=None))
 
 
 def _bytes_digest(state: Mapping[str, Any]) -> str:

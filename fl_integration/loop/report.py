@@ -25,6 +25,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fl_integration.loop.standardising import Standardised
+
 __all__ = ["FederatedRun", "RoundReport", "TrainingAborted"]
 
 
@@ -130,6 +132,7 @@ class FederatedRun:
         digest: `model_digest` of `model` (32 bytes); all who hold the global model hold the same.
         handed_over: clients that the others left behind, and that took the model from a peer.
         stopped: why the training ended before its last round; empty when it did not.
+        standardised: by what the inputs were scaled, and new patients' must be; None where nothing was.
         privacy: what was promised to whom, of a private training; None without privacy.
     """
 
@@ -139,6 +142,7 @@ class FederatedRun:
     digest: bytes
     handed_over: frozenset[ClientId] = frozenset()
     stopped: str = ""
+    standardised: "Standardised | None" = None
     privacy: PrivacyPlan | None = None
 
     def to_frame(self) -> "pd.DataFrame":
@@ -156,6 +160,8 @@ class FederatedRun:
     def __str__(self) -> str:
         lines = table_of(self.history)
         tail = [f"model {self.digest.hex()[:16]}, {sum(report.sent for report in self.history):,} bytes"]
+        if self.standardised is not None:
+            tail.append(repr(self.standardised))
         if self.privacy is not None:
             tail.append(_promised(self.history, self.privacy))
         if self.stopped:
@@ -186,10 +192,11 @@ def table_of(history: tuple[RoundReport, ...]) -> list[str]:
 
 
 def _promised(history: tuple[RoundReport, ...], plan: PrivacyPlan) -> str:
-    """What was spent, of what, for whom."""
+    """What was spent, what was planned, and for whom."""
     spent = max((report.epsilon for report in history if report.epsilon is not None), default=0.0)
     return (
-        f"private: ε {spent:.3g} of {plan.epsilon:.3g} at δ {plan.delta:.3g} is spent; {plan.unit.neighbours}"
+        f"private: ε {spent:.3g} is spent at the site that has spent most; these rounds were planned for "
+        f"{plan.epsilon:.3g} at δ {plan.delta:.3g}; {plan.unit.neighbours}"
     )
 
 

@@ -31,6 +31,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fl_integration.site.scaling import ScaledLoader
 from secagg.errors import MissingExtraError, ParameterError
 from secagg.numbers import is_number, plain, plain_fields
 
@@ -145,6 +146,8 @@ def size_of(data: Any) -> int | None:
     with suppress(Exception):
         if isinstance(data, DataLoader):
             return _loader_size(data)
+        if isinstance(data, ScaledLoader):
+            return _loader_size(data.loader)
         if isinstance(data, list | tuple):
             sizes = [_pair_size(piece) for piece in data]
             return sum(sizes)

@@ -10,9 +10,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 pytest.importorskip("sklearn")
 
-from bench.flamby import patients
+from bench.flamby import patients, scales
 from bench.flamby.patients import NAMES, load_cohort
 from bench.flamby.table import (
+    HEADERS,
     MASKED,
     RECIPES,
     ROUNDS,
@@ -24,6 +25,7 @@ from bench.flamby.table import (
 )
 from bench.flamby.training import Epochs, SiteSgd, train_alone, untrained, weights_of
 from bench.published import FLAMBY
+from fl_integration.loop.standardising import Standardise
 from fl_integration.studies.heart.records import Site, read_records
 
 PAGE = Path(__file__).parents[2] / "bench" / "FLAMBY.md"
@@ -177,6 +179,25 @@ def test_scale_of_the_pooled_set_is_worth_four_points():
     assert FLAMBY["FedAvg"].mean - own == pytest.approx(0.043, abs=0.004)
 
 
+def test_pooled_scale_out_of_a_secure_sum_is_that_of_the_pile():
+    cohort = load_cohort()
+    for part in ("train", "test"):
+        sites = [getattr(scales.on_pooled_scale(site), part).x for site in cohort.unscaled]
+        np.testing.assert_allclose(
+            np.concatenate(sites), getattr(cohort.pooled, part).x, rtol=1e-7, atol=1e-9
+        )
+    assert scales.pooled_figures().answer.provenance.contributors == set(NAMES)
+
+
+@pytest.mark.slow
+def test_scales_are_worth_what_the_page_says():
+    found = scales.measure()
+    mean = {(row, how): (np.mean(each.own), np.mean(each.pooled)) for (row, how), each in found.items()}
+    assert mean["FedAvg", Standardise.SITE] == pytest.approx((0.705, 0.748), abs=0.001)
+    assert mean["FedAvg", Standardise.POOLED] == pytest.approx((0.714, 0.774), abs=0.001)
+    assert markdown_of(scales.HEADERS, scales.lines_of(found)) in PAGE.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("row", ["FedAvg", "FedAdam"])
 def test_masked_is_clear_to_the_grid(row):
     """A step down the gradient of a convex function brings two models no further apart, nor does their mean,
@@ -199,4 +220,4 @@ def test_every_site_steps_below_the_bound_of_its_curvature():
 def test_masked_table_is_the_clear_one_and_the_page_has_it():
     clear, masked = reproduce(), reproduce(protocol=MASKED)
     assert masked == {row: clear[row] for row in RECIPES}
-    assert markdown_of(lines_of(clear, masked)) in PAGE.read_text(encoding="utf-8")
+    assert markdown_of(HEADERS, lines_of(clear, masked)) in PAGE.read_text(encoding="utf-8")

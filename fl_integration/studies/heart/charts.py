@@ -60,7 +60,7 @@ _ENGINE_STYLE: Final[dict[str, Any]] = {
     "markersize": 26,
     "fillstyle": "none",
 }
-
+_PRIVATE_STYLE: Final[dict[str, Any]] = {"color": _RED, "linestyle": (0, (3, 2)), "linewidth": 2.0}
 
 _NAMES: Final = {
     "age": "age",
@@ -100,6 +100,8 @@ def auc_by_round(act: Act) -> bytes:
                 levels.append((row.overall.value, f"{row.title}  {row.overall.value:.3f}", color))
             elif row.kind == "plain":
                 axes.plot(rounds, _values(row), color=_INK, linewidth=2.2, label=row.title, zorder=3)
+            elif row.kind == "private":
+                axes.plot(rounds, _values(row), label=row.title, zorder=3, **_PRIVATE_STYLE)
             if row.choice is not None:
                 style_of = _ENGINE_STYLE if row.kind == "engine" else _STYLES[row.choice]
                 axes.plot(rounds, _values(row), label=row.title, markeredgewidth=1.8, zorder=4, **style_of)

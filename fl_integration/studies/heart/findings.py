@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_integration.loop.report import FederatedRun, RoundReport
+from fl_integration.loop.standardising import Standardise
+from fl_integration.privacy.plan import PrivacyPlan
+from fl_integration.statistics.moments import MomentsAnswer
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.federation.outcome import EngineRun
 from fl_integration.studies.heart.records import Hospital, Site
@@ -25,8 +28,10 @@ __all__ = [
     "Floats",
     "Gain",
     "Glimpse",
+    "Private",
     "Repeat",
     "Row",
+    "Scaling",
     "Usage",
     "gain_of",
     "interval",
@@ -72,7 +77,8 @@ class Row:
 
     Attributes:
         title: for people.
-        kind: "alone", "pooled", "plain" (FedAvg in the clear), "secure", or "engine" (the same over one).
+        kind: "alone", "pooled", "plain" (FedAvg in the clear), "secure", "engine" (the same over one),
+            "private" (with noise in the sum), or "steps" (the same steps as that, in the clear).
         site: the hospital that trained alone.
         choice: the protocol.
         aucs: on each hospital's own test patients.
@@ -124,6 +130,22 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Whose mean and deviation the measurements are scaled by, and what the other choice would have brought.
+
+    Attributes:
+        how: the choice.
+        this, other: AUC of FedAvg in the clear on all test patients, on this scale and on the other.
+        asked: the pooled figures, and what they cost.
+    """
+
+    how: Standardise
+    this: Auc
+    other: Auc
+    asked: MomentsAnswer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glimpse:
     """One round of MaskedSum as the parties see it, from the bytes on the wire.
 
@@ -149,6 +171,19 @@ class Glimpse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Private:
+    """A training with noise in its sums.
+
+    Attributes:
+        plan: what was promised to whom, and the noise for it.
+        spent: ε after the last round.
+    """
+
+    plan: PrivacyPlan
+    spent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
     """One experiment over one set of hospitals.
 
@@ -156,6 +191,8 @@ class Act:
         lost: the hospital that vanishes in the middle of a round, and the round (from 0).
         glimpse: of the first round of MaskedSum, if that ran.
         engine: the run over an engine, if there was one.
+        private: of the private training, if there was one.
+        scaling: of the measurements.
     """
 
     hospitals: tuple[Hospital, ...]
@@ -166,6 +203,8 @@ class Act:
     lost: tuple[Site, int] | None
     glimpse: Glimpse | None
     engine: EngineRun | None = None
+    private: Private | None = None
+    scaling: Scaling | None = None
 
     @property
     def joint(self) -> Row:

@@ -94,10 +94,40 @@ def _act(act: Act) -> dict[str, Any]:
         "lost": None if act.lost is None else {"site": act.lost[0].value, "round": act.lost[1] + 1},
         "rows": [_row(row) for row in act.rows],
         "engine": engine_numbers(act),
+        "privacy": _privacy(act),
+        "standardise": None
+        if act.scaling is None
+        else {
+            "how": act.scaling.how.value,
+            "fedavg_auc_together": _auc(act.scaling.this),
+            "on_the_other_scale": _auc(act.scaling.other),
+        },
         "gains": [
             {"site": g.site.value, "patients": g.patients, "low": g.low, "value": g.value, "high": g.high}
             for g in act.gains
         ],
+    }
+
+
+def _privacy(act: Act) -> dict[str, Any] | None:
+    """What was promised, the noise for it, and what was spent."""
+    if act.private is None:
+        return None
+    plan = act.private.plan
+    return {
+        "unit": plan.unit.value,
+        "epsilon": plan.epsilon,
+        "delta": plan.delta,
+        "epsilon_by_round": list(plan.epsilon_by_round),
+        "spent": act.private.spent,
+        "sure_honest": plan.sure_honest,
+        "contributors_factor": plan.contributors_factor,
+        "noise_multiplier": plan.noise_multiplier,
+        "sigma_total": plan.sigma_total,
+        "sigma_client": plan.sigma_client,
+        "clip": plan.clip,
+        "steps": plan.steps,
+        "ring_bits": plan.ring_bits,
     }
 
 
@@ -125,6 +155,7 @@ def _row(row: Row) -> dict[str, Any]:
                 "dropped": report.dropped,
                 "total_weight": report.total_weight,
                 "aborted": report.aborted,
+                "epsilon": report.epsilon,
                 "clipped": report.clipped,
                 "sent": {party: traffic.sent for party, traffic in report.traffic.items()},
                 "received": {party: traffic.received for party, traffic in report.traffic.items()},

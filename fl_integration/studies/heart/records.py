@@ -7,9 +7,10 @@ investigators, the codes and the known faults of the records.
 
 Every step is local, as it has to be where rows may not leave the house. A hospital holds back a test set
 stratified by diagnosis, fills gaps from the median (measurements) or the most frequent value (codes) of its
-own training rows, and scales measurements by the mean and standard deviation of those same rows. Test rows
-are prepared with the training rows' figures and never contribute to them. The list of categories is fixed
-here, so that every hospital has the same columns without having seen the others' data.
+own training rows, and scales measurements by the mean and standard deviation of those same rows, or, where
+the hospitals agree to, of all their training rows together (`pooling`). Test rows are prepared with the
+training rows' figures and never contribute to them. The list of categories is fixed here, so that every
+hospital has the same columns without having seen the others' data.
 
 A cholesterol or blood pressure of 0 means 'not measured' and is treated as missing. A column that a site's
 training rows lack altogether (cholesterol in Switzerland) is 0 after scaling: it says nothing about any
@@ -25,6 +26,7 @@ nothing tells whether they are two patients or one, so such a pair may fall on b
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
@@ -36,9 +38,24 @@ import numpy.typing as npt
 from secagg.errors import ParameterError
 from secagg.numbers import plain
 
-__all__ = ["COLUMNS", "FEATURES", "Hospital", "Records", "Site", "load_hospitals", "prepare", "read_records"]
+__all__ = [
+    "COLUMNS",
+    "FEATURES",
+    "Figures",
+    "Hospital",
+    "Records",
+    "Site",
+    "known",
+    "load_hospitals",
+    "prepare",
+    "read_records",
+    "training_values",
+]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+
+Figures: TypeAlias = Mapping[str, tuple[float, float]]
+"""Name of a measurement -> the mean and the standard deviation that it is scaled by."""
 
 COLUMNS: Final = (
     "id", "site", "age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalch", "exang", "oldpeak",
@@ -147,7 +164,20 @@ def read_records() -> dict[Site, Records]:
     }
 
 
-def load_hospitals(*, sites: int = 3, seed: int, test_fraction: float = 0.2) -> tuple[Hospital, ...]:
+def known(records: Records, name: str) -> Floats:
+    """float64[n]: a column in which NaN is all that was not measured."""
+    column = records.values[name]
+    return np.where(column == 0, np.nan, column) if name in _ZERO_IS_MISSING else column
+
+
+def training_values(records: Records, name: str, *, seed: int, test_fraction: float = 0.2) -> Floats:
+    """float64[n_train]: a column's values as they were measured, of the rows that are trained on."""
+    return known(records, name)[~_held_back(records, seed=seed, fraction=test_fraction)]
+
+
+def load_hospitals(
+    *, sites: int = 3, seed: int, test_fraction: float = 0.2, figures: Figures | None = None
+) -> tuple[Hospital, ...]:
     """The first `sites` hospitals, each with its own split and its own preparation.
 
     A hospital's arrays depend on its own rows, `seed` and `test_fraction` alone: they are the same whether
@@ -158,6 +188,7 @@ def load_hospitals(*, sites: int = 3, seed: int, test_fraction: float = 0.2) -> 
         seed: at least 0; chooses the test rows.
         test_fraction: in (0, 1), the share of each class that is held back, at least one row of each class
             on either side.
+        figures: what measurements are scaled by, everywhere alike; None: by each hospital's own.
 
     Raises:
         ParameterError: an argument is outside its range.
@@ -167,12 +198,17 @@ def load_hospitals(*, sites: int = 3, seed: int, test_fraction: float = 0.2) -> 
         raise ParameterError(f"sites is {sites!r}; 3 or 4 hospitals can take part")
     records = read_records()
     return tuple(
-        prepare(records[site], seed=seed, test_fraction=test_fraction) for site in tuple(Site)[:sites]
+        prepare(records[site], seed=seed, test_fraction=test_fraction, figures=figures)
+        for site in tuple(Site)[:sites]
     )
 
 
-def prepare(records: Records, *, seed: int, test_fraction: float = 0.2) -> Hospital:
-    """Split, impute and scale one site's rows, knowing nothing of any other site. Arguments as above.
+def prepare(
+    records: Records, *, seed: int, test_fraction: float = 0.2, figures: Figures | None = None
+) -> Hospital:
+    """Split, impute and scale one site's rows, knowing nothing of any other site but `figures`.
+
+    Arguments as above.
 
     Raises:
         ParameterError: an argument is outside its range, or a class has fewer than two rows.
@@ -185,7 +221,7 @@ def prepare(records: Records, *, seed: int, test_fraction: float = 0.2) -> Hospi
             f"test_fraction is {test_fraction!r}; it must be a float strictly between 0 and 1"
         )
     test = _held_back(records, seed=seed, fraction=test_fraction)
-    features, labels = _features(records.values, ~test), records.disease.astype(np.float32)
+    features, labels = _features(records, ~test, figures or {}), records.disease.astype(np.float32)
     return Hospital(
         site=records.site,
         train_x=features[~test],
@@ -213,28 +249,24 @@ def _held_back(records: Records, *, seed: int, fraction: float) -> npt.NDArray[n
     return test
 
 
-def _features(values: dict[str, Floats], train: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """float32[n, f] for all rows of a site; every figure in it comes from the rows where `train` is True."""
-    known = {
-        name: np.where(column == 0, np.nan, column) if name in _ZERO_IS_MISSING else column
-        for name, column in values.items()
-    }
-    columns = [_scaled(known[name], train) for name in _MEASUREMENTS]
-    columns += [_most_frequent_for_missing(known[name], train) for name in _FLAGS]
+def _features(records: Records, train: npt.NDArray[np.bool_], figures: Figures) -> npt.NDArray[np.float32]:
+    """float32[n, f] for all rows of a site, prepared by `figures` and by the rows of `train` alone."""
+    columns = [_scaled(known(records, name), train, figures.get(name)) for name in _MEASUREMENTS]
+    columns += [_most_frequent_for_missing(known(records, name), train) for name in _FLAGS]
     for name, codes in _CATEGORIES.items():
-        filled = _most_frequent_for_missing(known[name], train)
+        filled = _most_frequent_for_missing(known(records, name), train)
         columns += [(filled == code).astype(np.float64) for code in codes]
     return np.column_stack(columns).astype(np.float32)
 
 
-def _scaled(column: Floats, train: npt.NDArray[np.bool_]) -> Floats:
-    """Median for missing, then mean 0 and standard deviation 1 over the training rows."""
+def _scaled(column: Floats, train: npt.NDArray[np.bool_], figures: tuple[float, float] | None) -> Floats:
+    """Median for missing, then by these figures, or by those of the training rows."""
     measured = column[train & ~np.isnan(column)]
     if measured.size == 0:
         return np.zeros_like(column)
     filled = np.where(np.isnan(column), np.median(measured), column)
-    spread = filled[train].std()
-    return np.asarray((filled - filled[train].mean()) / (spread if spread > 0 else 1.0), np.float64)
+    mean, spread = (filled[train].mean(), filled[train].std()) if figures is None else figures
+    return np.asarray((filled - mean) / (spread if spread > 0 else 1.0), np.float64)
 
 
 def _most_frequent_for_missing(column: Floats, train: npt.NDArray[np.bool_]) -> Floats:

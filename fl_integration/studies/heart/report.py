@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from fl_integration.loop.standardising import Standardise
+from fl_integration.statistics.cohort import TableOne
 from fl_integration.studies.heart.choices import BITS, CLIP, MAX_WEIGHT, Choice, short_name
 from fl_integration.studies.heart.costs import CLIENTS, PARAMETERS, Cost
 from fl_integration.studies.heart.federation.wires import (
@@ -23,6 +25,7 @@ from fl_integration.studies.heart.federation.wires import (
 from fl_integration.studies.heart.findings import Act, Gain, Repeat, Row
 from fl_integration.studies.heart.model import LOCAL
 from fl_integration.studies.heart.numbers import versions
+from fl_integration.studies.heart.private import private_sentences
 from secagg.errors import MissingExtraError, ParameterError
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "picture",
     "repeat_sentence",
     "row_cost",
+    "scaling_note",
     "sentences",
     "setup_note",
     "small_sets",
@@ -47,7 +51,7 @@ __all__ = [
 
 OVERALL: Final = (
     "'All test patients' ranks them in one list, as if they had come to one hospital. It is not the mean of "
-    "the columns: the hospitals' patients differ, and each scaled its measurements by its own figures."
+    "the columns: the hospitals' patients differ."
 )
 WEIGHT_CAP: Final = (
     "Weights are example counts, inside the sum. The hospitals agree beforehand on a cap, here "
@@ -258,6 +262,28 @@ def setup_note(act: Act) -> str:
     return note
 
 
+def scaling_note(act: Act) -> str:
+    """Whose figures the measurements were scaled by, and what the others would have brought."""
+    if (scaling := act.scaling) is None:
+        return ""
+    provenance = scaling.asked.provenance
+    cost = "secure sums"
+    if provenance is not None:
+        sent = max(provenance.sent.values(), default=0)
+        cost = f"{provenance.sums} secure sums ({sent:,} bytes a hospital)"
+    found = (
+        f"FedAvg in the clear has an AUC of {scaling.this.value:.3f} on all test patients, and with {{}} "
+        f"{scaling.other.value:.3f}."
+    )
+    if scaling.how is Standardise.SITE:
+        other = f"the pooled figures of all training patients, from {cost},"
+        return "Measurements are scaled by each hospital's own mean and deviation: " + found.format(other)
+    return (
+        f"Measurements are scaled by the mean and deviation of all training patients, from {cost}, which "
+        "whoever learns sums knows: " + found.format("each hospital's own")
+    )
+
+
 def small_sets(act: Act) -> list[str]:
     """A warning for each test set with too few patients of one kind to say anything."""
     found = []
@@ -279,8 +305,10 @@ def html(
     repeats: tuple[Repeat, ...],
     refusals: Mapping[Choice, str],
     pictures: Mapping[str, bytes],
+    *,
+    cohort: TableOne | None = None,
 ) -> str:
-    """The page, with everything that it needs inside."""
+    """The page, with everything that it needs inside; `cohort` is its Table 1."""
     try:
         import jinja2
     except ImportError as error:
@@ -300,8 +328,9 @@ def html(
                 ],
                 "title": title(act),
                 "sentences": sentences(act, refusals),
+                "private": private_sentences(act),
                 "wire": {"headings": HEADINGS, "rows": wire_rows(act), "note": wire_note(act)},
-                "setup": " ".join([*small_sets(act), setup_note(act)]),
+                "setup": " ".join([*small_sets(act), scaling_note(act), setup_note(act)]),
                 "picture": picture(act, of=len(acts)),
                 "tests": ", ".join(f"{short_name(h.site)} {len(h.test_y)}" for h in act.hospitals),
                 "training": ", ".join(f"{short_name(h.site)} {len(h.train_y)}" for h in act.hospitals),
@@ -310,6 +339,7 @@ def html(
         ],
         pictures={name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()},
         learns=[(choice.title, *_WHO_LEARNS[choice]) for choice in choices],
+        cohort=cohort,
         repeats=repeat_sentence(repeats) if repeats else "",
         overall=OVERALL,
         weight_cap=WEIGHT_CAP,

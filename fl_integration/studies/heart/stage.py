@@ -22,6 +22,7 @@ from fl_integration.studies.heart.findings import (
     Auc,
     Floats,
     Glimpse,
+    Private,
     Row,
     Usage,
     interval,
@@ -29,6 +30,7 @@ from fl_integration.studies.heart.findings import (
     usage_over,
 )
 from fl_integration.studies.heart.model import LOCAL, HeartModel, auc
+from fl_integration.studies.heart.private import STEP, Promise
 from fl_integration.studies.heart.records import FEATURES, Hospital, Site
 from fl_integration.vectors.vectorise import flatten
 from protocols import Message, Sum
@@ -179,14 +181,7 @@ class Stage:
                 on_message=listen,
                 progress=Progress.NEVER,
             ),
-            rehearsal=Rehearsal(
-                drop={
-                    number: {site.value: choice.worst_moment for site in sites}
-                    for number, sites in missing.items()
-                    if sites
-                },
-                protocol_seed=self._seed,
-            ),
+            rehearsal=Rehearsal(drop=_drop(choice, missing), protocol_seed=self._seed),
         )
         trained = _loaded(run.model.state_dict())
         row = self._row(
@@ -203,6 +198,51 @@ class Stage:
         if choice is Choice.MASKED and 0 in sums:
             glimpse = self._glimpse(protocol, messages, sums[0])
         return row, glimpse
+
+    def private(self, promise: Promise, choice: Choice, missing: Absent) -> tuple[Row, Private]:
+        """One step a round through a protocol, with noise in the sum; the stage is on the public scale."""
+        clients, title = len(self._hospitals), f"{choice.title}, ε = {promise.epsilon:g}"
+        models: dict[int, HeartModel] = {}
+
+        def follow(number: int, total: Sum, state: State) -> None:
+            models[number] = _loaded(state)
+
+        run = federate(
+            choice.protocol(clients=clients),
+            HeartModel(),
+            self._loaders,
+            local=STEP,
+            rounds=self._rounds,
+            privacy=promise.unit(hospitals=clients, rounds=self._rounds),
+            seed=self._seed,
+            watch=Watch(on_round=lambda report: self._tick(title), on_model=follow, progress=Progress.NEVER),
+            rehearsal=Rehearsal(drop=_drop(choice, missing), protocol_seed=self._seed),
+        )
+        trained = _loaded(run.model.state_dict())
+        row = self._row(trained, title=title, kind="private", curve=self._curve(models), history=run.history)
+        if run.privacy is None:
+            raise TypeError("a private training without a plan; this is a fault")
+        return row, Private(plan=run.privacy, spent=run.history[-1].epsilon or 0.0)
+
+    def steps(self) -> Row:
+        """The same steps in the clear, neither clipped nor noised."""
+        title = "the same steps, no noise"
+        models: dict[int, HeartModel] = {}
+
+        def follow(number: int, total: Sum, state: State) -> None:
+            models[number] = _loaded(state)
+            self._tick(title)
+
+        run = fedavg(
+            HeartModel(),
+            self._loaders,
+            local=STEP,
+            rounds=self._rounds,
+            seed=self._seed,
+            watch=Watch(on_model=follow, progress=Progress.NEVER),
+        )
+        trained = _loaded(run.model.state_dict())
+        return self._row(trained, title=title, kind="steps", curve=self._curve(models))
 
     def _glimpse(self, protocol: MachineProtocol, messages: list[Message], total: Sum) -> Glimpse:
         hospital = self._hospitals[0]
@@ -285,6 +325,15 @@ def _auc_together(model: HeartModel, hospitals: tuple[Hospital, ...]) -> float:
 def loader(hospital: Hospital) -> Examples:
     """A hospital's training rows, as a step reads them."""
     return [(torch.from_numpy(hospital.train_x), torch.from_numpy(hospital.train_y))]
+
+
+def _drop(choice: Choice, missing: Absent) -> dict[int, dict[str, str]]:
+    """Who vanishes at the worst moment."""
+    return {
+        number: {site.value: choice.worst_moment for site in sites}
+        for number, sites in missing.items()
+        if sites
+    }
 
 
 def _loaded(state: State) -> HeartModel:

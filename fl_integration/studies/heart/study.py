@@ -23,11 +23,14 @@ from typing import Final
 from fl_integration.loop.federated import federate
 from fl_integration.loop.rehearsal import Rehearsal
 from fl_integration.loop.report import TrainingAborted
+from fl_integration.loop.standardising import Standardise
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.federation.outcome import EngineRun
-from fl_integration.studies.heart.findings import Act, Repeat, gain_of
+from fl_integration.studies.heart.findings import Act, Repeat, Scaling, gain_of
 from fl_integration.studies.heart.model import LOCAL, HeartModel
+from fl_integration.studies.heart.pooling import ask_figures, figures_of
+from fl_integration.studies.heart.private import Promise, on_public_scale
 from fl_integration.studies.heart.records import Site, load_hospitals
 from fl_integration.studies.heart.stage import Absent, Stage, Tick, loader
 from secagg.errors import ParameterError
@@ -38,9 +41,9 @@ _LOST: Final = Site.BUDAPEST
 _QUIET: Final = Watch(progress=Progress.NEVER)
 
 
-def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int) -> int:
+def ticks(*, sites: int, choices: tuple[Choice, ...], rounds: int, promise: Promise | None = None) -> int:
     """How often `run_act` calls its `tick`."""
-    return (sites + 2 + len(choices)) * rounds
+    return (sites + 2 + len(choices) + (0 if promise is None else 2)) * rounds
 
 
 def loss_in_act_two(rounds: int) -> tuple[Site, int]:
@@ -65,6 +68,8 @@ def run_act(
     seed: int,
     lost: tuple[Site, int] | None = None,
     engine: EngineRun | None = None,
+    promise: Promise | None = None,
+    standardise: Standardise = Standardise.SITE,
     tick: Tick = lambda title: None,
 ) -> Act:
     """Trains in every way over the first `sites` hospitals.
@@ -77,9 +82,17 @@ def run_act(
             this demonstration; a deployment never seeds its protocol.
         lost: who vanishes in which round, in FedAvg and in every protocol alike.
         engine: a run of the same training over an engine, which says itself who was missing when.
+        promise: with one, a private training as well, through the first of the protocols.
+        standardise: whose mean and deviation measurements are scaled by. Pooled ones come out of a sum of the
+            first protocol, MaskedSum's if there is none. FedAvg in the clear is trained on the other scale
+            too, to be compared with.
         tick: called after each round.
     """
-    hospitals = load_hospitals(sites=sites, seed=seed)
+    summing = choices[0] if choices else Choice.MASKED
+    asked = ask_figures(summing.protocol(clients=sites), sites=sites, seed=seed)
+    own = load_hospitals(sites=sites, seed=seed)
+    pooled = load_hospitals(sites=sites, seed=seed, figures=figures_of(asked))
+    hospitals, others = (own, pooled) if standardise is Standardise.SITE else (pooled, own)
     stage = Stage(hospitals, rounds=rounds, seed=seed, tick=tick)
     rows = [stage.alone(hospital) for hospital in hospitals]
     rows.append(stage.pooled())
@@ -93,6 +106,7 @@ def run_act(
         missing = {each: _the_one(engine, each) or absent[each] for each in numbers}
     plain, reference = stage.plain(absent)
     rows.append(plain)
+    other, _ = Stage(others, rounds=rounds, seed=seed, tick=lambda title: None).plain(absent)
     glimpse = None
     for choice in choices:
         row, found = stage.secure(choice, reference, missing)
@@ -100,6 +114,11 @@ def run_act(
         glimpse = glimpse or found
     if engine is not None:
         rows.append(stage.over_engine(engine, reference))
+    private = None
+    if promise is not None:
+        public = Stage(on_public_scale(hospitals), rounds=rounds, seed=seed, tick=tick)
+        row, private = public.private(promise, choices[0], missing)
+        rows += [row, public.steps()]
     act = Act(
         hospitals=hospitals,
         rounds=rounds,
@@ -109,6 +128,8 @@ def run_act(
         lost=lost,
         glimpse=glimpse,
         engine=engine,
+        private=private,
+        scaling=Scaling(how=standardise, this=plain.overall, other=other.overall, asked=asked),
     )
     gains = (gain_of(each, joint=act.joint, alone=rows[i], seed=seed) for i, each in enumerate(hospitals))
     return replace(act, gains=tuple(gains))
@@ -120,18 +141,26 @@ def _the_one(engine: EngineRun, number: int) -> set[Site]:
 
 
 def repeat_gains(
-    *, splits: int, rounds: int, seed: int, tick: Tick = lambda title: None
+    *,
+    splits: int,
+    rounds: int,
+    seed: int,
+    standardise: Standardise = Standardise.SITE,
+    tick: Tick = lambda title: None,
 ) -> tuple[Repeat, ...]:
     """What joining changes at each of three hospitals over `splits` other splits, in the clear.
 
     Args:
         splits: at least 1; they are those of the seeds `seed + 1`, `seed + 2`, …
-        rounds, seed: as in `run_act`.
+        rounds, seed, standardise: as in `run_act`.
         tick: called once for each split.
     """
     found: dict[Site, list[float]] = {}
     for other in range(seed + 1, seed + 1 + splits):
-        hospitals = load_hospitals(sites=3, seed=other)
+        figures = None
+        if standardise is Standardise.POOLED:
+            figures = figures_of(ask_figures(Choice.PLAIN.protocol(clients=3), sites=3, seed=other))
+        hospitals = load_hospitals(sites=3, seed=other, figures=figures)
         stage = Stage(hospitals, rounds=rounds, seed=other, tick=lambda title: None)
         joint, _ = stage.plain({})
         for hospital in hospitals:

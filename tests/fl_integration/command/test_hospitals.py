@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from fl_integration.command.hospitals import main
-from fl_integration.studies.heart import charts, choices, costs, findings, numbers, report, study
+from fl_integration.studies.heart import (
+    charts,
+    choices,
+    costs,
+    declared,
+    describing,
+    findings,
+    numbers,
+    report,
+    study,
+)
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.model import auc
 from fl_integration.studies.heart.records import Site
@@ -32,6 +42,8 @@ def small(monkeypatch):
     monkeypatch.setattr(costs, "PARAMETERS", 2000)
     monkeypatch.setattr(costs, "_MEASURED", {Choice.PAILLIER: 200})
     monkeypatch.setattr("fl_integration.command.hospitals.SPLITS", 1)
+    monkeypatch.setattr(describing, "_COLUMNS", (declared.MEASUREMENTS[0], declared.CODES[0]))
+    monkeypatch.setattr(describing, "_SKEWED", ())
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +100,9 @@ def test_the_page_is_self_contained(tmp_path, capsys):
     pictures = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources]
     assert {(tmp_path / name).read_bytes() for name in FILES if name.endswith("png")} == set(pictures)
     assert all(picture.startswith(PNG) for picture in pictures)
+    assert '<td class="number">Age, years</td>' in page
+    assert "secure sums of 4 sites" in page
+    assert "Measurements are scaled by each hospital&#39;s own mean and deviation" in page
     assert page.index("sum of the other two") < page.index("here withstand a server that reads everything")
 
 

@@ -23,6 +23,7 @@ VERBS = {
     "plan": (),
     "advise": (),
     "study": ("heart",),
+    "describe": (),
     "audit": (),
 }
 

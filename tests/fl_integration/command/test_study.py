@@ -36,6 +36,7 @@ def refused(capsys, *arguments: str) -> str:
     [
         (("--kill",), "--kill is for a run over --engine; name one"),
         (("--port", "9092"), "--port is for a run over --engine; name one"),
+        (("--engine", "flower", "--epsilon", "1"), "--epsilon is for a run in one process"),
         (("--engine", "flower", "--sites", "5"), "--sites is 5; 3 or 4 hospitals can take part"),
         (("--engine", "flower", "--rounds", "0"), "--rounds is 0; pass at least 1"),
         (("--engine", "flower", "--rounds", "1", "--kill"), "--rounds is 1, and whoever is killed"),
