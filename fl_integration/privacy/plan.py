@@ -182,7 +182,9 @@ class PrivacyPlan:
 
 @lru_cache(maxsize=256)
 def _epsilon_with(plan: PrivacyPlan, shares: int) -> float:
-    known = replace(plan.release, sigma=plan.sigma_client * math.sqrt(shares) * (1 - 2**-40), shares=shares)
+    # By the law's parameter: a narrow discrete Gaussian deviates by less than that.
+    sigma = plan.release.sigma * math.sqrt(shares / plan.sure_honest)
+    known = replace(plan.release, sigma=sigma, shares=shares)
     return epsilon_of({known: plan.rounds}, delta=plan.delta_noise)
 
 

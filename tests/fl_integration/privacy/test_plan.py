@@ -133,6 +133,15 @@ def test_who_pools_reads_more_and_the_report_says_what():
     assert [line.startswith(alone) for line in pair.meaning] == [False, True]
 
 
+def test_shares_as_narrow_as_can_be_have_a_table_too():
+    """Of half a step, where the deviation of a discrete Gaussian is .464."""
+    unit = RowLevel(epsilon=20.0, delta=1e-3, noise=Noise.DISCRETE_GAUSSIAN)
+    plan = unit.plan(3, length=1, l2=1.0, largest=1000)
+    assert plan.sigma_client < 0.5
+    assert plan.epsilon_with(plan.sure_honest) == pytest.approx(plan.epsilon, rel=1e-9)
+    assert len(plan.meaning) == 3
+
+
 def test_without_corrupt_clients_it_says_what_a_curious_one_reads():
     text = str(planned(corrupt_fraction=0.0, dropout_fraction=0.0, min_contributors=4))
     assert "clients            4, none of them corrupt" in text
