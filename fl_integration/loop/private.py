@@ -26,7 +26,7 @@ from fl_integration.loop.preparing import Prepared, Shared
 from fl_integration.privacy.client import ClientLevel
 from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger, roster_of
 from fl_integration.privacy.patient import PatientLevel
-from fl_integration.site.per_patient import check_layers
+from fl_integration.site.per_patient import check_layers, check_order
 from fl_integration.site.site import SiteFailedError
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.sharing import OfModel
@@ -141,6 +141,11 @@ def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling:
                 f"patients and sites differ in {others}; patients maps each site's id to its records' "
                 "patients"
             )
+        for name, data in sites.items():
+            try:
+                check_order(data)
+            except ParameterError as error:
+                raise ParameterError(f"site {name!r} has {error}") from error
     check_layers(prepared.model)
 
 

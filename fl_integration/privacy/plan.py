@@ -89,8 +89,8 @@ class PrivacyPlan:
     def policy(self) -> Policy:
         """What each client has to insist on, whatever cohort a server announces: as many survivors as here.
 
-        Without it a server that asks fewer opens a sum with fewer honest shares of noise than planned. Of more
-        clients than planned as many survivors would not do; with those no machine of `exact` takes part.
+        Without it a server that asks fewer opens a sum with fewer honest shares of noise than planned. Among
+        more clients than planned no machine of `exact` takes part: there as many survivors would not do.
         """
         carried = self.exact.plan(self.clients, roster=self.roster)
         return Policy(min_contributors=max(2, carried.min_survivors))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.evaluation import Central, OnSites, Task
@@ -404,6 +405,13 @@ def test_noise_on_a_running_variance_is_refused_and_norms_may_stay_at_home():
         (
             {"privacy": replace(UNIT, patients={"a": [1] * 12})},
             "patients and sites differ in ['b', 'c', 'd']",
+        ),
+        (
+            {
+                "privacy": replace(UNIT, patients=dict.fromkeys(NAMES, [1] * 12)),
+                "data": sites(b=DataLoader(TensorDataset(*pieces("b")[0]), shuffle=True)),
+            },
+            "site 'b' has a DataLoader with an order of its own",
         ),
         (
             {"model": nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))},

@@ -230,6 +230,14 @@ def test_the_ring_has_room_for_the_noise_and_no_more_than_it_needs():
         )
 
 
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 5.0, 20.0])
+def test_narrow_noise_has_longer_tails_and_the_ring_room_for_them(epsilon):
+    plan = RowLevel(epsilon=epsilon, delta=1e-3).plan(3, length=1000, l2=1.0, largest=1)
+    summed = Skellam(variance=3 * plan.noise.variance)
+    left = 2 ** (plan.ring_bits - 1) - 3  # beside the sites' summands
+    assert summed.pmf(np.arange(left, 2 * left)).sum() < 1e-25
+
+
 def test_without_a_length_it_plans_for_the_worst():
     known, unknown = UNIT.plan(3, length=14), UNIT.plan(3)
     assert unknown.noise_multiplier >= known.noise_multiplier
