@@ -26,7 +26,7 @@ from fl_integration.loop.preparing import Prepared, Shared
 from fl_integration.privacy.client import ClientLevel
 from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger, roster_of
 from fl_integration.privacy.patient import PatientLevel
-from fl_integration.site.per_patient import check_layers
+from fl_integration.site.per_patient import check_layers, check_order
 from fl_integration.site.site import SiteFailedError
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.sharing import OfModel
@@ -36,7 +36,6 @@ from secagg.errors import MissingExtraError, ParameterError
 
 try:
     from torch import nn
-    from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
@@ -141,19 +140,11 @@ def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling:
                 f"patients and sites differ in {others}; patients maps each site's id to its rows' patients"
             )
         for name, data in sites.items():
-            if isinstance(data, DataLoader) and not _in_order(data):
-                raise ParameterError(
-                    f"the loader of {name!r} yields its rows in another order each time, and patients says "
-                    "whose each row is by its place: pass DataLoader(…, shuffle=False)"
-                )
+            try:
+                check_order(data)
+            except ParameterError as error:
+                raise ParameterError(f"site {name!r} has {error}") from error
     check_layers(prepared.model)
-
-
-def _in_order(loader: DataLoader[object]) -> bool:
-    """Whether a loader yields the rows of its data set as they lie there."""
-    batches = loader.batch_sampler
-    own = batches is None or type(batches) is BatchSampler
-    return own and type(loader.sampler) is SequentialSampler and type(loader).__iter__ is DataLoader.__iter__
 
 
 def agreed(privacy: Privacy, protocol: Parameters, prepared: Prepared, *, cohort: int) -> NoisedSums:

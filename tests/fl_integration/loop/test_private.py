@@ -256,7 +256,7 @@ def test_a_loader_that_shuffles_does_not_say_whose_its_rows_are():
 
     patients = {name: [row // 2 for row in range(12)] for name in NAMES}
     unit = replace(UNIT, patients=patients)
-    with pytest.raises(ParameterError, match="the loader of 'a' yields its rows in another order each time"):
+    with pytest.raises(ParameterError, match="site 'a' has a DataLoader with an order of its own"):
         private(data=data(shuffle=True), privacy=unit)
     assert private(data=data(), privacy=unit, rounds=1).digest == private(privacy=unit, rounds=1).digest
     before = torch.get_rng_state()
@@ -419,6 +419,13 @@ def test_noise_on_a_running_variance_is_refused_and_norms_may_stay_at_home():
         (
             {"privacy": replace(UNIT, patients={"a": [1] * 12})},
             "patients and sites differ in ['b', 'c', 'd']",
+        ),
+        (
+            {
+                "privacy": replace(UNIT, patients=dict.fromkeys(NAMES, [1] * 12)),
+                "data": sites(b=DataLoader(TensorDataset(*pieces("b")[0]), shuffle=True)),
+            },
+            "site 'b' has a DataLoader with an order of its own",
         ),
         (
             {"model": nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))},
