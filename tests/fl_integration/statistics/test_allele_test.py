@@ -122,6 +122,25 @@ def test_persons_of_whom_it_is_not_known_are_left_out():
     assert (found.alleles == without.alleles).all()
 
 
+def test_persons_without_a_genotype_are_no_complete_cases():
+    """Else the number of cases is of one more than the rows that the ledger knows of."""
+    table = {"snps": np.array([[-1, -1], [0, -1], [2, 1], [1, 1]], np.int8), "ill": np.array([1, 1, 1, 0])}
+    question = question_of(2)
+    found = pooled(question, [table])
+    rows = Rows.of(table)
+    known = rows.present(question.genotypes) & rows.present(question.cases)
+    assert (found.cases, found.controls) == (2, 1)
+    assert found.cases + found.controls == known.sum()
+    assert found.called.tolist() == [[1, 1], [2, 1]]
+
+
+def test_no_p_value_is_printed_as_nothing():
+    table = {"snps": np.repeat([[0], [2]], 1500, axis=0).astype(np.int8), "ill": np.repeat([0, 1], 1500)}
+    found = pooled(question_of(1), [table], max_rows=3000)
+    assert found.p_values[0] == 0.0
+    assert str(found).splitlines()[-1].split()[-1] == "<1e-307"
+
+
 def test_markers_that_cannot_be_tested_are_nan():
     table = {"snps": np.array([[0, 2, -1, 0], [0, 2, 1, 1], [0, 2, -1, 2]]), "ill": np.array([0, 1, 0])}
     found = pooled(question_of(4, association=Association.TREND), [table])
