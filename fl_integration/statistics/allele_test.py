@@ -78,8 +78,8 @@ class AlleleTest(Question):
     """Allelic χ², odds ratio and p of each marker, and the trend test where asked. One sum.
 
     Of M markers 2·M + 2 values go over the wire, 2·M more with `Calls.COUNTED`, M more with
-    `Association.TREND`. Persons of whom no genotype is known, or not whether they are cases, are left out; how
-    many is not told.
+    `Association.TREND`. Persons of whom no genotype is known, or not whether they are cases, are left
+    out; how many is not told.
 
     Args:
         genotypes: allele counts.

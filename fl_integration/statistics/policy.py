@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from fl_integration.privacy.ledger import BudgetLedger
 from fl_integration.statistics.columns import Category, Column, Genotypes, Number
 from fl_integration.statistics.ledger import AnswerLedger
 from fl_integration.statistics.quantiles import Quantiles
@@ -77,6 +78,9 @@ class SitePolicy:
         max_length: values in one sum.
         small_cells: what becomes of questions that open cells.
         ledger: where it stands what was answered; left out, one in memory, which ends with the policy.
+        budget: what all noised answers of this site may cost together, whoever else is asked. Noise sets
+            aside all rules about rows, and who asks says how much of it there is, so without a budget nothing
+            is answered under it; but for `SmallCells.OPENED`.
 
     Raises:
         ParameterError: a value is outside its range.
@@ -94,6 +98,7 @@ class SitePolicy:
     max_length: int = 1 << 22
     small_cells: SmallCells = SmallCells.BINNED
     ledger: AnswerLedger = field(default_factory=AnswerLedger, compare=False)
+    budget: BudgetLedger | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         plain_fields(self, *_LIMITS)
@@ -105,6 +110,10 @@ class SitePolicy:
             raise ParameterError("small_cells is a member of SmallCells, for example SmallCells.BINNED")
         if not isinstance(self.ledger, AnswerLedger):
             raise ParameterError(f"ledger is a {type(self.ledger).__name__}; pass an AnswerLedger(path)")
+        if self.budget is not None and not isinstance(self.budget, BudgetLedger):
+            raise ParameterError(
+                f"budget is a {type(self.budget).__name__}; pass a BudgetLedger(path, epsilon=…, delta=…)"
+            )
         if self.questions is not None:
             object.__setattr__(self, "questions", _classes(self.questions))
         if self.columns is not None:
@@ -142,6 +151,8 @@ class SitePolicy:
             declared = self.columns[column.name]
             if declared is not None and declared != column:
                 return f"the column {column.name!r} is declared with other bounds, unit or levels here"
+        if noised and self.budget is None and self.small_cells is not SmallCells.OPENED:
+            return "an answer under noise costs some of a budget, and this site's policy has none"
         for name, cuts in _cuts(question):
             if name in self.edges and not set(cuts) <= set(self.edges[name]):
                 return f"the column {name!r} is cut where this site's policy does not cut it"

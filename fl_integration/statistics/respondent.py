@@ -164,7 +164,11 @@ class Respondent:
             )
             if self._noise is not None:
                 self._noise.charge(
-                    site=self.name, sites=self._base.sites, session=self._charged_as, number=number
+                    site=self.name,
+                    sites=self._base.sites,
+                    session=self._charged_as,
+                    number=number,
+                    budget=self._policy.budget,
                 )
         except QuestionRefusedError as error:
             self.refusal = error.reasons[self.name]
