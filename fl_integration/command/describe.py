@@ -67,6 +67,8 @@ def describe(
         tick = ticker(bars, "asking", cohort_ticks())
         found = described(Choice(protocol.value), sites=sites, min_rows=min_rows, tick=tick)
     _show(found)
+    if protocol is Protocol.PLAIN:
+        typer.echo("PlainSum hides nothing: whoever summed saw the counts of each hospital.")
 
 
 def _show(found: "TableOne") -> None:

@@ -11,13 +11,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from fl_integration.privacy.units import LARGEST_EPSILON
 from secagg.errors import MissingExtraError, ParameterError
 
 __all__ = ["ACCOUNTING", "check_promise", "check_run", "need_packages"]
 
 ACCOUNTING: Final = ("dp_accounting", "dp-accounting", "privacy")
 """What differential privacy needs: module, package and extra."""
-MOST_EPSILON: Final = 20
+MOST_EPSILON: Final = int(LARGEST_EPSILON)
 MOST_DELTA: Final = 1e-3
 
 

@@ -13,7 +13,8 @@ that one repeats: the protocol's stochastic rounding has to repeat too, or be to
 A round that was running when the process died is run again. If its sum had been opened, and another site is
 missing now, the two sums tell the difference (ATTACKS A10): to whoever was the server, which here is you.
 Not so in a private training: its vectors may have left, a second one would have a second draw of the noise,
-and so a round that was begun counts as aborted, and is paid for.
+and so a round that was begun counts as aborted, and is paid for. An older checkpoint put in its place would
+run its rounds again: a durable `BudgetLedger` refuses them, and one in memory does not know of them.
 
 It is a file of a rehearsal in one process, and holds the parts that sites keep to themselves. On a system
 with POSIX permissions only its owner can read it (mode 0600); protect it as you would protect those parts.

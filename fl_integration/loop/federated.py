@@ -130,6 +130,7 @@ def federate(
 
     Raises:
         ParameterError: an argument can never work (nothing has run), or no site can train.
+        QuestionRefusedError: too few sites have values in a column that is to be standardised.
         RoundAborted: no round had a mean; its `history` says why, round by round.
         MissingExtraError: privacy needs dp-accounting, which is not installed.
         VerificationError: the parties did not end with identical models.

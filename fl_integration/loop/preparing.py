@@ -245,8 +245,16 @@ def fingerprint_of(
         sampling=repr(sampling),
         standardised=standardised,
         seed=str(seed),
-        privacy="" if privacy is None else repr(replace(privacy, ledger=None)),
+        privacy=_promise(privacy),
     )
+
+
+def _promise(privacy: PatientLevel | ClientLevel | None) -> str:
+    """What was promised to whom; patients' ids are none of a file's, or of an error's, business."""
+    if isinstance(privacy, PatientLevel):
+        rows = "one row is one patient" if privacy.patients is None else "rows by patient"
+        return f"{replace(privacy, ledger=None, patients=None)!r}, {rows}"
+    return "" if privacy is None else repr(replace(privacy, ledger=None))
 
 
 def _bytes_digest(state: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ looking at the sites' data, standardisation by their means, early stopping on th
 too.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +24,7 @@ from fl_integration.loop.evaluation import Central, Evaluation, Metric, OnSites
 from fl_integration.loop.noised import Account, NoisedSums
 from fl_integration.loop.preparing import Prepared, Shared
 from fl_integration.privacy.client import ClientLevel
-from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger
+from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger, roster_of
 from fl_integration.privacy.patient import PatientLevel
 from fl_integration.site.per_patient import check_layers
 from fl_integration.site.site import SiteFailedError
@@ -34,19 +33,17 @@ from fl_integration.vectors.sharing import OfModel
 from protocols.identity import ClientId
 from protocols.machine.parameters import MachineProtocol, Parameters
 from secagg.errors import MissingExtraError, ParameterError
-from secagg.wire import Writer
 
 try:
     from torch import nn
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving", "roster_digest", "spent_in"]
+__all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving", "spent_in"]
 
 Privacy = PatientLevel | ClientLevel
 """What `federate(privacy=)` takes."""
 
-_ROSTER: Final = b"secagg/1/roster of a training in one process"
 
 _NEITHER: Final = {
     "epochs": (1, "a patient would be seen more than once a round: leave it out, and run more rounds"),
@@ -206,7 +203,7 @@ class Budget:
     """
 
     def __init__(self, sums: NoisedSums, prepared: Prepared, saved: Saved | None) -> None:
-        privacy, roster = sums.privacy, roster_digest(prepared.sites)
+        privacy, roster = sums.privacy, roster_of(prepared.sites)
         ledger = privacy.ledger
         if ledger is None:  # it lasts as long as this training
             ledger = BudgetLedger(None, epsilon=privacy.epsilon, delta=privacy.delta)
@@ -235,14 +232,6 @@ def spent_in(failures: Mapping[ClientId, SiteFailedError]) -> str:
     """Why a private training ends, if a site of a round had no budget left for it; else empty."""
     causes = (each.__cause__ for each in failures.values())
     return next((str(each) for each in causes if isinstance(each, BudgetExceededError)), "")
-
-
-def roster_digest(sites: Mapping[ClientId, object]) -> bytes:
-    """Names a roster (32 bytes) whose keys are made anew for each training in one process: by its ids."""
-    said = Writer().fixed(_ROSTER)
-    for name in sorted(sites):
-        said.text(name)
-    return hashlib.sha256(said.finish()).digest()
 
 
 def _trained(model: nn.Module) -> frozenset[str]:

@@ -192,10 +192,11 @@ def table_of(history: tuple[RoundReport, ...]) -> list[str]:
 
 
 def _promised(history: tuple[RoundReport, ...], plan: PrivacyPlan) -> str:
-    """What was spent, of what, for whom."""
+    """What was spent, what was planned, and for whom."""
     spent = max((report.epsilon for report in history if report.epsilon is not None), default=0.0)
     return (
-        f"private: ε {spent:.3g} of {plan.epsilon:.3g} at δ {plan.delta:.3g} is spent; {plan.unit.neighbours}"
+        f"private: ε {spent:.3g} is spent at the site that has spent most; these rounds were planned for "
+        f"{plan.epsilon:.3g} at δ {plan.delta:.3g}; {plan.unit.neighbours}"
     )
 
 

@@ -181,6 +181,8 @@ def standardised(
 
     Raises:
         ParameterError: a site's data is of another form; the text says what to do.
+        QuestionRefusedError: fewer than three sites have ten values in a column, so that few would be told
+            apart; take Standardise.SITE, or leave the column out (None).
         RoundAborted: the sum of the pooled figures did not end.
     """
     scales: dict[ClientId, Scale] = {}

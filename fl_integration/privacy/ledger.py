@@ -19,6 +19,7 @@ not reach. It holds sessions, rounds and sizes of noise, and nothing of any pati
 1.01
 """
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -36,11 +37,14 @@ from fl_integration.privacy.units import Noise, check_epsilon_delta
 from fl_integration.site.private_files import create_private
 from secagg.errors import ParameterError
 from secagg.numbers import is_number, plain
+from secagg.wire import Writer
 
-__all__ = ["BudgetExceededError", "BudgetLedger"]
+__all__ = ["BudgetExceededError", "BudgetLedger", "roster_of"]
 
 _APPLICATION: Final = 0x53414742
 """Written into the file's header, so that another program's database is not taken for a ledger."""
+
+_ROSTER: Final = b"secagg/1/roster of a budget"
 
 _FORMAT: Final = 1
 _IDENTITY_BYTES: Final = 16
@@ -363,3 +367,17 @@ def _read(written: str) -> Counter[Release]:
         times, noise = numbers.pop("times"), Noise[numbers.pop("noise")]
         found[Release(noise=noise, **numbers)] += times
     return found
+
+
+def roster_of(sites: Iterable[str]) -> bytes:
+    """32 bytes that name a roster by its ids alone: whom a budget is for, where keys are made anew each time.
+
+    A training and a question in one process name it alike, and so spend one budget.
+
+    >>> roster_of(["wien", "basel"]) == roster_of(("basel", "wien"))
+    True
+    """
+    writer = Writer().fixed(_ROSTER)
+    for site in sorted(sites):
+        writer.text(site)
+    return hashlib.sha256(writer.finish()).digest()

@@ -28,7 +28,7 @@ class Comparison(Enum):
     WELCH = "Welch's t test"
     ANOVA = "analysis of variance"
     RANKS = "rank test (Mann-Whitney, Kruskal-Wallis) on binned values"
-    CHI_SQUARED = "χ² test"
+    CHI_SQUARED = "chi-squared test"
     FISHER = "Fisher's exact test"
 
 

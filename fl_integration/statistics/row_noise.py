@@ -10,26 +10,21 @@ rows, and no two answers are compared. The guarantee covers the site alone in a 
 pair, for as much as ε says; the budget's ledger holds the sums together.
 """
 
-import hashlib
-from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 
-from fl_integration.privacy.ledger import BudgetLedger
+from fl_integration.privacy.ledger import BudgetLedger, roster_of
 from fl_integration.privacy.rows import RowLevel
 from fl_integration.statistics.question import Question, Total
 from protocols.machine.parameters import MachineProtocol, Parameters
 from secagg.entropy import Entropy
 from secagg.errors import ParameterError
-from secagg.wire import Writer
 
-__all__ = ["RowNoise", "roster_of"]
+__all__ = ["RowNoise"]
 
 _GRID: Final = 64
 """Steps of what one row can add to an entry, where entries differ in that."""
-
-_ROSTER: Final = b"secagg/1/statistics roster"
 
 
 class RowNoise:
@@ -116,10 +111,11 @@ class RowNoise:
 
         Raises:
             BudgetExceededError: a budget is spent.
+            ParameterError: this sum was charged before, and its vector may have left under other noise.
         """
         for ledger, together in ((budget, (site,)), (self.privacy.ledger, sites)):
             if ledger is not None:
-                ledger.charge(
+                ledger.charge_once(
                     site=site,
                     roster=roster_of(together),
                     session=session,
@@ -127,11 +123,3 @@ class RowNoise:
                     releases=[self.plan.release],
                     failure=self.plan.failure,
                 )
-
-
-def roster_of(sites: Iterable[str]) -> bytes:
-    """32 bytes that name a set of sites, whatever their keys: whom a budget is for."""
-    writer = Writer()
-    for site in sorted(sites):
-        writer.text(site)
-    return hashlib.sha256(_ROSTER + writer.finish()).digest()

@@ -275,6 +275,8 @@ def scaling_note(act: Act) -> str:
         f"FedAvg in the clear has an AUC of {scaling.this.value:.3f} on all test patients, and with {{}} "
         f"{scaling.other.value:.3f}."
     )
+    if act.private is not None:
+        found += " They are exact; the private training does not use them, nor does its epsilon cover them."
     if scaling.how is Standardise.SITE:
         other = f"the pooled figures of all training patients, from {cost},"
         return "Measurements are scaled by each hospital's own mean and deviation: " + found.format(other)

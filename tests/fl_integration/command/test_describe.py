@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from fl_integration.command.app import app
 from fl_integration.command.main import main
 from fl_integration.statistics.cohort import CategoryLine, TableOne
+from fl_integration.studies.heart import describing
 from fl_integration.studies.heart.choices import Choice
 from fl_integration.studies.heart.declared import CODES, DISEASE, MEASUREMENTS, tables
 from fl_integration.studies.heart.describing import MIN_ROWS, cohort
@@ -79,6 +80,13 @@ def test_the_command_shows_it():
     assert "no disease" in text
     assert re.search(r"Age, years 53\.\d \(\d\.\d\)", text)
     assert re.search(r"From \d+ secure sums of 3 sites; each sent at most [\d,]+ bytes\.", text)
+
+
+def test_plain_says_that_it_hides_nothing(monkeypatch):
+    monkeypatch.setattr(describing, "_COLUMNS", (MEASUREMENTS[0], CODES[0]))
+    monkeypatch.setattr(describing, "_SKEWED", ())
+    done = CliRunner().invoke(app, ["describe", "heart", "--protocol", "plain"])
+    assert "PlainSum hides nothing" in done.stdout
 
 
 @pytest.mark.parametrize(

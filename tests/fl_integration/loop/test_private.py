@@ -21,10 +21,13 @@ from fl_integration.loop.scaffold import Scaffold
 from fl_integration.loop.watch import Progress, Watch, to_tensorboard
 from fl_integration.privacy.adaptive import AdaptiveClip
 from fl_integration.privacy.client import ClientLevel
-from fl_integration.privacy.ledger import BudgetLedger
+from fl_integration.privacy.ledger import BudgetLedger, roster_of
 from fl_integration.privacy.patient import PatientLevel
 from fl_integration.privacy.rotation import Rotation
+from fl_integration.privacy.rows import RowLevel
 from fl_integration.site.training import LocalTraining
+from fl_integration.statistics.asking import ask
+from fl_integration.statistics.count import Count
 from fl_integration.vectors.autoclip import AutoClip
 from fl_integration.vectors.sharing import all_but, all_but_norms, only
 from protocols import Adversary, MaskedSum, ParameterError, Requirements
@@ -108,9 +111,8 @@ def test_epsilon_is_in_the_report_the_table_the_frame_the_log_and_the_curves(cap
     assert curves["round/epsilon"] == spent
     assert list(run.to_frame()["epsilon"]) == spent
     assert str(run).splitlines()[0].split()[:4] == ["round", "summed", "weight", "ε"]
-    assert f"private: ε {spent[-1]:.3g} of {run.privacy.epsilon:.3g} at δ 0.001 is spent; one patient" in str(
-        run
-    )
+    assert f"private: ε {spent[-1]:.3g} is spent at the site that has spent most" in str(run)
+    assert f"planned for {run.privacy.epsilon:.3g} at δ 0.001; one patient" in str(run)
     assert f"ε {spent[0]:.3g}" in repr(run.history[0])
     assert f"epsilon {spent[0]:.3g}" in caplog.messages[0]
     assert f"ε {spent[1]:.3g}" in capsys.readouterr().err.splitlines()[1]
@@ -193,6 +195,19 @@ def test_a_round_that_was_begun_is_not_run_again(tmp_path):
     assert run.history[2].epsilon == pytest.approx(run.privacy.epsilon_by_round[2])
 
 
+@pytest.mark.slow
+def test_a_training_and_a_question_spend_one_budget():
+    """Whoever asks and then trains on the same patients adds to what is spent, and does not begin anew."""
+    ages = {name: {"age": np.arange(40.0, 60.0)} for name in NAMES}
+    with BudgetLedger(None, epsilon=9.0, delta=1e-3) as ledger:
+        question = RowLevel(epsilon=1.0, delta=1e-6, ledger=ledger)
+        ask(MaskedSum(max_clients=len(NAMES)), ages, Count(), privacy=question, max_rows=100)
+        asked = ledger.spent(site="a", roster=roster_of(NAMES))
+        run = private(privacy=replace(UNIT, ledger=ledger), rounds=1)
+        assert 0 < asked < run.history[0].epsilon == ledger.spent(site="a", roster=roster_of(NAMES))
+        assert run.history[0].epsilon > run.privacy.epsilon_by_round[0]
+
+
 def test_a_durable_ledger_is_not_charged_again_for_what_a_checkpoint_says(tmp_path):
     with BudgetLedger(tmp_path / "ledger", epsilon=9.0, delta=1e-3) as ledger:
         unit = replace(UNIT, ledger=ledger)
@@ -203,12 +218,17 @@ def test_a_durable_ledger_is_not_charged_again_for_what_a_checkpoint_says(tmp_pa
 
 
 def test_a_training_goes_on_under_its_own_promise_alone(tmp_path):
-    private(checkpoint=tmp_path, rounds=1)
-    for other in (None, replace(UNIT, epsilon=9.0), replace(UNIT, sampling_rate=0.5)):
-        with pytest.raises(ParameterError, match="the checkpoint is of another privacy="):
+    """Whose rows are whose is part of it; the ids are not in the file, nor in the error."""
+    ids = replace(UNIT, patients={name: [f"Mrs {name}{row}" for row in range(12)] for name in NAMES})
+    private(checkpoint=tmp_path, privacy=ids, rounds=1)
+    assert b"Mrs" not in (tmp_path / "training.pt").read_bytes()
+    for other in (None, UNIT, replace(ids, epsilon=9.0), replace(ids, sampling_rate=0.5)):
+        with pytest.raises(ParameterError, match="the checkpoint is of another privacy=") as refused:
             train("masked", local=STEP, checkpoint=tmp_path, privacy=other)
+        assert "Mrs" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_taken_up_again_is_the_one_that_was_not_interrupted(tmp_path):
     """In a rehearsal, whose noise repeats."""
     private(checkpoint=tmp_path, rounds=1)
@@ -251,9 +271,9 @@ def test_who_is_drawn_does_not_follow_from_the_seed_of_the_run():
             return np.array(drawn[-1])
 
     unit = Noticing(epsilon=8.0, delta=1e-3, rounds=3, denominator=48, sampling_rate=0.5)
-    private(privacy=unit, protocol_seed=None, seed=7)
-    private(privacy=unit, protocol_seed=None, seed=7)
-    assert len(set(drawn)) == 24
+    private(privacy=unit, protocol_seed=None, seed=7, rounds=1)
+    private(privacy=unit, protocol_seed=None, seed=7, rounds=1)
+    assert len(set(drawn)) == 8
 
 
 def test_a_gradient_that_is_not_finite_counts_as_none_and_costs_nobody_a_round():

@@ -17,6 +17,7 @@ from fl_integration.site.scaling import Scale, ScaledLoader, inputs_of, scaled
 from fl_integration.site.step import size_of
 from fl_integration.site.training import LocalTraining
 from fl_integration.statistics.columns import Number
+from fl_integration.statistics.refusal import QuestionRefusedError
 from protocols import CkksSum, MaskedSum, PlainSum, Rounding
 from secagg.errors import ParameterError
 from tests.fl_integration.loop.stage import QUIET
@@ -221,6 +222,16 @@ def test_inputs_that_no_scale_fits(x, message, standardise):
     with pytest.raises(ParameterError, match=message) as caught:
         standardised(PLAIN, given, standardise)
     assert "the inputs of 'b'" in str(caught.value)
+
+
+def test_a_site_of_few_rows_is_not_told_apart():
+    few = {**sites(), "b": [(inputs(1)[:9], torch.zeros(9, 1))]}
+    with pytest.raises(
+        QuestionRefusedError, match="2 of 3 sites have enough rows that count; at least 3 must"
+    ):
+        standardised(PLAIN, few, POOLED)
+    _, found = standardised(PLAIN, few, SITE)
+    assert found.scales["b"].mean[0] == pytest.approx(inputs(1)[:9, 0].mean().item())
 
 
 @pytest.mark.parametrize(

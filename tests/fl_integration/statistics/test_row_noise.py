@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger
+from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger, roster_of
 from fl_integration.privacy.rows import RowLevel
 from fl_integration.statistics.asking import ask
 from fl_integration.statistics.columns import Category, Number
@@ -21,7 +21,7 @@ from fl_integration.statistics.moments import Moments
 from fl_integration.statistics.policy import SitePolicy
 from fl_integration.statistics.quantiles import Quantiles
 from fl_integration.statistics.question import Condition, Question, selected
-from fl_integration.statistics.row_noise import RowNoise, roster_of
+from fl_integration.statistics.row_noise import RowNoise
 from fl_integration.statistics.rows import Rows
 from secagg.errors import ParameterError
 from tests.fl_integration.statistics.sites import AGE, CHOL, MASKED, NAMES, PROTOCOLS, SEX, tables

@@ -86,6 +86,10 @@ def test_the_study_shows_the_plan_and_what_noise_changes(tmp_path, capsys, monke
     ):
         assert said in printed
         assert said in re.sub(r"\s+", " ", page)
+    assert "nor does its epsilon cover them" in printed  # pooled figures, and Table 1, are exact
+    assert "It is exact: the epsilon of the private training below does not cover it" in re.sub(
+        r"\s+", " ", page
+    )
     assert page.count("With noise that hides each patient") == 2
     assert "which this run does not use" not in page
     acts = json.loads((out / "results.json").read_text())["acts"]
