@@ -73,7 +73,7 @@ class SitePolicy:
         min_sites: a column that fewer sites hold is not answered about; and sites that came or went between
             two answers must be as many, at least 2.
         min_difference: rows by which two answered sets of rows differ if they do, at least 1.
-        max_answers: sums over the ledger's life.
+        max_answers: sums over the ledger's life, and questions that were not answered for what the rows are.
         max_sums: of one question.
         max_length: values in one sum.
         small_cells: what becomes of questions that open cells.
