@@ -144,6 +144,8 @@ class SitePolicy:
             return f"a {kind} of up to {question.most_sums} sums; this site answers {self.max_sums} at most"
         asked = (*question.columns, *(each.column for each in question.where))
         for column in asked:
+            if isinstance(column, Category) and column.name in self.edges:
+                return f"the column {column.name!r} is cut by its levels, and has edges in this site's policy"
             if self.columns is None:
                 continue
             if column.name not in self.columns:

@@ -209,6 +209,17 @@ def test_a_row_has_one_name_however_its_table_is_held() -> None:
     assert named(frame.assign(c=[True, False, False]))[2] != names[2]
 
 
+def test_a_row_keeps_its_name_when_another_one_changes_the_kind_of_a_column() -> None:
+    """As pandas reads a file: all numbers, or all texts for the sake of one."""
+    codes, x = [8001, 8002, 8003], [1.5, 0.0, -2.0]
+    names = named({"code": codes, "x": x})
+    for last in ("A-1090", None, "nan", 7.5, True):
+        for held in (codes, list(map(str, codes)), list(map(float, codes))):
+            more = named({"code": np.array([*held, last], dtype=object), "x": [*x, 3.0]})
+            assert more[:3] == names
+            assert more[3] not in names
+
+
 def test_equal_rows_have_names_of_their_own() -> None:
     one = named({"a": [1, 2, 1, 1, 2]})
     assert len(set(one)) == 5

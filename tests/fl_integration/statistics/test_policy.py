@@ -23,6 +23,7 @@ EDGES = {"age": (40.0, 50.0, 60.0)}
 OLD = (Condition(AGE, at_least=60),)
 BUDGET = BudgetLedger(None, epsilon=1.0, delta=1e-5)
 BINS = Histogram(AGE, (40, 60))
+YEARS = Category("age", tuple(range(128)))
 EXTREMES = Quantiles((AGE,), (0, 1))
 
 
@@ -47,6 +48,11 @@ def check(
         (SitePolicy(edges=EDGES), Count(where=(Condition(AGE, below=61),)), "'age' is cut where"),
         (SitePolicy(edges=EDGES, columns=DECLARED), Histogram(AGE, (40, 61)), "'age' is cut where"),
         (SitePolicy(columns=DECLARED), Quantiles((AGE,), (0.5, 1.0)), "quantiles at other probabilities"),
+        (
+            SitePolicy(edges=EDGES),
+            Count(where=(Condition(YEARS, among=(41,)),)),
+            "'age' is cut by its levels",
+        ),
         (SitePolicy(max_sums=2), Quantiles((AGE,)), "a Quantiles of up to 4 sums; this site answers 2"),
         (SitePolicy(), Histogram(SEX), "'sex' is not declared"),
         (
