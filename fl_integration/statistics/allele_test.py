@@ -15,6 +15,7 @@ tell whether a person whose genotype one knows is among the cases (Homer et al.,
 this of large cohorts only, and let those who learn the answer be bound by more than arithmetic.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
@@ -77,8 +78,8 @@ class AlleleTest(Question):
     """Allelic χ², odds ratio and p of each marker, and the trend test where asked. One sum.
 
     Of M markers 2·M + 2 values go over the wire, 2·M more with `Calls.COUNTED`, M more with
-    `Association.TREND`. Persons of whom it is not known whether they are cases are left out; how many is not
-    told.
+    `Association.TREND`. Persons of whom no genotype is known, or not whether they are cases, are left
+    out; how many is not told.
 
     Args:
         genotypes: allele counts.
@@ -147,7 +148,9 @@ class AlleleTest(Question):
 
     def summand(self, step: Step, rows: Rows) -> Total:
         check_step(step, name=_STEP, length=self._length)
-        matrix, codes = rows.matrix(self.genotypes), rows.codes(self.cases)
+        matrix = rows.matrix(self.genotypes)
+        # Of whom no genotype is known is no complete case, and the ledger does not know of her.
+        codes = np.where(rows.present(self.genotypes), rows.codes(self.cases), -1)
         persons = np.array([np.count_nonzero(codes == group) for group in range(_GROUPS)], dtype=np.int64)
         if self.calls is Calls.COMPLETE and matrix.size and int(matrix.min()) < 0:
             raise ParameterError(
@@ -255,7 +258,7 @@ class AlleleTests(Answer):
         tested = int(np.count_nonzero(~np.isnan(self.p_values)))
         frame = self.to_frame().sort_values("p", kind="stable").head(_SHOWN)
         for name in frame.columns.intersection(["p", "trend p"]):
-            frame[name] = [f"{each:.2g}" if each < 0.001 else p_value(each) for each in frame[name]]
+            frame[name] = [_small(each) for each in frame[name]]
         passed = int(np.count_nonzero(self.p_values < 0.05 / max(1, tested)))
         text = (
             f"{self.cases} cases, {self.controls} controls; {tested} of {len(self.p_values)} markers tested, "
@@ -263,6 +266,13 @@ class AlleleTests(Answer):
             f"{frame.to_string(float_format=lambda each: f'{each:.4g}', na_rep='–')}"
         )
         return with_provenance(text, self.provenance)
+
+
+def _small(p: float) -> str:
+    """Of so many tests the small p-values are the ones to tell apart; none is 0."""
+    if p >= 0.001 or math.isnan(p):
+        return p_value(p)
+    return f"{p:.2g}" if p > 0 else "<1e-307"
 
 
 def _associated(

@@ -185,9 +185,12 @@ class ContingencyTable(Answer):
 
     def __str__(self) -> str:
         """The table with its margins, and the tests below."""
-        frame = self.to_frame()
-        frame["all"] = self.counts.sum(axis=1)
-        frame.loc["all"] = frame.sum(axis=0)
+        sides, margin = self.counts.sum(axis=1), self.counts.sum(axis=0)
+        whole = np.block([[self.counts, sides[:, None]], [margin, sides.sum()]])
+        # By place and not by name: a level may be called "all".
+        frame = frame_of(dict(enumerate(whole.T)), index=[*self.row.levels, "all"], name=self.row.name)
+        frame.columns = [*map(str, self.column.levels), "all"]
+        frame = frame.rename_axis(columns=self.column.name)
         left_out = [f"{self.missing} rows lack a value"] if self.missing else []
         return with_provenance("\n".join([frame.to_string(), *self._words(), *left_out]), self.provenance)
 

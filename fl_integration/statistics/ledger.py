@@ -67,6 +67,9 @@ _TABLES: Final = (
     "question BLOB NOT NULL, PRIMARY KEY (site, session, number)) STRICT, WITHOUT ROWID",
 )
 
+_REFUSED: Final = b""
+"""In the place of the question, where it was not answered for what the rows are."""
+
 _KNOWN: Final = "SELECT question FROM sums WHERE site = ? AND session = ? AND number = ?"
 
 
@@ -151,14 +154,14 @@ class AnswerLedger:
             number: of the sum; sum 0 is compared with all earlier answers of this site.
             min_difference: rows by which two sets of rows differ, if they do.
             min_sites: sites by which two sets of sites differ, if they do.
-            max_answers: sums of this site in all.
+            max_answers: sums of this site in all; a refusal for the sake of rows counts as one, for it says
+                something about them.
 
         Raises:
-            QuestionRefusedError: it is not answered; nothing was written.
+            QuestionRefusedError: it is not answered.
             ParameterError: the file cannot be written, or was opened in another process. Nothing may leave.
         """
-        if os.getpid() != self._home:
-            raise ParameterError(f"{self!r} was opened in another process; open the file in this one")
+        self._check_home()
         with self._lock, self._refusing("written"), self._transaction():
             place = (site, session, number)
             known = self._all(_KNOWN, *place)
@@ -166,14 +169,39 @@ class AnswerLedger:
                 return
             if known:
                 raise _refused(site, "another question was answered in this place of the session")
-            if self._answers(site) >= max_answers:
-                raise _refused(site, f"{max_answers} sums were answered, which is all that the policy allows")
+            self._check_answers(site, max_answers)
+            refusal = None
             if number == 0:
-                self._compare(asked, site, min_difference=min_difference, min_sites=min_sites)
-            self._connection.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", (*place, asked.question))
+                self._compare_sites(asked, site, min_sites=min_sites)
+                self._connection.execute("SAVEPOINT asked")
+                self._compare_columns(asked, site)
+                refusal = self._compare_rows(asked, site, min_difference=min_difference)
+                if refusal is not None:
+                    self._connection.execute("ROLLBACK TO asked")
+            what = asked.question if refusal is None else _REFUSED
+            self._connection.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", (*place, what))
+        if refusal is not None:
+            raise refusal
+
+    def refuse(self, *, site: str, session: bytes, max_answers: int) -> None:
+        """Writes down that a question was not answered for what its rows are: it counts as a sum.
+
+        Args:
+            site: who does not answer.
+            session: of the question.
+            max_answers: sums of this site in all.
+
+        Raises:
+            QuestionRefusedError: there were as many before.
+            ParameterError: the file cannot be written, or was opened in another process.
+        """
+        self._check_home()
+        with self._lock, self._refusing("written"), self._transaction():
+            self._check_answers(site, max_answers)
+            self._connection.execute("INSERT INTO sums VALUES (?, ?, 0, ?)", (site, session, _REFUSED))
 
     def answers(self, site: str) -> int:
-        """How many sums a site has answered.
+        """How many sums a site has answered, or not answered for what its rows are.
 
         Raises:
             ParameterError: the file cannot be read.
@@ -199,35 +227,38 @@ class AnswerLedger:
 
     # Rows and sets of rows
 
-    def _compare(self, asked: Asked, site: str, *, min_difference: int, min_sites: int) -> None:
-        """Refuses what is too near an earlier answer; otherwise writes down what this one is about."""
-        self._compare_columns(asked, site)
-        places, universe = self._places(asked.rows, site)
-        earlier = self._all("SELECT label, id, sites FROM answered WHERE site = ?", site)
-        bits = {
-            number: np.frombuffer(stored, dtype=np.uint8)
-            for number, stored in self._all("SELECT id, bits FROM sets WHERE site = ?", site)
-        }
+    def _compare_sites(self, asked: Asked, site: str, *, min_sites: int) -> None:
+        """Refuses sites that are nearly those of an earlier answer."""
         here = frozenset(asked.sites)
-        for label, number, sites in earlier:
-            if label not in asked.sets:
-                continue
-            if 0 < len(here ^ _sites(sites)) < min_sites:
+        for label, sites in self._all("SELECT DISTINCT label, sites FROM answered WHERE site = ?", site):
+            if label in asked.sets and 0 < len(here ^ _sites(sites)) < min_sites:
                 raise _refused(
                     site,
                     f"the sites differ from those of an earlier answer by fewer than {min_sites}, and the "
                     "difference would tell what one of them has: ask the same sites, or wait for more",
                 )
+
+    def _compare_rows(self, asked: Asked, site: str, *, min_difference: int) -> QuestionRefusedError | None:
+        """Why rows are too near those of an earlier answer; None: written down is what this one is about."""
+        places, universe = self._places(asked.rows, site)
+        earlier = self._all("SELECT DISTINCT label, id FROM answered WHERE site = ?", site)
+        bits = {
+            number: np.frombuffer(stored, dtype=np.uint8)
+            for number, stored in self._all("SELECT id, bits FROM sets WHERE site = ?", site)
+        }
+        for label, number in earlier:
+            if label not in asked.sets:
+                continue
             if 0 < _distance(bits[number], _bits(places[asked.sets[label]], universe)) < min_difference:
                 about = f"that have {label!r}" if label else "that count"
-                raise _refused(
+                return _refused(
                     site,
                     f"the rows {about} differ from those of an earlier answer by fewer than "
                     f"{min_difference}, and the difference would tell what few have: ask about the same "
                     "rows, or about more others",
                 )
         written = Writer()
-        for name in sorted(here):
+        for name in sorted(frozenset(asked.sites)):
             written.text(name)
         for label, chosen in asked.sets.items():
             number = self._set(_bits(places[chosen], universe), bits, site)
@@ -235,6 +266,7 @@ class AnswerLedger:
                 "INSERT INTO answered VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (site, label, number, written.finish()),
             )
+        return None
 
     def _compare_columns(self, asked: Asked, site: str) -> None:
         """A column keeps its bounds: the sums under two of them tell how many rows lie in between."""
@@ -289,6 +321,14 @@ class AnswerLedger:
         if [len(each) for (each,) in stored] != [_KEY_BYTES]:
             raise self._something_else()
         return bytes(stored[0][0])
+
+    def _check_home(self) -> None:
+        if os.getpid() != self._home:
+            raise ParameterError(f"{self!r} was opened in another process; open the file in this one")
+
+    def _check_answers(self, site: str, most: int) -> None:
+        if self._answers(site) >= most:
+            raise _refused(site, f"{most} sums were answered, which is all that the policy allows")
 
     def _something_else(self) -> ParameterError:
         return ParameterError(

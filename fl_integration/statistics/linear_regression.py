@@ -136,7 +136,7 @@ class LinearFit(Answer):
         low, high: float64[k], 95 % confidence intervals.
         covariance: float64[k, k], of the coefficients.
         r_squared, adjusted: in [0, 1], the share of variance explained, and that adjusted for k.
-        f, f_p_value: of all coefficients but the intercept together.
+        f, f_p_value: of all coefficients but the intercept together; NaN where there is none.
         degrees: of freedom of f, those of the model and those of the residuals.
         residual_deviation: standard deviation of the residuals, in the outcome's measure.
         count: complete rows.
@@ -238,7 +238,8 @@ def _fitted(question: LinearRegression, products: Products) -> LinearFit:
             for i in range(size)
         ]
         unexplained = float(residual / total)
-        f = float((total - residual) / degrees[0] / variance) if degrees[0] and variance else math.inf
+        explained = (total - residual) / degrees[0] if degrees[0] else math.nan
+        f = float(explained / variance) if variance else math.inf
         deviation = float(gmpy2.sqrt(variance)) * outcome_unit
     width = len(question.coefficients)
     values, covariance = np.full(width, np.nan), np.full((width, width), np.nan)
@@ -286,7 +287,7 @@ def _with_tests(
         r_squared=1 - unexplained,
         adjusted=1 - unexplained * (products.count - 1) / degrees[1],
         f=f,
-        f_p_value=float(special.fdtrc(*degrees, f)) if math.isfinite(f) else 0.0,
+        f_p_value=0.0 if math.isinf(f) else float(special.fdtrc(*degrees, f)),
         degrees=degrees,
         residual_deviation=deviation,
         count=products.count,

@@ -6,8 +6,10 @@ coefficients are those of the pooled table, and not an average of the sites' own
 
 What it costs in secrecy: p predictors make (p + 1)(p + 4)/2 + 5 numbers a step, sums over all rows of all
 sites, at coefficients that whoever asks has chosen, and a site cannot know that they are Newton's. Both their
-size and the number of steps are limited for that reason. Over few rows, or with a predictor that few rows
-have, such sums say much about those: a site's policy must demand a least number of rows.
+size and the number of steps are limited for that reason. The first step, at 0, is a quarter of XᵀX: with
+categories among the predictors it tells how many have each two levels and the event, as a `CrossTable` does
+(`cells`). Over few rows, or with a predictor that few rows have, such sums say much about those: a site's
+policy must demand a least number of rows.
 
 How exact it is: a summand is rounded to 2**-31 at most, so with S sites the gradient is off by at most
 S·2**-31 in each place, and the coefficients of the scaled columns by that times the inverse of the
@@ -117,6 +119,7 @@ class LogisticRegression(Question):
     _: KW_ONLY
     ridge: float = 0.0
     most_steps: int = 12
+    cells: ClassVar[bool] = True
     complete_cases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

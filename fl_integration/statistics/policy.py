@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from fl_integration.privacy.ledger import BudgetLedger
 from fl_integration.statistics.columns import Category, Column, Genotypes, Number
 from fl_integration.statistics.ledger import AnswerLedger
 from fl_integration.statistics.quantiles import Quantiles
@@ -72,11 +73,14 @@ class SitePolicy:
         min_sites: a column that fewer sites hold is not answered about; and sites that came or went between
             two answers must be as many, at least 2.
         min_difference: rows by which two answered sets of rows differ if they do, at least 1.
-        max_answers: sums over the ledger's life.
+        max_answers: sums over the ledger's life, and questions that were not answered for what the rows are.
         max_sums: of one question.
         max_length: values in one sum.
         small_cells: what becomes of questions that open cells.
         ledger: where it stands what was answered; left out, one in memory, which ends with the policy.
+        budget: what all noised answers of this site may cost together, whoever else is asked. Noise sets
+            aside all rules about rows, and who asks says how much of it there is, so without a budget nothing
+            is answered under it; but for `SmallCells.OPENED`.
 
     Raises:
         ParameterError: a value is outside its range.
@@ -94,6 +98,7 @@ class SitePolicy:
     max_length: int = 1 << 22
     small_cells: SmallCells = SmallCells.BINNED
     ledger: AnswerLedger = field(default_factory=AnswerLedger, compare=False)
+    budget: BudgetLedger | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         plain_fields(self, *_LIMITS)
@@ -105,6 +110,10 @@ class SitePolicy:
             raise ParameterError("small_cells is a member of SmallCells, for example SmallCells.BINNED")
         if not isinstance(self.ledger, AnswerLedger):
             raise ParameterError(f"ledger is a {type(self.ledger).__name__}; pass an AnswerLedger(path)")
+        if self.budget is not None and not isinstance(self.budget, BudgetLedger):
+            raise ParameterError(
+                f"budget is a {type(self.budget).__name__}; pass a BudgetLedger(path, epsilon=…, delta=…)"
+            )
         if self.questions is not None:
             object.__setattr__(self, "questions", _classes(self.questions))
         if self.columns is not None:
@@ -135,6 +144,8 @@ class SitePolicy:
             return f"a {kind} of up to {question.most_sums} sums; this site answers {self.max_sums} at most"
         asked = (*question.columns, *(each.column for each in question.where))
         for column in asked:
+            if isinstance(column, Category) and column.name in self.edges:
+                return f"the column {column.name!r} is cut by its levels, and has edges in this site's policy"
             if self.columns is None:
                 continue
             if column.name not in self.columns:
@@ -142,6 +153,8 @@ class SitePolicy:
             declared = self.columns[column.name]
             if declared is not None and declared != column:
                 return f"the column {column.name!r} is declared with other bounds, unit or levels here"
+        if noised and self.budget is None and self.small_cells is not SmallCells.OPENED:
+            return "an answer under noise costs some of a budget, and this site's policy has none"
         for name, cuts in _cuts(question):
             if name in self.edges and not set(cuts) <= set(self.edges[name]):
                 return f"the column {name!r} is cut where this site's policy does not cut it"

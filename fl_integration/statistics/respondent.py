@@ -61,9 +61,10 @@ class Respondent:
         refusal: why it does not go on; None while it does.
 
     Raises:
-        QuestionRefusedError: the policy does not allow the question.
+        QuestionRefusedError: the policy does not allow the question; its reasons may be told to who asks.
         ParameterError: the table does not fit the question, or has more rows than `max_rows`; or a part of a
-            roster is asked under noise.
+            roster is asked under noise. What it says is for the site's own people: it may name a row. It
+            counts as a sum of the ledger's.
     """
 
     def __init__(
@@ -97,7 +98,12 @@ class Respondent:
         self._base = Request.first(question, max_rows=max_rows, sites=sites, noise=noise)
         self._labels = labels_of(question)
         least = 0 if noised else policy.min_rows  # under noise nothing but the sums depends on the rows
-        self._rows, self._covers = _counted(question, table, least=least, max_rows=max_rows)
+        try:
+            self._rows, self._covers = _counted(question, table, least=least, max_rows=max_rows)
+        except ParameterError:
+            # A level left out of a category's, or a small max_rows: what does not fit tells what there is.
+            policy.ledger.refuse(site=self.name, session=self._charged_as, max_answers=policy.max_answers)
+            raise
         self._asked = _asked(self._base, self._rows, noised=noised)
         self._course = Course(question, max_rows=max_rows, sites=len(sites), noise=noise)
         self._first = next(question.asking(max_rows=max_rows))
@@ -170,7 +176,11 @@ class Respondent:
             )
             if self._noise is not None:
                 self._noise.charge(
-                    site=self.name, sites=self._base.sites, session=self._charged_as, number=number
+                    site=self.name,
+                    sites=self._base.sites,
+                    session=self._charged_as,
+                    number=number,
+                    budget=self._policy.budget,
                 )
         except QuestionRefusedError as error:
             self.refusal = error.reasons[self.name]
@@ -305,7 +315,7 @@ def _counted(question: Question, table: Any, *, least: int, max_rows: int) -> tu
     """
     rows = Rows.of(table)
     if len(rows) > max_rows:
-        raise ParameterError(f"the table has {len(rows)} rows; max_rows is {max_rows}, raise it at all sites")
+        raise ParameterError(f"the table has more rows than max_rows, {max_rows}; raise it at all sites")
     for column in question.columns:  # what is wrong with a column shows before anything is asked
         rows.present(column)
     rows = selected(rows, question.where)

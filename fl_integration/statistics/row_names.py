@@ -5,7 +5,9 @@ The key is in the file that holds the list, and so whoever has both can try out 
 
 import hashlib
 import math
+import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from numbers import Real
 from typing import Any, Final
 
@@ -25,8 +27,8 @@ _LONG: Final = 1 << 12
 def contents_of(rows: Rows) -> NDArray[np.uint8]:
     """uint8[rows, bytes]: what each row holds, in all columns of the table in the order of their names.
 
-    Numbers of any kind are told as float64, so that 1, 1.0 and True are one value, and so are all that is
-    missing; anything else by a hash of how it is written.
+    Numbers of any kind are told as float64, so that 1, 1.0, True and "1" are one value, and so are all that
+    is missing; anything else by a hash of how it is written.
     """
     if not len(rows):
         return np.zeros((0, 1), dtype=np.uint8)
@@ -43,15 +45,26 @@ def _bytes_of(column: NDArray[Any]) -> NDArray[np.uint8]:
         values[np.isnan(values)] = np.nan  # and one NaN
         return values.view(np.uint8).reshape(count, -1)
     written = column.astype(object).reshape(count, -1)
-    if all(_is_number(each) or is_missing(each) for each in written.flat):
-        numbers = [math.nan if is_missing(each) else float(each) for each in written.flat]
-        return _bytes_of(np.array(numbers, dtype=np.float64).reshape(written.shape))
-    texts = ["" if is_missing(each) else f"{type(each).__name__} {each}" for each in written.flat]
-    digests = {
-        each: hashlib.blake2b(each.encode(errors="surrogatepass")).digest()[:16] for each in set(texts)
-    }
-    told = b"".join(digests[each] for each in texts)
+    told = b"".join(map(_told, written.flat))
     return np.frombuffer(told, dtype=np.uint8).reshape(count, -1)
+
+
+def _told(value: Any) -> bytes:
+    """Eight bytes of one value, whatever stands above and below it: a column that was of numbers until a row
+    with a text came, and is of texts since, must not give all other rows new names.
+    """
+    number = math.nan
+    if _is_number(value):
+        number = float(value)
+    elif isinstance(value, str):
+        with suppress(ValueError):
+            number = float(value)
+    if not math.isnan(number):
+        return struct.pack("=d", number + 0.0)
+    if is_missing(value):
+        return struct.pack("=d", math.nan)
+    written = f"{type(value).__name__} {value}".encode(errors="surrogatepass")
+    return hashlib.blake2b(written, digest_size=_NAME_BYTES).digest()
 
 
 def _is_number(value: Any) -> bool:

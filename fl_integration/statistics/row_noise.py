@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from fl_integration.privacy.ledger import roster_of
+from fl_integration.privacy.ledger import BudgetLedger, roster_of
 from fl_integration.privacy.rows import RowLevel
 from fl_integration.statistics.question import Question, Total
 from protocols.machine.parameters import MachineProtocol, Parameters
@@ -97,19 +97,29 @@ class RowNoise:
         pairs = zip(total[:length].tolist(), self._sizes[:length].tolist(), strict=True)
         return np.array([(2 * each * size + self._grid) // (2 * self._grid) for each, size in pairs])
 
-    def charge(self, *, site: str, sites: tuple[str, ...], session: bytes, number: int) -> None:
-        """Charges one sum to the budget's ledger, if there is one, before the vector leaves.
+    def charge(
+        self, *, site: str, sites: tuple[str, ...], session: bytes, number: int, budget: BudgetLedger | None
+    ) -> None:
+        """Charges one sum before its vector leaves, to the ledgers that there are.
+
+        Args:
+            site: who answers.
+            sites: who is asked; the asker's ledger has a budget for each such set.
+            session: of the question.
+            number: of the sum.
+            budget: the site's own, which is one whoever else is asked.
 
         Raises:
-            BudgetExceededError: the budget is spent.
+            BudgetExceededError: a budget is spent.
             ParameterError: this sum was charged before, and its vector may have left under other noise.
         """
-        if self.privacy.ledger is not None:
-            self.privacy.ledger.charge_once(
-                site=site,
-                roster=roster_of(sites),
-                session=session,
-                round=number,
-                releases=[self.plan.release],
-                failure=self.plan.failure,
-            )
+        for ledger, together in ((budget, (site,)), (self.privacy.ledger, sites)):
+            if ledger is not None:
+                ledger.charge_once(
+                    site=site,
+                    roster=roster_of(together),
+                    session=session,
+                    round=number,
+                    releases=[self.plan.release],
+                    failure=self.plan.failure,
+                )

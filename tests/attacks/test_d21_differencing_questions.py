@@ -84,6 +84,16 @@ def test_a_table_that_gained_one_patient_is_such_a_pair() -> None:
         told(EVERYBODY, tables=tables, policy=policy)
 
 
+def test_a_patient_whose_row_turns_numbers_into_texts_gives_nobody_else_a_new_name() -> None:
+    """A column that nobody asks about: codes, until one comes with letters."""
+    tables, policy = victim(), remembering()
+    tables[VICTIM]["code"] = range(8000, 8040)
+    told(EVERYBODY, tables={**tables, VICTIM: tables[VICTIM].iloc[:39]}, policy=policy)
+    tables[VICTIM]["code"] = [*map(str, range(8000, 8039)), "A-1090"]
+    with pytest.raises(QuestionRefusedError):
+        told(EVERYBODY, tables=tables, policy=policy)
+
+
 def test_a_count_is_about_rows_as_well() -> None:
     tables, policy = victim(), remembering()
     told(EVERYBODY, tables=tables, policy=policy)

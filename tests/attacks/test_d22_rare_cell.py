@@ -7,6 +7,7 @@ part with none, and cells are opened as the site's policy says, or not at all.
 import numpy as np
 import pytest
 
+from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger
 from fl_integration.privacy.rows import RowLevel
 from fl_integration.statistics.count import Count
 from fl_integration.statistics.histogram import Histogram
@@ -61,10 +62,23 @@ def test_ours_opens_no_cell_of_the_askers_making(policy: SitePolicy, said: str) 
 @pytest.mark.slow  # it waits for the accountant
 def test_ours_opens_cells_under_noise() -> None:
     pytest.importorskip("dp_accounting")
-    noised = SitePolicy(small_cells=SmallCells.NOISED)
+    budget = BudgetLedger(None, epsilon=1.0, delta=1e-6)
+    noised = SitePolicy(small_cells=SmallCells.NOISED, budget=budget)
     answer = told(Histogram(AGE, FINE), policy=noised, privacy=RowLevel(epsilon=1.0, delta=1e-6))
     exact = told(Histogram(AGE, FINE)).counts
     assert np.abs(answer.counts - exact).max() > 3  # more than there are in a cell
+
+
+@pytest.mark.slow  # it waits for the accountant
+def test_noise_that_hides_nothing_buys_no_rare_cell() -> None:
+    """Who asks chooses ε, and noise sets aside few rows and earlier answers: so there is a budget."""
+    pytest.importorskip("dp_accounting")
+    weak = RowLevel(epsilon=20.0, delta=1e-6)
+    assert abs(told(Count(where=RARE), privacy=weak).rows - 3) < 9  # without a policy
+    with pytest.raises(QuestionRefusedError, match="costs some of a budget"):
+        told(Count(where=RARE), policy=SitePolicy(), privacy=weak)
+    with BudgetLedger(None, epsilon=1.0, delta=1e-6) as budget, pytest.raises(BudgetExceededError):
+        told(Count(where=RARE), policy=SitePolicy(budget=budget), privacy=weak)
 
 
 def test_ours_opens_what_its_policy_declares_or_to_clients() -> None:

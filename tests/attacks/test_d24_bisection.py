@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fl_integration.statistics.columns import Category
 from fl_integration.statistics.count import Count
 from fl_integration.statistics.encoding import encode
 from fl_integration.statistics.policy import SitePolicy
@@ -23,6 +24,7 @@ from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.request import Request
 from protocols import RoundAborted
 from protocols.interface import Round
+from secagg.errors import ParameterError
 from tests.attacks.questions import AGE, CLIENTS_LEARN, Lying, hospitals, remembering, serving, told
 
 OLDEST = 97
@@ -190,3 +192,32 @@ def test_sums_are_counted_over_the_ledgers_life() -> None:
         told(QUESTION, policy=policy)
     with pytest.raises(QuestionRefusedError, match="8 sums were answered, which is all"):
         told(QUESTION, policy=policy)
+
+
+# Refusals
+
+
+def test_what_is_refused_for_its_rows_counts_as_well() -> None:
+    """Whether a threshold is refused tells whether it has one to nine below it: who is the youngest?"""
+    policy = remembering(max_answers=4)
+    told(Count(), policy=policy)  # two sums
+    for age in (22, 21):
+        with pytest.raises(QuestionRefusedError, match="by fewer than 10"):
+            told(Count(where=(Condition(AGE, at_least=age),)), policy=policy)
+    with pytest.raises(QuestionRefusedError, match="4 sums were answered, which is all"):
+        told(Count(where=(Condition(AGE, at_least=20),)), policy=policy)
+
+
+def test_a_level_that_is_left_out_is_asked_for_as_often_as_sums_are() -> None:
+    """A category of all ages but one does not fit where somebody is so old, at the hospital that is named."""
+    policy = remembering(max_answers=2)
+
+    def nobody_is(age: int) -> Count:
+        others = Category("age", tuple(each for each in range(128) if each != age))
+        return Count(where=(Condition(others, among=(100,)),))
+
+    for age in (97, 96):
+        with pytest.raises(ParameterError if age == 97 else QuestionRefusedError):
+            told(nobody_is(age), tables=one_is_old(), policy=policy)
+    with pytest.raises(QuestionRefusedError, match="2 sums were answered, which is all"):
+        told(nobody_is(97), tables=one_is_old(), policy=policy)

@@ -84,7 +84,8 @@ def test_sums_are_exact(seed, rows, calls, association, dtype, fortran):
         table["snps"] = np.asfortranarray(table["snps"])
     question = question_of(5, calls, association)
     total = question.summand(next(question.asking(max_rows=200)), Rows.of(table))
-    genotypes, ill = table["snps"].astype(np.int64), table["ill"]
+    known = (table["snps"].astype(np.int64) >= 0).any(axis=1)
+    genotypes, ill = table["snps"][known].astype(np.int64), table["ill"][known]
     groups = [genotypes[ill == each] for each in (0, 1)]
     expected = [np.array([len(each) for each in groups])]
     expected += [(np.maximum(each - 1, -1) * (each >= 0)).sum(axis=0) for each in groups]
@@ -120,6 +121,25 @@ def test_persons_of_whom_it_is_not_known_are_left_out():
     found, without = (pooled(question_of(3), [each]) for each in (table, known))
     assert found.cases + found.controls == 30
     assert (found.alleles == without.alleles).all()
+
+
+def test_persons_without_a_genotype_are_no_complete_cases():
+    """Else the number of cases is of one more than the rows that the ledger knows of."""
+    table = {"snps": np.array([[-1, -1], [0, -1], [2, 1], [1, 1]], np.int8), "ill": np.array([1, 1, 1, 0])}
+    question = question_of(2)
+    found = pooled(question, [table])
+    rows = Rows.of(table)
+    known = rows.present(question.genotypes) & rows.present(question.cases)
+    assert (found.cases, found.controls) == (2, 1)
+    assert found.cases + found.controls == known.sum()
+    assert found.called.tolist() == [[1, 1], [2, 1]]
+
+
+def test_no_p_value_is_printed_as_nothing():
+    table = {"snps": np.repeat([[0], [2]], 1500, axis=0).astype(np.int8), "ill": np.repeat([0, 1], 1500)}
+    found = pooled(question_of(1), [table], max_rows=3000)
+    assert found.p_values[0] == 0.0
+    assert str(found).splitlines()[-1].split()[-1] == "<1e-307"
 
 
 def test_markers_that_cannot_be_tested_are_nan():

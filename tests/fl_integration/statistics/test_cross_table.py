@@ -140,6 +140,18 @@ def test_it_prints_margins_and_tests():
     ]
 
 
+def test_a_level_may_be_called_all():
+    """Beside the margin of that name, which does not take its place."""
+    row, column = Category("row", ("x", "all")), Category("column", ("all", "y"))
+    table = {"row": ["x", "x", "x", "all"], "column": ["all", "y", "y", "y"]}
+    shown = str(pooled(CrossTable(row, column), [table])).splitlines()
+    assert [line.split() for line in shown[:5:2]] == [
+        ["column", "all", "y", "all"],
+        ["x", "1", "2", "3"],
+        ["all", "1", "3", "4"],
+    ]
+
+
 def test_it_is_a_frame_and_draws_itself():
     found = pooled(CrossTable(SEX, ILL), [table_of([[10, 20], [30, 15]])])
     assert found.to_frame().loc["m", 0] == 30

@@ -67,9 +67,11 @@ def test_rows_that_differ_by_few_are_refused(ledger: AnswerLedger, second: slice
     if refused:
         with pytest.raises(QuestionRefusedError, match=r"the rows that count differ .* by fewer than 10"):
             charge(ledger, asked(second), b"two")
-        assert ledger.answers("wien") == 1
+        with pytest.raises(QuestionRefusedError, match="another question was answered in this place"):
+            charge(ledger, asked(), b"two")
     else:
         charge(ledger, asked(second), b"two")
+    assert ledger.answers("wien") == 2  # a refusal says something as well
     charge(ledger, asked(second), b"three", min_difference=1)
 
 
@@ -77,9 +79,25 @@ def test_rows_that_come_and_go_count_twice(ledger: AnswerLedger) -> None:
     charge(ledger, asked(slice(0, 50)), b"one")
     with pytest.raises(QuestionRefusedError):
         charge(ledger, asked(slice(4, 54)), b"two")
-    charge(ledger, asked(slice(5, 55)), b"two")
+    charge(ledger, asked(slice(5, 55)), b"three")
     with pytest.raises(QuestionRefusedError):  # near the second one
-        charge(ledger, asked(slice(6, 56)), b"three")
+        charge(ledger, asked(slice(6, 56)), b"four")
+
+
+def test_refusals_end_as_answers_do_and_leave_nothing_but_their_number(ledger: AnswerLedger) -> None:
+    """Each tells whether few rows lie in between: so many, and no more."""
+    charge(ledger, asked(slice(0, 50)), b"one")
+    for number, cut in enumerate((49, 48, 47)):
+        with pytest.raises(QuestionRefusedError, match="by fewer than 10"):
+            charge(ledger, asked(slice(50 - cut, 51), columns={"x": b"other"}), bytes([number]))
+    with pytest.raises(QuestionRefusedError, match="4 sums were answered, which is all"):
+        charge(ledger, asked(slice(0, 46)), b"two", max_answers=4)
+    ledger.refuse(site="wien", session=b"three", max_answers=5)
+    with pytest.raises(QuestionRefusedError, match="5 sums were answered, which is all"):
+        ledger.refuse(site="wien", session=b"four", max_answers=5)
+    charge(
+        ledger, asked(slice(10, 60), columns={"x": b"bounds"}), b"five"
+    )  # of what was refused nothing stands
 
 
 def test_the_rows_that_have_a_value_are_compared_column_by_column(ledger: AnswerLedger) -> None:
@@ -189,6 +207,17 @@ def test_a_row_has_one_name_however_its_table_is_held() -> None:
     assert named({"a": ["x", np.nan, "y"], "c": [1, 0, 1], "b": np.array([1.0, -0.0, 3.0])}) == names
     assert named(frame.assign(b=frame.b.astype("Int64"), a=frame.a.astype("string"))) == names
     assert named(frame.assign(c=[True, False, False]))[2] != names[2]
+
+
+def test_a_row_keeps_its_name_when_another_one_changes_the_kind_of_a_column() -> None:
+    """As pandas reads a file: all numbers, or all texts for the sake of one."""
+    codes, x = [8001, 8002, 8003], [1.5, 0.0, -2.0]
+    names = named({"code": codes, "x": x})
+    for last in ("A-1090", None, "nan", 7.5, True):
+        for held in (codes, list(map(str, codes)), list(map(float, codes))):
+            more = named({"code": np.array([*held, last], dtype=object), "x": [*x, 3.0]})
+            assert more[:3] == names
+            assert more[3] not in names
 
 
 def test_equal_rows_have_names_of_their_own() -> None:

@@ -87,6 +87,18 @@ def test_a_level_that_nobody_has_has_no_coefficient(tables):
     assert len(found.draw().get_yticks()) == 5
 
 
+def test_an_intercept_alone_has_no_f():
+    """Nobody has the only level that would have a coefficient."""
+    table = {"sex": np.zeros(20), "y": np.arange(20.0)}
+    found = pooled(
+        LinearRegression(Number("y", low=0, high=100, unit=1), (Category("sex", (0, 1)),)), [table]
+    )
+    assert found.degrees == (0, 19)
+    assert np.isnan(found.f)
+    assert np.isnan(found.f_p_value)
+    assert "F(0, 19) = nan, p –" in str(found)
+
+
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=15)
 def test_the_fit_is_that_of_fractions(seed):

@@ -52,6 +52,17 @@ def test_it_is_statsmodels_of_the_pooled_complete_rows():
     assert answer.incomplete == 240 - len(died) > 0
 
 
+def test_its_first_sum_opens_cells_and_it_says_so():
+    """A quarter of XᵀX at 0: how many have each two levels, and with the gradient how many of them died."""
+    first, second = Category("a", (0, 1)), Category("b", (0, 1))
+    table = {"a": [0, 1, 1, 1, 0], "b": [1, 1, 0, 1, 0], "died": [0, 1, 0, 0, 0]}
+    question = LogisticRegression(DIED, (first, second))
+    total = question.summand(next(question.asking(max_rows=9)), Rows.of(table)) / (1 << 30)
+    assert total[4] * 4 == 2  # of a and b, both 1
+    assert total[7] + total[1] * 2 == 1  # one of a died
+    assert LogisticRegression.cells
+
+
 def test_a_ridge_is_that_of_scikit_learn_on_the_scaled_columns():
     sites = patients()
     x, died = design(sites)

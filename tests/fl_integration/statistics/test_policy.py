@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fl_integration.privacy.ledger import BudgetLedger
 from fl_integration.statistics.asking import ask
 from fl_integration.statistics.columns import Category, Column, Number
 from fl_integration.statistics.count import Count
@@ -20,7 +21,10 @@ from tests.fl_integration.statistics.sites import AGE, CHOL, MASKED, PROTOCOLS, 
 DECLARED: dict[str, Column | None] = {"age": AGE, "sex": SEX, "chol": None}
 EDGES = {"age": (40.0, 50.0, 60.0)}
 OLD = (Condition(AGE, at_least=60),)
+BUDGET = BudgetLedger(None, epsilon=1.0, delta=1e-5)
 BINS = Histogram(AGE, (40, 60))
+YEARS = Category("age", tuple(range(128)))
+EXTREMES = Quantiles((AGE,), (0, 1))
 
 
 def check(
@@ -44,6 +48,11 @@ def check(
         (SitePolicy(edges=EDGES), Count(where=(Condition(AGE, below=61),)), "'age' is cut where"),
         (SitePolicy(edges=EDGES, columns=DECLARED), Histogram(AGE, (40, 61)), "'age' is cut where"),
         (SitePolicy(columns=DECLARED), Quantiles((AGE,), (0.5, 1.0)), "quantiles at other probabilities"),
+        (
+            SitePolicy(edges=EDGES),
+            Count(where=(Condition(YEARS, among=(41,)),)),
+            "'age' is cut by its levels",
+        ),
         (SitePolicy(max_sums=2), Quantiles((AGE,)), "a Quantiles of up to 4 sums; this site answers 2"),
         (SitePolicy(), Histogram(SEX), "'sex' is not declared"),
         (
@@ -77,14 +86,27 @@ def test_questions_that_are_not_answered(policy: SitePolicy, question: Question,
         (SitePolicy(columns=DECLARED), Histogram(SEX), {}),
         (SitePolicy(columns=DECLARED), Quantiles((AGE,)), {}),
         (SitePolicy(small_cells=SmallCells.OPENED), BINS, {}),
-        (SitePolicy(small_cells=SmallCells.NOISED), BINS, {"noised": True}),
-        (SitePolicy(small_cells=SmallCells.NOISED), Quantiles((AGE,), (0, 1)), {"noised": True}),
-        (SitePolicy(small_cells=SmallCells.OPENED), Quantiles((AGE,), (0, 1)), {}),
+        (SitePolicy(small_cells=SmallCells.NOISED, budget=BUDGET), BINS, {"noised": True}),
+        (SitePolicy(small_cells=SmallCells.OPENED), BINS, {"noised": True}),
+        (
+            SitePolicy(small_cells=SmallCells.NOISED, budget=BUDGET),
+            Quantiles((AGE,), (0, 1)),
+            {"noised": True},
+        ),
+        (SitePolicy(small_cells=SmallCells.OPENED), EXTREMES, {}),
         (SitePolicy(small_cells=SmallCells.CLIENTS_ONLY), BINS, {"clients_learn": True}),
     ],
 )
 def test_questions_that_are_answered(policy: SitePolicy, question: Question, options: Any) -> None:
     check(policy, question, **options)
+
+
+@pytest.mark.parametrize("cells", [SmallCells.BINNED, SmallCells.NOISED, SmallCells.CLIENTS_ONLY])
+def test_noise_needs_a_budget_of_the_sites(cells: SmallCells) -> None:
+    """Who asks says how much noise there is, and noise sets aside min_rows, min_sites and the ledger."""
+    with pytest.raises(QuestionRefusedError, match="costs some of a budget, and this site's policy has none"):
+        check(SitePolicy(small_cells=cells), Count(), noised=True)
+    check(SitePolicy(small_cells=cells, budget=BUDGET), Count(), noised=True)
 
 
 def test_who_learns_the_sums_is_told_to_the_policy() -> None:
@@ -119,6 +141,7 @@ def test_a_sum_that_is_too_long_is_refused() -> None:
         ({"max_sums": 0}, "max_sums is 0"),
         ({"small_cells": "binned"}, "a member of SmallCells"),
         ({"ledger": "file"}, "ledger is a str"),
+        ({"budget": 1.0}, "budget is a float"),
         ({"questions": {"Count"}}, "questions holds classes"),
         ({"questions": Count}, "questions holds classes"),
         ({"columns": [AGE]}, "columns maps a column's name"),

@@ -188,10 +188,27 @@ def test_the_budget_is_charged_before_a_vector_leaves_and_ends(tmp_path: Path) -
             spend(privacy)
 
 
-def spend(privacy: RowLevel) -> None:
+@pytest.mark.slow
+def test_a_sites_budget_is_one_whoever_asks_and_whoever_else_is_asked() -> None:
+    pytest.importorskip("dp_accounting")
+    sites = tables(names=(*NAMES, "zürich"))
+    with BudgetLedger(None, epsilon=1.6, delta=1e-5) as budget:
+        policy = SitePolicy(budget=budget, columns={"age": AGE})
+        three = {name: sites[name] for name in NAMES}
+        ask(MASKED, three, Count(), policy=policy, privacy=PRIVACY)
+        with pytest.raises(BudgetExceededError, match="has spent"):
+            spend(PRIVACY, sites=sites, policy=policy)
+    weak = RowLevel(epsilon=20.0, delta=1e-6)
+    with BudgetLedger(None, epsilon=1.6, delta=1e-5) as budget:
+        policy = SitePolicy(budget=budget)
+        with pytest.raises(BudgetExceededError):
+            ask(MASKED, three, Count(), policy=policy, privacy=weak)
+
+
+def spend(privacy: RowLevel, *, sites: Any = None, policy: SitePolicy | None = None) -> None:
     """The same seed again is another release: its rows may differ."""
     for _ in range(4):
-        ask(MASKED, tables(), Quantiles((AGE,)), privacy=privacy, seed=1)
+        ask(MASKED, sites or tables(), Quantiles((AGE,)), policy=policy, privacy=privacy, seed=1)
 
 
 def test_what_no_noise_can_hide_is_refused_by_name() -> None:
