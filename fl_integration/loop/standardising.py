@@ -245,8 +245,8 @@ def check_standardise(
         )
     if checkpointed and standardise.privacy is not None:
         raise ParameterError(
-            "checkpoint= and noised figures: a training that is taken up would ask for others, and pay again; "
-            "call standardised(…) once, keep its scale, and pass scaled sites without standardise="
+            "checkpoint= and noised figures: a training that is taken up would ask for others, and pay "
+            "again; call standardised(…) once, keep its scale, and pass scaled sites without standardise="
         )
     if isinstance(evaluate, Central) and standardise.how is Standardise.SITE:
         raise ParameterError(
