@@ -121,6 +121,11 @@ class Respondent:
         """Where the question stands, where the clients learn the sums."""
         return self._course
 
+    @property
+    def clipped(self) -> dict[str, int]:
+        """By column, how many values of this site counted as a bound; it leaves the site in no message."""
+        return dict(self._rows.clipped)
+
     def answer(self, request: bytes) -> bytes:
         """The reply to one message of the server.
 
