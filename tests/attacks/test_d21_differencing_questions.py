@@ -8,6 +8,7 @@ pairs of bounds of one column. Three sets that tell one patient together are not
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fl_integration.statistics.columns import Number
@@ -17,6 +18,7 @@ from fl_integration.statistics.moments import Moments
 from fl_integration.statistics.policy import SitePolicy, SmallCells
 from fl_integration.statistics.question import Condition
 from fl_integration.statistics.refusal import QuestionRefusedError
+from protocols import CkksSum, MaskedSum
 from tests.attacks.questions import AGE, CLIENTS_LEARN, MARKER, NAMES, hospitals, remembering, told
 
 VICTIM = "wien"
@@ -125,6 +127,30 @@ def test_sites_that_differ_in_one() -> None:
     ) as found:
         told(EVERYBODY, tables=three, policy=policy)
     assert set(found.value.reasons) == set(NAMES)
+
+
+def test_sites_that_hold_nothing_do_not_hide_the_one_that_came() -> None:
+    """Three sites came, which are enough, but two of them never measured the marker."""
+    tables = hospitals()
+    came = {name: hospitals()["wien"] for name in ("chur", "genf", "zug")}
+    for name in ("chur", "genf"):
+        came[name]["marker"] = np.nan
+    for protocol in (MaskedSum(max_clients=6), CkksSum(max_clients=6)):
+        if isinstance(protocol, CkksSum):
+            pytest.importorskip("tenseal")
+        three, six = (
+            told(EVERYBODY, tables=each, protocol=protocol) for each in (tables, {**tables, **came})
+        )
+        assert total(six) - total(three) == pytest.approx(came["zug"].marker.sum())
+        policy = remembering()
+        told(EVERYBODY, tables=tables, policy=policy, protocol=protocol)
+        with pytest.raises(
+            QuestionRefusedError, match="enough values in 'marker' may differ from those of an earlier"
+        ) as found:
+            told(EVERYBODY, tables={**tables, **came}, policy=policy, protocol=protocol)
+        assert set(found.value.reasons) == set(NAMES)
+    full = {name: hospitals()["wien"] for name in came}
+    assert told(EVERYBODY, tables={**tables, **full}, policy=policy, protocol=protocol).count[0] == 240
 
 
 # Two pairs of bounds
