@@ -41,6 +41,7 @@ from fl_integration.privacy.patient import PatientLevel
 from fl_integration.privacy.plan import PrivacyPlan
 from fl_integration.site.per_patient import Records, gradients
 from fl_integration.site.site import Site, SiteFailedError
+from fl_integration.site.step import isolated
 from fl_integration.site.training import LocalTraining
 from protocols.identity import ClientId
 from protocols.interface import IntegerSum, Sum
@@ -195,9 +196,10 @@ class NoisedSite:
             raise ParameterError("a gradient needs a loss")
         module = self._site.load(delivered.values)
         patients = None if privacy.patients is None else privacy.patients[self._site.name]
-        records = Records.of(self._site.data, module, patients=patients)
-        sampled = privacy.sample(records.persons, entropy=entropy)
         seed = int.from_bytes(draw(entropy, 8), "big") >> 1
+        with isolated(module, seed=seed):  # a loader may draw, an augmentation for instance
+            records = Records.of(self._site.data, module, patients=patients)
+        sampled = privacy.sample(records.persons, entropy=entropy)
         total = self.nothing()
         at = 0
         for rows in gradients(module, records, loss=local.loss, names=sums.names, seed=seed):

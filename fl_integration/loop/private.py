@@ -26,7 +26,7 @@ from fl_integration.loop.preparing import Prepared, Shared
 from fl_integration.privacy.client import ClientLevel
 from fl_integration.privacy.ledger import BudgetExceededError, BudgetLedger, roster_of
 from fl_integration.privacy.patient import PatientLevel
-from fl_integration.site.per_patient import check_layers
+from fl_integration.site.per_patient import check_layers, check_order
 from fl_integration.site.site import SiteFailedError
 from fl_integration.site.training import LocalTraining
 from fl_integration.vectors.sharing import OfModel
@@ -44,8 +44,7 @@ __all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving",
 Privacy = PatientLevel | ClientLevel
 """What `federate(privacy=)` takes."""
 
-
-_NEITHER: Final = {
+_NO_PLACE: Final = {
     "epochs": (1, "a patient would be seen more than once a round: leave it out, and run more rounds"),
     "optimiser": (None, "the server takes the step: leave it out, and pass server_optimiser="),
     "momentum": (0.0, "the server takes the step: leave it out, and pass server_optimiser=FedAvgM(…)"),
@@ -96,8 +95,8 @@ def check_beside(
         raise ParameterError("the protocol sums integers; pass the protocol itself, not its exact surface")
     if protocol.metrics:
         raise ParameterError(
-            f"the protocol sums the metrics {list(protocol.metrics)}, exactly: under privacy= leave metrics "
-            "out"
+            f"the protocol sums the metrics {list(protocol.metrics)}, exactly: leave metrics out under "
+            "privacy="
         )
     if clip is not None:
         raise ParameterError(
@@ -131,16 +130,20 @@ def _check_patient_level(privacy: PatientLevel, prepared: Prepared, *, sampling:
             "PatientLevel takes each patient's gradient and the step itself: pass "
             "local=LocalTraining(loss=…, learning_rate=…); a step of your own goes with ClientLevel"
         )
-    for name, (left_out, remedy) in _NEITHER.items():
+    for name, (left_out, remedy) in _NO_PLACE.items():
         if (given := getattr(local, name)) != left_out:
             raise ParameterError(f"LocalTraining has {name}={given!r} under PatientLevel: {remedy}")
     if privacy.patients is not None:
         others = sorted(set(privacy.patients) ^ set(sites))
         if others:
             raise ParameterError(
-                f"patients and sites differ in {others}; patients maps each site's id to its records' "
-                "patients"
+                f"patients and sites differ in {others}; patients maps each site's id to its rows' patients"
             )
+        for name, data in sites.items():
+            try:
+                check_order(data)
+            except ParameterError as error:
+                raise ParameterError(f"site {name!r} has {error}") from error
     check_layers(prepared.model)
 
 
@@ -156,8 +159,8 @@ def agreed(privacy: Privacy, protocol: Parameters, prepared: Prepared, *, cohort
     """
     if prepared.layout.optimiser.controls:
         raise ParameterError(
-            "server_optimiser=Scaffold(…) sums control variates beside the updates: under privacy= take "
-            "another"
+            "server_optimiser=Scaffold(…) sums control variates beside the updates: take another under "
+            "privacy="
         )
     trained = _trained(prepared.model)
     names = tuple(entry.name for entry in prepared.layout.manifest.entries if entry.length)

@@ -132,6 +132,13 @@ class PatientLevel:
         l2 = math.sqrt(self._squares)
         check_plan(plan, unit=Unit.PATIENT, l2=l2, rounds=self.rounds, rate=self.sampling_rate)
 
+    def _check_squares(self, entries: int) -> None:
+        if entries * self.steps**2 >= 1 << 62:
+            raise ParameterError(
+                f"{entries:,} entries of up to {self.steps:,} steps: their squares do not fit 63 bits; lower "
+                "steps"
+            )
+
     def plan(
         self,
         n: int,
@@ -154,11 +161,7 @@ class PatientLevel:
             MissingExtraError: dp-accounting is not installed.
         """
         entries = 0 if length is None else check_count("length", length, most=1 << 32)
-        if entries * self.steps**2 >= 1 << 62:
-            raise ParameterError(
-                f"{entries:,} entries of up to {self.steps:,} steps: their squares do not fit 63 bits; lower "
-                "steps"
-            )
+        self._check_squares(entries)
         values = entries + bool(self.adaptive) if entries else 0
         # Ten standard deviations above the mean of how many are drawn: the ring need not hold more.
         drawn = self.sampling_rate * self.denominator
@@ -234,6 +237,7 @@ class PatientLevel:
         """
         self._check(plan)
         rows = _as_rows(gradients, plan.entries)
+        self._check_squares(rows.shape[1])
         taken = _as_mask(sampled, len(rows))
         clip = self.first_clip if clip is None else check_positive("clip", clip)
         if patients is not None:

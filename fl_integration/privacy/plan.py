@@ -89,7 +89,8 @@ class PrivacyPlan:
     def policy(self) -> Policy:
         """What each client has to insist on, whatever cohort a server announces: as many survivors as here.
 
-        Without it a server that asks fewer opens a sum with fewer honest shares of noise than planned.
+        Without it a server that asks fewer opens a sum with fewer honest shares of noise than planned. Among
+        more clients than planned no machine of `exact` takes part: there as many survivors would not do.
         """
         carried = self.exact.plan(self.clients, roster=self.roster)
         return Policy(min_contributors=max(2, carried.min_survivors))
@@ -181,7 +182,9 @@ class PrivacyPlan:
 
 @lru_cache(maxsize=256)
 def _epsilon_with(plan: PrivacyPlan, shares: int) -> float:
-    known = replace(plan.release, sigma=plan.sigma_client * math.sqrt(shares) * (1 - 2**-40), shares=shares)
+    # By the law's parameter: a narrow discrete Gaussian deviates by less than that.
+    sigma = plan.release.sigma * math.sqrt(shares / plan.sure_honest)
+    known = replace(plan.release, sigma=sigma, shares=shares)
     return epsilon_of({known: plan.rounds}, delta=plan.delta_noise)
 
 

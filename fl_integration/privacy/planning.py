@@ -29,7 +29,7 @@ __all__ = ["Query", "make_plan", "most_l1"]
 
 _TAIL = 11.0
 """Standard deviations of the sum's noise that the ring has room for: all of 10**6 values but once in
-10**21."""
+10**19. Narrow Skellam noise has longer tails, for which come at most 41 steps (Bernstein's inequality)."""
 
 _LONGEST = 1 << 32
 """Values that δ has room for where the length is unknown."""
@@ -91,6 +91,9 @@ def make_plan(query: Query, n: int, *, protocol: Parameters | None, roster: int 
     if protocol is None:
         protocol = MaskedSum(max_clients=n)
     base = _base_plan(protocol, n, roster)
+    if base.degree > 0 and n < protocol.max_clients:
+        # Of a cohort larger than planned, as many survivors as here may have fewer honest ones.
+        protocol = replace(protocol, max_clients=n, max_total_weight=None)
     honest = base.sure_honest
     # A distance beyond what was set aside is set aside the next time; it hardly depends on the variance.
     distance = _DISTANCE
@@ -173,9 +176,9 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
     base = _worst_cohort(protocol, protocol.plan(n, roster=roster))
     if base.sure_honest < 1 or base.security_failure >= 1:
         raise ParameterError(
-            f"with {n} clients, up to {base.corrupt} corrupt, under {base.adversary} no sum is sure to have "
-            "an honest contributor, so no noise is sure to be in it: take Adversary.MALICIOUS, a smaller "
-            "corrupt_fraction, or a larger min_contributors"
+            f"with {n} clients or a part of them, up to {base.corrupt} corrupt, under {base.adversary}"
+            " no sum is sure to have an honest contributor, so no noise is sure to be in it: take "
+            "Adversary.MALICIOUS, a smaller corrupt_fraction, or a larger min_contributors"
         )
     return base
 
@@ -183,11 +186,12 @@ def _base_plan(protocol: Parameters, n: int, roster: int | None) -> Plan:
 def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
     """The plan, as bad as it is for the worst cohort that clients under `PrivacyPlan.policy` take part in.
 
-    A server may announce a part of the roster. On the complete graph, and where clients share nothing, as
-    many survivors as the whole cohort must have are enough for as many honest ones; a random graph of fewer
-    clients has other thresholds.
+    A server may announce a part of the roster; more than planned no client takes part with. Where clients
+    share nothing, and on the complete graph, as many survivors as the whole cohort must have are enough for
+    as many honest ones. A random graph has other thresholds, and fewer clients than on a complete one may
+    have a random one, which promises nothing where the server splits views.
     """
-    if not 0 < base.degree < base.clients - 1:
+    if not base.degree:
         return base
     honest, failure = base.sure_honest, base.security_failure
     for fewer in range(base.min_survivors, base.clients):
@@ -195,7 +199,8 @@ def _worst_cohort(protocol: Parameters, base: Plan) -> Plan:
             found = protocol.plan(fewer, roster=base.roster)
         except ParameterError:  # no client takes part in such a round
             continue
-        honest, failure = min(honest, found.sure_honest), max(failure, found.security_failure)
+        if found.degree < fewer - 1:
+            honest, failure = min(honest, found.sure_honest), max(failure, found.security_failure)
     return replace(base, sure_honest=honest, security_failure=failure)
 
 
@@ -251,9 +256,8 @@ def _surface(
 ) -> tuple[ExactSum, int | None]:
     """The integer surface that noised sums fit, and what it holds summands to."""
     if isinstance(protocol, MaskedSum):
-        bits = math.ceil(
-            math.log2(2 * (query.total_reach + _TAIL * math.hypot(total_sigma, query.total_spread)) + 1)
-        )
+        noise = _TAIL**2 / 6 + math.hypot(_TAIL * total_sigma, _TAIL * query.total_spread, _TAIL**2 / 6)
+        bits = math.ceil(math.log2(2 * (query.total_reach + noise) + 1))
         if bits > 62:
             raise ParameterError(f"sums of {bits} bits a value; 62 fit: {_coarser(query)}")
         return protocol.modular(bits=max(bits, 2)), None

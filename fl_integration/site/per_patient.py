@@ -13,7 +13,9 @@ where in the data a record lies.
 Memory is bounded by the number of gradients that are held at once. All persons' gradients are taken, whoever
 is in a round's sample, so that how long it takes does not tell who is.
 
-Nothing here clips, and nothing here is private.
+Nothing here clips, and nothing here is private. Floats have a last bit, and how many records go through at
+once may move it: one person more may change the others' gradients in it, which `PatientLevel` counts as
+nothing.
 
 >>> model = nn.Linear(1, 1, bias=False)
 >>> _ = nn.init.zeros_(model.weight)
@@ -31,6 +33,7 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fl_integration.site.scaling import ScaledLoader
 from fl_integration.site.step import isolated
 from fl_integration.site.training import Examples, Loss, pieces_of, train_mode
 from secagg.errors import MissingExtraError, ParameterError
@@ -41,10 +44,11 @@ try:
     from torch.func import functional_call, grad, vmap
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.instancenorm import _InstanceNorm
+    from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 except ImportError as error:
     raise MissingExtraError(package="torch", extra="train") from error
 
-__all__ = ["Gradients", "Records", "check_layers", "gradients"]
+__all__ = ["Gradients", "Records", "check_layers", "check_order", "gradients"]
 
 Gradients: TypeAlias = npt.NDArray[Any]
 """float32 or float64[persons, d]: one row a person."""
@@ -85,8 +89,11 @@ class Records:
                 with equal ids are one person's. None: each record is a person's only one.
 
         Raises:
-            ParameterError: the data are no such pieces; there is another number of ids than of records.
+            ParameterError: the data are no such pieces; there is another number of ids than of records, or
+                the data are shuffled.
         """
+        if patients is not None:
+            check_order(data)
         pieces = pieces_of(data, model)
         x, y = (torch.cat(part) for part in zip(*pieces, strict=True)) if pieces else 2 * (torch.empty(0),)
         if patients is None:
@@ -105,6 +112,28 @@ class Records:
     def persons(self) -> int:
         """How many persons there are; of none there is no gradient, and no failure either."""
         return len(self.ends)
+
+
+def check_order(data: object) -> None:
+    """Refuses a loader that gives records in an order of its own, where ids stand in the order of the data.
+
+    Under another's id a record is clipped with another's, and who has several is bounded several times.
+
+    Raises:
+        ParameterError: it is one; the text says what to take.
+    """
+    loader = data.loader if isinstance(data, ScaledLoader) else data
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    batches = loader.batch_sampler
+    sampler = loader.sampler if batches is None else getattr(batches, "sampler", None)
+    own = type(batches) in (type(None), BatchSampler) and type(loader).__iter__ is DataLoader.__iter__
+    if not own or not isinstance(sampler, SequentialSampler):
+        raise ParameterError(
+            "a DataLoader with an order of its own, beside patients=, whose ids are in the order of the "
+            "records: take shuffle=False and no sampler (which patients a round takes is PatientLevel's to "
+            "draw)"
+        )
 
 
 def check_layers(model: nn.Module) -> None:

@@ -62,8 +62,9 @@ class Respondent:
 
     Raises:
         QuestionRefusedError: the policy does not allow the question; its reasons may be told to who asks.
-        ParameterError: the table does not fit the question, or has more rows than `max_rows`. What it says is
-            for the site's own people: it may name a row. It counts as a sum of the ledger's.
+        ParameterError: the table does not fit the question, or has more rows than `max_rows`; or a part of a
+            roster is asked under noise. What it says is for the site's own people: it may name a row. It
+            counts as a sum of the ledger's.
     """
 
     def __init__(
@@ -88,6 +89,11 @@ class Respondent:
         self._noise, self._entropy = noise, entropy
         self._clients_learn = protocol.learns is Learner.CLIENTS
         noised = noise is not None
+        if noised and len(roster) != len(sites):
+            raise ParameterError(
+                f"{len(sites)} sites of a roster of {len(roster)} are asked under noise, which is planned "
+                "for all of a roster, and charged to it: ask all of them, or give them a roster of their own"
+            )
         policy.check(question, site=self.name, clients_learn=self._clients_learn, noised=noised)
         self._base = Request.first(question, max_rows=max_rows, sites=sites, noise=noise)
         self._labels = labels_of(question)

@@ -29,6 +29,7 @@ from fl_integration.loop.federated import federate
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.noised import Account, NoisedSite
 from fl_integration.loop.report import TrainingAborted
+from fl_integration.loop.serving import FederatedServer
 from fl_integration.loop.watch import Progress, Watch
 from fl_integration.privacy import planning
 from fl_integration.privacy.ledger import BudgetLedger
@@ -50,6 +51,12 @@ LENGTH = 20_000
 NOUGHT = np.zeros(LENGTH, np.int64)
 UNIT = PatientLevel(epsilon=2.0, delta=1e-4, rounds=3, denominator=48)
 STEP = LocalTraining(loss=mse_loss, learning_rate=0.1)
+QUIET_ROUND: dict[str, Any] = {
+    "privacy": UNIT,
+    "local": STEP,
+    "rounds": 1,
+    "watch": Watch(progress=Progress.NEVER),
+}
 SURE = 0.02
 """Four standard errors of a standard deviation of so many values."""
 
@@ -124,6 +131,25 @@ def total_of_three(plan: PrivacyPlan, *, policy: Any) -> Vector:
 
     server = plan.exact.server(**around)
     return run_round(server, Round(0, ("a", "b", "c"), LENGTH), exchange).total.total
+
+
+@pytest.mark.parametrize("weakened", [False, True])
+def test_the_clients_of_a_training_insist_on_the_planned_cohort(monkeypatch, weakened):
+    if weakened:
+        monkeypatch.setattr(PrivacyPlan, "policy", None)
+    ours = FederatedServer.round
+
+    def of_three(self, number, cohort, exchange):
+        return ours(self, number, tuple(cohort)[:3], exchange)
+
+    monkeypatch.setattr(FederatedServer, "round", of_three)
+    if weakened:
+        run = federate(MaskedSum(max_clients=4), linear(), sites(), **QUIET_ROUND)
+        assert run.history[0].contributors == frozenset("abc")
+        return
+    with pytest.raises(TrainingAborted) as aborted:
+        federate(MaskedSum(max_clients=4), linear(), sites(), **QUIET_ROUND)
+    assert "takes part among 4 to 4" in aborted.value.history[0].dropped["a"]
 
 
 # --- twice ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from fl_integration.loop.cohorts import Sampling
 from fl_integration.loop.evaluation import Central, OnSites, Task
@@ -249,6 +250,20 @@ def test_the_rows_of_one_person_count_as_one():
     assert 1024 < np.linalg.norm(opened) <= 4 * 1024
 
 
+def test_a_loader_that_shuffles_does_not_say_whose_its_rows_are():
+    def data(**options):
+        return {name: DataLoader(TensorDataset(*pieces(name)[0]), batch_size=5, **options) for name in NAMES}
+
+    patients = {name: [row // 2 for row in range(12)] for name in NAMES}
+    unit = replace(UNIT, patients=patients)
+    with pytest.raises(ParameterError, match="site 'a' has a DataLoader with an order of its own"):
+        private(data=data(shuffle=True), privacy=unit)
+    assert private(data=data(), privacy=unit, rounds=1).digest == private(privacy=unit, rounds=1).digest
+    before = torch.get_rng_state()
+    private(data=data(shuffle=True), rounds=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_empty_sample_and_a_site_without_patients_send_noise():
     """Nobody is told which sites have somebody in a round."""
     data = sites(a=[(torch.zeros(0, 2), torch.zeros(0, 1))])
@@ -404,6 +419,13 @@ def test_noise_on_a_running_variance_is_refused_and_norms_may_stay_at_home():
         (
             {"privacy": replace(UNIT, patients={"a": [1] * 12})},
             "patients and sites differ in ['b', 'c', 'd']",
+        ),
+        (
+            {
+                "privacy": replace(UNIT, patients=dict.fromkeys(NAMES, [1] * 12)),
+                "data": sites(b=DataLoader(TensorDataset(*pieces("b")[0]), shuffle=True)),
+            },
+            "site 'b' has a DataLoader with an order of its own",
         ),
         (
             {"model": nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_integration.privacy.accountant import Release, calibrate, epsilon_of, epsilons
+from fl_integration.privacy.accountant import _ORDERS, Release, _rdp, calibrate, epsilon_of, epsilons
 from fl_integration.privacy.units import Noise
 from secagg.errors import ParameterError
 from secagg.noise import DiscreteGaussian, Skellam
@@ -123,6 +123,25 @@ def test_of_symmetric_noise_sampling_is_worst_in_the_direction_that_is_accounted
         for each in range(order + 1)
     )
     assert there == pytest.approx(binomial, rel=1e-9)
+
+
+def curve_at(order, **release):
+    return _rdp(Release(**release))[_ORDERS.tolist().index(order)]
+
+
+def test_on_a_coarse_grid_curves_are_those_of_the_theorems():
+    """Worked out by hand, in numbers at which each bound is the least of its theorem."""
+    skellam = {"noise": Noise.SKELLAM, "l2": math.sqrt(5), "l1": 3}
+    assert curve_at(8, **skellam, sigma=math.sqrt(2)) == pytest.approx(10 + 2.25)
+    assert curve_at(8, **skellam, sigma=math.sqrt(50)) == pytest.approx(0.4 + 0.0093)
+    assert curve_at(2.5, **skellam, sigma=math.sqrt(50)) == pytest.approx(
+        ((0.1 + 0.0033) + 2 * (0.15 + 0.0043)) / 2 / 1.5
+    )
+    shares = {"noise": Noise.DISCRETE_GAUSSIAN, "shares": 3}  # tau is .0202613 at .8 steps a share
+    wide = 0.8 * math.sqrt(3)
+    assert curve_at(2, **shares, l2=3, l1=6, length=4, sigma=wide) == pytest.approx(4.768545)
+    assert curve_at(8, **shares, l2=3, l1=3, length=1000, sigma=wide) == pytest.approx(20.743018)
+    assert curve_at(2, **shares, l2=1, l1=1000, length=10_000, sigma=wide) == pytest.approx(7.550505)
 
 
 def test_a_coarse_grid_costs_more_and_a_small_one_norm_less():

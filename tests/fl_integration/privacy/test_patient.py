@@ -270,6 +270,12 @@ def test_gradients_that_are_none(gradients, rest, said):
         UNIT.summand(gradients, plan=plan_for(5), **rest)
 
 
+def test_without_a_planned_length_too_many_entries_for_exact_squares_are_refused():
+    unit = PatientLevel(**{**BUDGET, "epsilon": 20.0, "rounds": 1}, steps=1 << 17)
+    with pytest.raises(ParameterError, match="268,435,456 entries of up to 131,072 steps: their squares do"):
+        unit.summand(np.zeros((0, 1 << 28)), plan=unit.plan(3))
+
+
 def test_a_plan_serves_the_unit_that_made_it():
     others = (
         PatientLevel(**BUDGET, steps=2048),

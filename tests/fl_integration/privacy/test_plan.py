@@ -25,6 +25,9 @@ pytest.importorskip("dp_accounting")
 SPARSE = MaskedSum(max_clients=500, requirements=Requirements(corrupt_fraction=0.02, dropout_fraction=0.05))
 """A random graph against a server that may tell different clients different stories."""
 
+DENSE = MaskedSum(max_clients=25, requirements=Requirements(corrupt_fraction=0.1, dropout_fraction=0.2))
+"""Complete for 25 clients, of whom a server may ask 24 on a random graph."""
+
 UNIT = PatientLevel(epsilon=1.0, delta=1e-4, rounds=60, denominator=740)
 
 
@@ -69,6 +72,33 @@ def test_the_smallest_honest_group_is_the_protocols_word():
         assert plan.sure_honest == protocol.plan(10).sure_honest < 10
 
 
+@pytest.mark.parametrize(
+    ("roster", "cohort", "asked"),
+    [
+        pytest.param(20, 11, {}, id="of more clients as many survivors have fewer honest ones"),
+        pytest.param(
+            20,
+            10,
+            {"adversary": Adversary.MALICIOUS, "corrupt_fraction": 0.0, "dropout_fraction": 0.0},
+            id="more clients have a random graph",
+        ),
+    ],
+)
+def test_whatever_cohort_a_server_announces_as_many_are_sure_and_honest(roster, cohort, asked):
+    protocol = MaskedSum(max_clients=roster, max_total_weight=roster, requirements=Requirements(**asked))
+    plan = UNIT.plan(cohort, protocol=protocol, length=14, roster=roster)
+    least = plan.policy.min_contributors
+    for announced in range(least, plan.exact.suite.max_clients + 1):  # a machine takes part in no others
+        try:
+            found = plan.exact.plan(announced, roster=roster)
+        except ParameterError:  # nor in this one
+            continue
+        more = max(least - found.min_survivors, 0)
+        voted = 2 if found.adversary is Adversary.SEMI_MALICIOUS else 1
+        complete = found.degree == announced - 1
+        assert found.sure_honest + (voted * more if complete else 0) >= plan.sure_honest, announced
+
+
 def test_what_the_budget_buys_is_spent_round_by_round():
     plan = planned()
     assert len(plan.epsilon_by_round) == 60
@@ -101,6 +131,15 @@ def test_who_pools_reads_more_and_the_report_says_what():
     two = Requirements(min_contributors=2, corrupt_fraction=0.5)
     pair = UNIT.plan(2, protocol=MaskedSum(max_clients=2, requirements=two), length=14)
     assert [line.startswith(alone) for line in pair.meaning] == [False, True]
+
+
+def test_shares_as_narrow_as_can_be_have_a_table_too():
+    """Of half a step, where the deviation of a discrete Gaussian is .464."""
+    unit = RowLevel(epsilon=20.0, delta=1e-3, noise=Noise.DISCRETE_GAUSSIAN)
+    plan = unit.plan(3, length=1, l2=1.0, largest=1000)
+    assert plan.sigma_client < 0.5
+    assert plan.epsilon_with(plan.sure_honest) == pytest.approx(plan.epsilon, rel=1e-9)
+    assert len(plan.meaning) == 3
 
 
 def test_without_corrupt_clients_it_says_what_a_curious_one_reads():
@@ -191,6 +230,14 @@ def test_the_ring_has_room_for_the_noise_and_no_more_than_it_needs():
         )
 
 
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 5.0, 20.0])
+def test_narrow_noise_has_longer_tails_and_the_ring_room_for_them(epsilon):
+    plan = RowLevel(epsilon=epsilon, delta=1e-3).plan(3, length=1000, l2=1.0, largest=1)
+    summed = Skellam(variance=3 * plan.noise.variance)
+    left = 2 ** (plan.ring_bits - 1) - 3  # beside the sites' summands
+    assert summed.pmf(np.arange(left, 2 * left)).sum() < 1e-25
+
+
 def test_without_a_length_it_plans_for_the_worst():
     known, unknown = UNIT.plan(3, length=14), UNIT.plan(3)
     assert unknown.noise_multiplier >= known.noise_multiplier
@@ -233,6 +280,7 @@ def test_rows_have_the_sensitivity_that_is_given():
             SPARSE,
             r"no sum is sure to have an honest contributor, .*: take Adversary.MALICIOUS, a smaller ",
         ),
+        (25, DENSE, "with 25 clients or a part of them, .* no sum is sure to have an honest contributor"),
     ],
 )
 def test_plans_that_cannot_be(n, protocol, said):

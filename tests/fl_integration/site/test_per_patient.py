@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from fl_integration.site import per_patient
 from fl_integration.site.per_patient import Records, check_layers, gradients
@@ -158,6 +159,25 @@ def test_a_frozen_batch_norm_mixes_nothing():
     model.train()
     np.testing.assert_allclose(taken(model, records), want, atol=1e-12)
     assert not model[1].running_mean.any()
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"shuffle": True},
+        {"shuffle": True, "batch_size": None},
+        {"sampler": RandomSampler(X)},
+        {"batch_sampler": BatchSampler(RandomSampler(X), 8, drop_last=False)},
+        {"batch_sampler": [range(RECORDS - 1, -1, -1)]},
+    ],
+)
+def test_ids_go_with_no_loader_that_has_an_order_of_its_own(order):
+    """They would be other records' ids, so that records of one person were cut apart from each other."""
+    loader = DataLoader(TensorDataset(X, Y), **order)
+    with pytest.raises(ParameterError, match=r"order of its own, beside patients=.*take shuffle=False"):
+        Records.of(loader, network(), patients=WHOSE)
+    plain = Records.of(DataLoader(TensorDataset(X, Y), batch_size=8), network(), patients=WHOSE)
+    assert torch.equal(plain.y, Records.of([(X, Y)], network(), patients=WHOSE).y)
 
 
 def test_bad_arguments():

@@ -21,8 +21,10 @@ from fl_integration.statistics.moments import Moments
 from fl_integration.statistics.policy import SitePolicy
 from fl_integration.statistics.quantiles import Quantiles
 from fl_integration.statistics.question import Condition, Question, selected
+from fl_integration.statistics.respondent import Respondent
 from fl_integration.statistics.row_noise import RowNoise
 from fl_integration.statistics.rows import Rows
+from protocols.identity import Identity, Roster
 from secagg.errors import ParameterError
 from tests.fl_integration.statistics.sites import AGE, CHOL, MASKED, NAMES, PROTOCOLS, SEX, tables
 
@@ -208,3 +210,21 @@ def test_what_no_noise_can_hide_is_refused_by_name() -> None:
         ask(PROTOCOLS["plain"], tables(), Count(), privacy=PRIVACY)
     with pytest.raises(ParameterError, match="do not fit 62 bits under noise"):
         ask(MASKED, tables(), Moments((WIDE,)), privacy=PRIVACY, max_rows=1 << 40)
+
+
+def test_a_site_does_not_answer_a_part_of_its_roster_under_noise() -> None:
+    """Each part would have a budget of its own, and corrupt members of all of the roster in it."""
+    identities = [Identity.generate(name) for name in (*NAMES, "zug")]
+    with pytest.raises(ParameterError, match="3 sites of a roster of 4 are asked under noise"):
+        Respondent(
+            QUESTIONS["count"],
+            table=tables()["wien"],
+            policy=SitePolicy(),
+            protocol=MASKED,
+            identity=identities[2],
+            roster=Roster.of(*identities),
+            session=bytes(16),
+            sites=NAMES,
+            max_rows=1000,
+            noise=noise_of("count"),
+        )
