@@ -146,28 +146,26 @@ def test_sites_that_differ_in_one_tell_its_rows_to_a_count() -> None:
         told(Count(), tables={**hospitals(), "genf": hospitals()["wien"]}, policy=policy)
 
 
-def test_sites_that_hold_nothing_do_not_hide_the_one_that_came() -> None:
+@pytest.mark.parametrize("kind", [MaskedSum, pytest.param(CkksSum, marks=pytest.mark.slow)])
+def test_sites_that_hold_nothing_do_not_hide_the_one_that_came(kind: Any) -> None:
     """Three sites came, which are enough, but two of them never measured the marker."""
-    tables = hospitals()
+    if kind is CkksSum:
+        pytest.importorskip("tenseal")
+    tables, options = hospitals(), {"protocol": kind(max_clients=6)}
     came = {name: hospitals()["wien"] for name in ("chur", "genf", "zug")}
+    full = {**tables, **{name: hospitals()["wien"] for name in came}}
     for name in ("chur", "genf"):
         came[name]["marker"] = np.nan
-    for protocol in (MaskedSum(max_clients=6), CkksSum(max_clients=6)):
-        if isinstance(protocol, CkksSum):
-            pytest.importorskip("tenseal")
-        three, six = (
-            told(EVERYBODY, tables=each, protocol=protocol) for each in (tables, {**tables, **came})
-        )
-        assert total(six) - total(three) == pytest.approx(came["zug"].marker.sum())
-        policy = remembering()
-        told(EVERYBODY, tables=tables, policy=policy, protocol=protocol)
-        with pytest.raises(
-            QuestionRefusedError, match="enough values in 'marker' may differ from those of an earlier"
-        ) as found:
-            told(EVERYBODY, tables={**tables, **came}, policy=policy, protocol=protocol)
-        assert set(found.value.reasons) == set(NAMES)
-    full = {name: hospitals()["wien"] for name in came}
-    assert told(EVERYBODY, tables={**tables, **full}, policy=policy, protocol=protocol).count[0] == 240
+    three, six = (told(EVERYBODY, tables=each, **options) for each in (tables, {**tables, **came}))
+    assert total(six) - total(three) == pytest.approx(came["zug"].marker.sum())
+    policy = remembering()
+    told(EVERYBODY, tables=tables, policy=policy, **options)
+    with pytest.raises(
+        QuestionRefusedError, match="enough values in 'marker' may differ from those of an earlier"
+    ) as found:
+        told(EVERYBODY, tables={**tables, **came}, policy=policy, **options)
+    assert set(found.value.reasons) == set(NAMES)
+    assert told(EVERYBODY, tables=full, policy=policy, **options).count[0] == 240
 
 
 # Two pairs of bounds
