@@ -247,4 +247,4 @@ def test_a_site_of_few_rows_is_in_a_noised_sum_as_any_other() -> None:
     unit = RowLevel(epsilon=20.0, delta=1e-3)
     policy = SitePolicy(min_rows=10, small_cells=SmallCells.OPENED)
     answer = ask(MASKED, given, Count(), privacy=unit, policy=policy, seed=1)
-    assert abs(answer.count - sum(map(len, given.values()))) < 9 / 2
+    assert abs(answer.rows - sum(map(len, given.values()))) < 9 / 2
