@@ -176,7 +176,8 @@ def ask(
         The answer, with its provenance.
 
     Raises:
-        ParameterError: an argument, or a site's table, can never work; nothing has run.
+        ParameterError: an argument, or a site's table, can never work, and nothing has run; or the sums have
+            no such answer, as where predictors separate the outcomes.
         BudgetExceededError: a site's budget does not allow the next sum.
         MissingExtraError: dp-accounting is not installed, with `privacy`.
         QuestionRefusedError: a site does not answer.

@@ -126,7 +126,7 @@ class Coefficients(Answer):
                 "z": [f"{each:.2f}" for each in self.z],
                 "p": [p_value(each) for each in self.p_values.tolist()],
                 f"{self.ratio} (95 % CI)": [
-                    f"{ratio:.3g} ({low:.3g} to {high:.3g})"
+                    f"{_three(ratio)} ({_three(low)} to {_three(high)})"
                     for ratio, (low, high) in zip(self.ratios, self.ratio_intervals, strict=True)
                 ],
             },
@@ -144,3 +144,8 @@ class Coefficients(Answer):
         p = float(load_special().chdtrc(freedom, chi_squared))
         digits = "" if math.isnan(p) else f", p {p_value(p) if p < 0.001 or p > 0.99 else '= ' + p_value(p)}"
         return f"likelihood-ratio test: chi-squared {chi_squared:.2f} of {freedom} degrees of freedom{digits}"
+
+
+def _three(ratio: float) -> str:
+    """Three digits, zeros too: an interval from 1.00 is not one from 1."""
+    return f"{ratio:#.3g}".rstrip(".")

@@ -2,8 +2,8 @@
 
 A sum is of integers. So a number is counted in units of its column, which is public, and so are its bounds:
 the ring must hold the largest sum that can be. A value outside the bounds counts as the nearer bound, and
-how many did is told to the site alone (`Rows.clipped`). A missing value is no value: each column has its
-own count.
+how many did is told to the site alone (`Respondent.clipped`). A missing value is no value: each column has
+its own count.
 
 >>> age = Number("age", low=0, high=128, unit=1)
 >>> age.middle, age.largest

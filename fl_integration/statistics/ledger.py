@@ -2,8 +2,9 @@
 
 A policy that looks at one question at a time sees no attack that takes two: all patients, and all but one. So
 before a site's numbers leave it writes down which rows they count, and refuses a question whose rows differ
-from those of an earlier answer by more than none and less than a few; likewise whose sites do, or whose
-columns have other bounds, for the sums under two bounds tell how many rows lie in between. A question that
+from those of an earlier answer by more than none and less than a few; likewise whose sites do, or those of
+them that have enough rows, or whose columns have other bounds, for the sums under two bounds tell how many
+rows lie in between. A question that
 was answered may be answered again, over the same rows and sites: it says nothing new.
 
 Rows are known by their contents, through a hash under a key that is drawn when the file is made: the file
@@ -28,7 +29,7 @@ fl_integration.statistics.refusal.QuestionRefusedError: wien: the rows that coun
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ from numpy.typing import NDArray
 
 from fl_integration.site.private_files import create_private
 from fl_integration.statistics.refusal import QuestionRefusedError
-from fl_integration.statistics.row_names import names_of
+from fl_integration.statistics.row_names import bits_of, distance, names_of
 from secagg.errors import ParameterError
 from secagg.wire import Reader, Writer
 
@@ -61,6 +62,8 @@ _TABLES: Final = (
     "PRIMARY KEY (site, id)) STRICT",
     "CREATE TABLE answered (site TEXT NOT NULL, label TEXT NOT NULL, id INTEGER NOT NULL, "
     "sites BLOB NOT NULL, PRIMARY KEY (site, label, id, sites)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE covered (site TEXT NOT NULL, label TEXT NOT NULL, sites BLOB NOT NULL, "
+    "count INTEGER NOT NULL, PRIMARY KEY (site, label, sites, count)) STRICT, WITHOUT ROWID",
     "CREATE TABLE columns (site TEXT NOT NULL, name TEXT NOT NULL, said BLOB NOT NULL, "
     "PRIMARY KEY (site, name)) STRICT, WITHOUT ROWID",
     "CREATE TABLE sums (site TEXT NOT NULL, session BLOB NOT NULL, number INTEGER NOT NULL, "
@@ -144,6 +147,7 @@ class AnswerLedger:
         min_difference: int,
         min_sites: int,
         max_answers: int,
+        covered: Mapping[str, int] | None = None,
     ) -> None:
         """Writes down one sum of a question, durably, before its summand leaves; the same one again is one.
 
@@ -154,8 +158,8 @@ class AnswerLedger:
             number: of the sum; sum 0 is compared with all earlier answers of this site.
             min_difference: rows by which two sets of rows differ, if they do.
             min_sites: sites by which two sets of sites differ, if they do.
-            max_answers: sums of this site in all; a refusal for the sake of rows counts as one, for it says
-                something about them.
+            max_answers: sums of this site in all; a refusal for the sake of rows counts as one.
+            covered: once it is known, by label, how many of the sites have enough.
 
         Raises:
             QuestionRefusedError: it is not answered.
@@ -178,6 +182,7 @@ class AnswerLedger:
                 refusal = self._compare_rows(asked, site, min_difference=min_difference)
                 if refusal is not None:
                     self._connection.execute("ROLLBACK TO asked")
+            self._compare_covered(asked, site, covered or {}, min_sites=min_sites)
             what = asked.question if refusal is None else _REFUSED
             self._connection.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", (*place, what))
         if refusal is not None:
@@ -249,7 +254,7 @@ class AnswerLedger:
         for label, number in earlier:
             if label not in asked.sets:
                 continue
-            if 0 < _distance(bits[number], _bits(places[asked.sets[label]], universe)) < min_difference:
+            if 0 < distance(bits[number], bits_of(places[asked.sets[label]], universe)) < min_difference:
                 about = f"that have {label!r}" if label else "that count"
                 return _refused(
                     site,
@@ -257,16 +262,37 @@ class AnswerLedger:
                     f"{min_difference}, and the difference would tell what few have: ask about the same "
                     "rows, or about more others",
                 )
-        written = Writer()
-        for name in sorted(frozenset(asked.sites)):
-            written.text(name)
         for label, chosen in asked.sets.items():
-            number = self._set(_bits(places[chosen], universe), bits, site)
+            number = self._set(bits_of(places[chosen], universe), bits, site)
             self._connection.execute(
                 "INSERT INTO answered VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (site, label, number, written.finish()),
+                (site, label, number, _written(asked.sites)),
             )
         return None
+
+    def _compare_covered(
+        self, asked: Asked, site: str, covered: Mapping[str, int], *, min_sites: int
+    ) -> None:
+        """Refuses other sites than before, of which those that hold a column may be nearly the same ones."""
+        here = frozenset(asked.sites)
+        earlier = self._all("SELECT label, sites, count FROM covered WHERE site = ?", site)
+        for label, sites, count in earlier:
+            there = _sites(sites)
+            if label not in covered or here == there:
+                continue
+            both, now = len(here & there), covered[label]
+            if max(abs(now - count), max(now - both, 0) + max(count - both, 0)) < min_sites:
+                what = f"values in {label!r}" if label else "rows that count"
+                raise _refused(
+                    site,
+                    f"the sites that have enough {what} may differ from those of an earlier answer by fewer "
+                    f"than {min_sites}, which would tell what one of them has: ask the same sites",
+                )
+        for label, now in covered.items():
+            self._connection.execute(
+                "INSERT INTO covered VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (site, label, _written(here), now),
+            )
 
     def _compare_columns(self, asked: Asked, site: str) -> None:
         """A column keeps its bounds: the sums under two of them tell how many rows lie in between."""
@@ -297,7 +323,7 @@ class AnswerLedger:
     def _set(self, chosen: NDArray[np.uint8], known: dict[int, NDArray[np.uint8]], site: str) -> int:
         """The number of a set of rows; it is stored once."""
         for number, bits in known.items():
-            if not _distance(bits, chosen):
+            if not distance(bits, chosen):
                 return number
         number = len(known)
         known[number] = chosen
@@ -364,18 +390,11 @@ class AnswerLedger:
             ) from error
 
 
-def _bits(places: NDArray[np.int64], universe: int) -> NDArray[np.uint8]:
-    """A set of rows as a bitmap."""
-    chosen = np.zeros(universe, dtype=np.bool_)
-    chosen[places] = True
-    return np.packbits(chosen)
-
-
-def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    """In how many rows two sets differ; a bitmap that is shorter has zeros behind it."""
-    short, long = sorted((one, other), key=len)
-    differ = np.bitwise_count(short ^ long[: len(short)]).sum()
-    return int(differ) + int(np.bitwise_count(long[len(short) :]).sum())
+def _written(sites: Iterable[str]) -> bytes:
+    writer = Writer()
+    for name in sorted(frozenset(sites)):
+        writer.text(name)
+    return writer.finish()
 
 
 def _sites(written: bytes) -> frozenset[str]:

@@ -127,6 +127,11 @@ class Respondent:
         """Where the question stands, where the clients learn the sums."""
         return self._course
 
+    @property
+    def clipped(self) -> dict[str, int]:
+        """By column, how many values of this site counted as a bound; it leaves the site in no message."""
+        return dict(self._rows.clipped)
+
     def answer(self, request: bytes) -> bytes:
         """The reply to one message of the server.
 
@@ -154,7 +159,7 @@ class Respondent:
                 f"a {type(request.question).__name__} counted {summand.shape} values at {self.name!r}, or "
                 "some above its own largest; nothing was sent"
             )
-        self._charge(request.number)
+        self._charge(request)
         if self._noise is not None:
             summand = self._noise.add(summand, entropy=self._entropy)
         head = head_of(request) if self._clients_learn else None
@@ -162,24 +167,25 @@ class Respondent:
         self._next = request.number + 1
         return reply
 
-    def _charge(self, number: int) -> None:
+    def _charge(self, request: Request) -> None:
         """Writes down that a sum is answered, before its summand leaves."""
         try:
             self._policy.ledger.charge(
                 self._asked,
                 site=self.name,
                 session=self._charged_as,
-                number=number,
+                number=request.number,
                 min_difference=self._policy.min_difference,
                 min_sites=self._policy.min_sites,
                 max_answers=self._policy.max_answers,
+                covered=dict(zip(self._labels, request.coverage, strict=False)),
             )
             if self._noise is not None:
                 self._noise.charge(
                     site=self.name,
                     sites=self._base.sites,
                     session=self._charged_as,
-                    number=number,
+                    number=request.number,
                     budget=self._policy.budget,
                 )
         except QuestionRefusedError as error:

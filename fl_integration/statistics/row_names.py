@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fl_integration.statistics.rows import Rows, is_missing
 
-__all__ = ["contents_of", "names_of"]
+__all__ = ["bits_of", "contents_of", "distance", "names_of"]
 
 _NAME_BYTES: Final = 8
 _LONG: Final = 1 << 12
@@ -91,3 +91,17 @@ def names_of(rows: NDArray[np.uint8], *, key: bytes) -> NDArray[np.uint64]:
     nth[order] = np.arange(len(names)) - first
     again = np.stack([names, nth], axis=1).view(np.uint8).reshape(len(names), -1)
     return np.where(nth == 0, names, names_of(again, key=key))
+
+
+def bits_of(places: NDArray[np.int64], universe: int) -> NDArray[np.uint8]:
+    """A set of rows as a bitmap."""
+    chosen = np.zeros(universe, dtype=np.bool_)
+    chosen[places] = True
+    return np.packbits(chosen)
+
+
+def distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
+    """In how many rows two sets differ; a bitmap that is shorter has zeros behind it."""
+    short, long = sorted((one, other), key=len)
+    differ = np.bitwise_count(short ^ long[: len(short)]).sum()
+    return int(differ) + int(np.bitwise_count(long[len(short) :]).sum())

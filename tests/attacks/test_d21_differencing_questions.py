@@ -8,6 +8,7 @@ pairs of bounds of one column. Three sets that tell one patient together are not
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fl_integration.statistics.columns import Number
@@ -17,6 +18,7 @@ from fl_integration.statistics.moments import Moments
 from fl_integration.statistics.policy import SitePolicy, SmallCells
 from fl_integration.statistics.question import Condition
 from fl_integration.statistics.refusal import QuestionRefusedError
+from protocols import CkksSum, MaskedSum
 from tests.attacks.questions import AGE, CLIENTS_LEARN, MARKER, NAMES, hospitals, remembering, told
 
 VICTIM = "wien"
@@ -101,6 +103,16 @@ def test_a_count_is_about_rows_as_well() -> None:
         told(Count(where=ALL_BUT_ONE.where), tables=tables, policy=policy)
 
 
+def test_a_condition_is_about_the_rows_that_have_a_value_too() -> None:
+    """Half of the ages are unknown: all rows and those that count differ by many, the known ones by one."""
+    tables, policy = victim(), remembering()
+    tables[VICTIM].loc[:19, "age"] = np.nan
+    told(Moments((AGE,)), tables=tables, policy=policy)
+    with pytest.raises(QuestionRefusedError, match="the rows that have 'age' differ") as found:
+        told(Count(where=ALL_BUT_ONE.where), tables=tables, policy=policy)
+    assert set(found.value.reasons) == {VICTIM}
+
+
 @pytest.mark.slow  # D23 and D25 show it at once
 def test_where_the_clients_learn_the_sums_it_is_the_same() -> None:
     pytest.importorskip("tenseal")
@@ -127,6 +139,35 @@ def test_sites_that_differ_in_one() -> None:
     assert set(found.value.reasons) == set(NAMES)
 
 
+def test_sites_that_differ_in_one_tell_its_rows_to_a_count() -> None:
+    policy = remembering()
+    told(Count(), policy=policy)
+    with pytest.raises(QuestionRefusedError, match="the sites differ from those of an earlier answer"):
+        told(Count(), tables={**hospitals(), "genf": hospitals()["wien"]}, policy=policy)
+
+
+@pytest.mark.parametrize("kind", [MaskedSum, pytest.param(CkksSum, marks=pytest.mark.slow)])
+def test_sites_that_hold_nothing_do_not_hide_the_one_that_came(kind: Any) -> None:
+    """Three sites came, which are enough, but two of them never measured the marker."""
+    if kind is CkksSum:
+        pytest.importorskip("tenseal")
+    tables, options = hospitals(), {"protocol": kind(max_clients=6)}
+    came = {name: hospitals()["wien"] for name in ("chur", "genf", "zug")}
+    full = {**tables, **{name: hospitals()["wien"] for name in came}}
+    for name in ("chur", "genf"):
+        came[name]["marker"] = np.nan
+    three, six = (told(EVERYBODY, tables=each, **options) for each in (tables, {**tables, **came}))
+    assert total(six) - total(three) == pytest.approx(came["zug"].marker.sum())
+    policy = remembering()
+    told(EVERYBODY, tables=tables, policy=policy, **options)
+    with pytest.raises(
+        QuestionRefusedError, match="enough values in 'marker' may differ from those of an earlier"
+    ) as found:
+        told(EVERYBODY, tables={**tables, **came}, policy=policy, **options)
+    assert set(found.value.reasons) == set(NAMES)
+    assert told(EVERYBODY, tables=full, policy=policy, **options).count[0] == 240
+
+
 # Two pairs of bounds
 
 
@@ -143,6 +184,9 @@ def test_bounds_that_move_count_the_rows_in_between() -> None:
     told(asked(60), tables=tables, policy=policy)
     with pytest.raises(QuestionRefusedError, match="'age' was answered about with other bounds"):
         told(asked(61), tables=tables, policy=policy)
+    moved = Condition(Number("age", low=0, high=61, unit=1), at_least=40)
+    with pytest.raises(QuestionRefusedError, match="'age' was answered about with other bounds"):
+        told(Count(where=(moved,)), tables=tables, policy=policy)
     declared = remembering(columns={"age": AGE})
     with pytest.raises(QuestionRefusedError, match="declared with other bounds"):
         told(asked(60), tables=tables, policy=declared)

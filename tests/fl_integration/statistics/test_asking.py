@@ -66,6 +66,23 @@ def test_with_a_seed_everything_repeats_and_without_one_it_does_not() -> None:
     assert len({b"".join(each) for each in wire}) == 4
 
 
+def test_a_site_hears_how_many_of_its_values_were_beyond_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    halves: dict[str, Respondent] = {}
+
+    class Kept(Respondent):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            halves[self.name] = self
+
+    monkeypatch.setattr(asking, "Respondent", Kept)
+    sites = tables()
+    sites["wien"].loc[:2, "age"] = [200.0, -1.0, np.nan]
+    ask(MASKED, sites, Moments((AGE,)), seed=1)
+    assert {name: each.clipped for name, each in halves.items()} == {
+        name: {"age": 2 if name == "wien" else 0} for name in NAMES
+    }
+
+
 # What is left out
 
 

@@ -7,6 +7,7 @@ import statsmodels.api as sm
 from sklearn.linear_model import LogisticRegression as Pooled
 
 from fl_integration.statistics.asking import ask
+from fl_integration.statistics.coefficients import Coefficients
 from fl_integration.statistics.columns import Category, Number
 from fl_integration.statistics.logistic_regression import LogisticRegression
 from fl_integration.statistics.newton import BETA_LIMIT
@@ -240,6 +241,22 @@ def test_it_prints_and_draws():
     assert list(answer.to_frame().index) == list(answer.names)
     axes = answer.draw()
     assert [each.get_text() for each in axes.get_yticklabels()] == ["age", "sex[m]", "pressure"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (1.0004, 1.04, "1.02 (1.00 to 1.04)"),
+        (0.9996, 1.04, "1.02 (1.00 to 1.04)"),
+        (81.0, 400.0, "180 (81.0 to 400)"),
+    ],
+)
+def test_ratios_have_three_digits(low, high, said):
+    middle, error = np.log(low * high) / 2, np.log(high / low) / 2 / 1.959963984540054
+    found = Coefficients(
+        names=("x",), estimates=np.array([middle]), covariance=np.array([[error**2]]), ratio="odds ratio"
+    )
+    assert said in str(found)
 
 
 def test_through_a_masked_sum():
