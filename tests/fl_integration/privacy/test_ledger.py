@@ -247,3 +247,8 @@ def test_a_closed_ledger_charges_nothing(path):
     ledger.close()
     with pytest.raises(ParameterError, match=r"cannot be written: .*; release nothing until it can"):
         charged(ledger)
+
+
+def test_a_charge_is_on_the_disk_when_it_returns(tmp_path):
+    with BudgetLedger(tmp_path / "ledger", epsilon=1.0, delta=1e-5) as ledger:
+        assert ledger._connection.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA: the folder too
