@@ -161,7 +161,7 @@ def federate(
     check_drop(rehearsal.drop, rounds=rounds, names=protocol.exchanges(first=True), clients=sites)
     if clip is not None:
         protocol.exact(max_summand=clip.largest_count(prepared.layout.segments))
-    check_standardise(standardise, evaluate, private=privacy is not None)
+    check_standardise(standardise, evaluate, private=privacy is not None, checkpointed=checkpoint is not None)
     evaluator = Evaluator(evaluate, rounds=rounds, sites=sites, protocol=protocol)
     found = None
     if standardise is not None:

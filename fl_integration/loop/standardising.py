@@ -212,9 +212,18 @@ def standardised(
 
 
 def check_standardise(
-    standardise: object, evaluate: Evaluation | Metric | None, *, private: bool = False
+    standardise: object,
+    evaluate: Evaluation | Metric | None,
+    *,
+    private: bool = False,
+    checkpointed: bool = False,
 ) -> None:
-    """Whether `federate` can do this with this evaluation; `private`: under differential privacy.
+    """Whether `federate` can do this with this evaluation.
+
+    Args:
+        standardise, evaluate: of `federate`.
+        private: under differential privacy.
+        checkpointed: with a checkpoint.
 
     Raises:
         ParameterError: it cannot; the text says what to do.
@@ -233,6 +242,11 @@ def check_standardise(
             "that all gradients are scaled by, which the budget would not count. Take Standardise.POOLED "
             "with Standardisation(privacy=RowLevel(epsilon=…, delta=…)), whose ε comes on top, or scale "
             "the inputs by constants that no patient moves and leave standardise= out"
+        )
+    if checkpointed and standardise.privacy is not None:
+        raise ParameterError(
+            "checkpoint= and noised figures: a training that is taken up would ask for others, and pay "
+            "again; call standardised(…) once, keep its scale, and pass scaled sites without standardise="
         )
     if isinstance(evaluate, Central) and standardise.how is Standardise.SITE:
         raise ParameterError(

@@ -10,10 +10,10 @@ a new roster decide that, and an attacker who could make them sign could read mo
 that is restored from a backup has forgotten** what was spent since: keep it where backups and snapshots do
 not reach. It holds sessions, rounds and sizes of noise, and nothing of any patient.
 
-It adds up whatever is charged, and does not know what one release protects: a patient, a row, a client. The sum
-is that of a patient where each has one row. Where she has several, keep a budget for rows (`RowLevel`) and one
-for patients (`PatientLevel` with `patients=`) apart; and one for clients (`ClientLevel`) in any case: a patient
-can turn a client's update into another one, which is twice as far as from nothing.
+It adds up whatever is charged, and does not know what one release protects: a patient, a row, a client. The
+sum is that of a patient where each has one row. Where she has several, keep a budget for rows (`RowLevel`)
+and one for patients (`PatientLevel` with `patients=`) apart; and one for clients (`ClientLevel`) in any case:
+a patient can turn a client's update into another one, which is twice as far as from nothing.
 
 >>> from fl_integration.privacy.accountant import Release
 >>> from fl_integration.privacy.units import Noise

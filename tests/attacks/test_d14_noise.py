@@ -8,7 +8,7 @@ have been opened by a server that says its round was aborted.
 
 The weakened copies plan the noise for all clients, or for all but the corrupt; do not insist on a cohort;
 charge a round again without a word where it was charged before, or run it again after a crash; and pay when a
-sum arrives. Everything else is the library's: machines, sites, ledger and loop.
+vector is made, or when a sum arrives. Everything else is the library's: machines, sites, ledger and loop.
 
 What is measured is the noise that is left, beside what one trusted party would have added. It is that of many
 values at once, so its standard deviation is known to a hundredth.
@@ -16,6 +16,7 @@ values at once, so its standard deviation is known to a hundredth.
 
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from fl_integration.loop import noised, rounds
 from fl_integration.loop.federated import federate
 from fl_integration.loop.in_process import InProcess
 from fl_integration.loop.noised import Account, NoisedSite
+from fl_integration.loop.parties import FederatedClient
 from fl_integration.loop.report import TrainingAborted
 from fl_integration.loop.serving import FederatedServer
 from fl_integration.loop.watch import Progress, Watch
@@ -276,6 +278,39 @@ def vectors_until(budget: BudgetLedger, trainings: int) -> int:
                 rehearsal=rounds.Rehearsal(drop=lost),
             )
     return len(left)
+
+
+class AskingAgain(InProcess):
+    """A server that asks a client again which did not answer."""
+
+    replies: ClassVar[list[bytes]] = []
+
+    def _answer(self, client, request):
+        reply = super()._answer(client, request)
+        if reply is None:
+            with suppress(SiteFailedError):
+                self.replies.append(self._clients[client].answer(request))
+        return reply
+
+
+@pytest.mark.parametrize("weakened", [False, True])
+def test_a_vector_that_cannot_be_paid_for_is_not_there_to_be_asked_for_again(monkeypatch, weakened):
+    def paid_last(self, noised, asked, summand):
+        reply = self._machine.contribute(noised.noised(summand, round=asked.round))
+        noised.pay(round=asked.round)
+        return reply
+
+    if weakened:
+        monkeypatch.setattr(FederatedClient, "_noised_and_paid", paid_last)
+    monkeypatch.setattr(rounds, "InProcess", AskingAgain)
+    monkeypatch.setattr(AskingAgain, "replies", [])
+    said = r"'a' has spent ε = 0 of 0\.001"
+    with (
+        BudgetLedger(None, epsilon=0.001, delta=UNIT.delta) as budget,
+        pytest.raises(ParameterError, match=said),
+    ):
+        private(privacy=replace(UNIT, ledger=budget), rounds=1)
+    assert len(AskingAgain.replies) == (4 if weakened else 0)
 
 
 def test_a_server_that_aborts_every_round_gets_no_more_vectors_than_the_budget_has(monkeypatch):

@@ -1,6 +1,8 @@
 """Private trainings: what leaves a site is its clipped summand and its noise, no more, and it is paid for."""
 
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import ANY
@@ -26,6 +28,7 @@ from fl_integration.privacy.ledger import BudgetLedger, roster_of
 from fl_integration.privacy.patient import PatientLevel
 from fl_integration.privacy.rotation import Rotation
 from fl_integration.privacy.rows import RowLevel
+from fl_integration.site import per_patient
 from fl_integration.site.training import LocalTraining
 from fl_integration.statistics.asking import ask
 from fl_integration.statistics.count import Count
@@ -133,6 +136,21 @@ def test_an_aborted_round_is_paid_for():
     run = private(drop=drop)
     assert [bool(report.aborted) for report in run.history] == [False, True, False]
     np.testing.assert_allclose([report.epsilon for report in run.history], run.privacy.epsilon_by_round)
+
+
+def test_what_may_fail_beside_the_noise_is_paid_for_too(tmp_path):
+    with BudgetLedger(tmp_path / "ledger", epsilon=9.0, delta=1e-3) as ledger:
+        run = private(privacy=replace(UNIT, ledger=ledger), rounds=1)
+    with closing(sqlite3.connect(tmp_path / "ledger")) as file:
+        assert file.execute("SELECT DISTINCT failure FROM charges").fetchall() == [(run.privacy.failure,)]
+    assert run.privacy.failure > 0
+
+
+def test_a_sample_is_of_all_patients_however_many_gradients_are_held_at_once(monkeypatch):
+    unit = replace(UNIT, sampling_rate=0.5)
+    at_once = private(privacy=unit, rounds=1).digest
+    monkeypatch.setattr(per_patient, "_AT_ONCE", 5)
+    assert private(privacy=unit, rounds=1).digest == at_once
 
 
 def test_who_sends_nothing_pays_nothing():

@@ -303,6 +303,15 @@ def test_exact_figures_are_refused_under_privacy(standardise):
         federate(MaskedSum(max_clients=3), model(), sites(), standardise=standardise, **private())
 
 
+def test_noised_figures_are_no_part_of_a_checkpoint(tmp_path):
+    """Asked for again they are others, so that the training would not go on; and they are paid for again."""
+    noised = replace(POOLED, privacy=RowLevel(epsilon=8.0, delta=1e-3))
+    with pytest.raises(ParameterError, match="that is taken up would ask for others, and pay again"):
+        federate(
+            MaskedSum(max_clients=3), model(), sites(), standardise=noised, checkpoint=tmp_path, **private()
+        )
+
+
 def test_noised_figures_go_with_privacy():
     given = private()
     noised = replace(POOLED, privacy=RowLevel(epsilon=8.0, delta=1e-3))

@@ -276,6 +276,13 @@ def test_without_a_planned_length_too_many_entries_for_exact_squares_are_refused
         unit.summand(np.zeros((0, 1 << 28)), plan=unit.plan(3))
 
 
+def test_the_mean_is_over_the_patients_that_are_drawn_on_average():
+    unit = PatientLevel(**BUDGET, sampling_rate=0.5, clip=2.0)
+    total = np.array([unit.steps, -3 * unit.steps], dtype=np.int64)
+    expected = np.array([2.0, -6.0]) / (0.5 * unit.denominator)
+    np.testing.assert_allclose(unit.mean(total, plan=unit.plan(3, length=2)), expected)
+
+
 def test_a_plan_serves_the_unit_that_made_it():
     others = (
         PatientLevel(**BUDGET, steps=2048),

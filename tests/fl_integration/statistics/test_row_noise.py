@@ -85,6 +85,16 @@ def noise_of(name: str) -> RowNoise:
     return RowNoise(PRIVACY, QUESTIONS[name], max_rows=1000, sites=3, protocol=MASKED)
 
 
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_the_noise_is_for_all_entries_that_one_row_touches_and_for_all_sums(name: str) -> None:
+    noise, said = noise_of(name), QUESTIONS[name].sensitivity
+    assert said is not None
+    moved = np.full(said.touched, noise._grid)
+    assert noise.plan.release.l2**2 == pytest.approx((moved**2).sum())
+    assert noise.plan.release.l1 == pytest.approx(moved.sum())
+    assert noise.plan.rounds == QUESTIONS[name].most_sums
+
+
 @pytest.mark.slow
 @given(value=st.integers(-(2**31), 2**31), change=st.integers(-(3000**2), 3000**2))
 @settings(max_examples=100, deadline=None)
