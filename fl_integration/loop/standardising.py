@@ -158,7 +158,13 @@ class Standardised:
             if self.how is Standardise.POOLED
             else "each site's own mean and deviation"
         )
-        return f"inputs scaled by {whose} (Standardise.{self.how.name})"
+        came = None if self.answer is None else self.answer.provenance
+        noise = (
+            f", with noise: ε {came.epsilon:.3g} at δ {came.delta:.3g} a row, on top of what training spends"
+            if came is not None and came.epsilon is not None and came.delta is not None
+            else ""
+        )
+        return f"inputs scaled by {whose} (Standardise.{self.how.name}){noise}"
 
 
 def standardised(

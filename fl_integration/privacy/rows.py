@@ -12,7 +12,7 @@ one patient has several rows the guarantee is for a row, and weaker for the pati
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,17 @@ from secagg.numbers import plain
 
 __all__ = ["RowLevel"]
 
+_MOST_DELTA: Final = 1e-3
+"""How many rows there are is not known here, and is never few."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowLevel:
     """Differential privacy for each row of each site's table, of one question.
 
     Args:
-        epsilon, delta: the budget of all sums of the question.
+        epsilon, delta: the budget of all sums of the question; delta at most 0.001, and below 1 over the rows
+            of all sites, which is the caller's to know.
         noise: the law.
         ledger: what charges each sum before it leaves.
 
@@ -59,6 +63,11 @@ class RowLevel:
         epsilon, delta = check_epsilon_delta(self.epsilon, self.delta)
         object.__setattr__(self, "epsilon", epsilon)
         object.__setattr__(self, "delta", delta)
+        if delta > _MOST_DELTA:
+            raise ParameterError(
+                f"delta is {delta:g}, above {_MOST_DELTA:g}: with such a chance one row may be shown whole; "
+                "pass less than 1 over the rows of all sites, by a factor of 10 at best"
+            )
         check_choice("noise", self.noise, Noise)
 
     def plan(

@@ -27,6 +27,7 @@ class Provenance:
         left_out: for each column, how many sites had too few values in it to be counted; under "(rows)", how
             many had too few rows.
         epsilon, delta: what noise inside the sum guarantees each row; None where there is none.
+        noise: standard deviation of the noise in each count that was summed; 0.0 where there is none.
     """
 
     contributors: frozenset[str]
@@ -36,6 +37,7 @@ class Provenance:
     left_out: dict[str, int] = field(default_factory=dict)
     epsilon: float | None = None
     delta: float | None = None
+    noise: float = 0.0
 
     def __str__(self) -> str:
         most = max(self.sent.values(), default=0)
@@ -44,6 +46,7 @@ class Provenance:
         if self.epsilon is not None:
             delta = 0.0 if self.delta is None else self.delta
             said.append(f"each row is protected with ε = {self.epsilon:.3g}, δ = {delta:.1g}")
+            said.append(f"noise of sd {self.noise:.3g} in each count")
         return "; ".join(said)
 
 
@@ -63,7 +66,7 @@ class Answer(ABC):
 
     @abstractmethod
     def draw(self, axes: "Axes | None" = None) -> Any:
-        """Draws itself; returns the matplotlib Axes (needs matplotlib, extra `demo`)."""
+        """Draws itself; returns the matplotlib Axes (needs matplotlib, extra `statistics`)."""
 
     def __str__(self) -> str:
         table = str(self.to_frame().to_string())
@@ -100,7 +103,7 @@ def new_axes(axes: "Axes | None", *, height: float = math.nan, width: float = 6.
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError(package="matplotlib", extra="demo") from error
+        raise MissingExtraError(package="matplotlib", extra="statistics") from error
     size = (width, 4.8 if math.isnan(height) else height)
     figure = Figure(figsize=size, layout="constrained")
     return figure.subplots()

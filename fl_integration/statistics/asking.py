@@ -16,6 +16,7 @@ the sums they make the answer, all the same one, and the server is told only how
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +28,7 @@ from fl_integration.statistics.course import Course
 from fl_integration.statistics.encoding import decode_question, encode
 from fl_integration.statistics.policy import SitePolicy, SmallCells
 from fl_integration.statistics.question import Question
-from fl_integration.statistics.refusal import QuestionRefusedError
+from fl_integration.statistics.refusal import QuestionRefusedError, by_reason
 from fl_integration.statistics.request import Request
 from fl_integration.statistics.respondent import Respondent, surface_of
 from fl_integration.statistics.row_noise import RowNoise
@@ -173,7 +174,7 @@ def ask(
         seed: with one, everything repeats, and everything is as secret as the seed: for demonstrations.
 
     Returns:
-        The answer, with its provenance.
+        The answer, with its provenance. Values outside their bounds are warned of, by site and column.
 
     Raises:
         ParameterError: an argument, or a site's table, can never work, and nothing has run; or the sums have
@@ -220,6 +221,7 @@ def ask(
         course = next(iter(respondents.values())).course
     if course.answer is None:
         raise RoundAborted("the question ended without an answer")
+    _say_clipped(respondents)
     seconds = {site: each.seconds for site, each in respondents.items()}
     seconds[SERVER] = max(time.process_time() - since - sum(seconds.values()), 0.0)
     sent = {site: count for site, count in wire.sent.items() if site != SERVER}
@@ -231,6 +233,7 @@ def ask(
         left_out=course.left_out,
         epsilon=None if noise is None else noise.plan.epsilon,
         delta=None if noise is None else noise.plan.delta,
+        noise=0.0 if noise is None else noise.of_a_count,
     )
     return replace(course.answer, provenance=provenance)
 
@@ -256,6 +259,21 @@ def _run(
         raise
 
 
+def _say_clipped(respondents: Mapping[ClientId, Respondent]) -> None:
+    """Warns of values outside their bounds: who calls `ask` has the tables, and may have a wrong unit."""
+    found = {
+        site: ", ".join(f"{count} of {name!r}" for name, count in each.clipped.items())
+        for site, each in respondents.items()
+        if each.clipped
+    }
+    if found:
+        warnings.warn(
+            f"values outside their column's bounds count as the nearer bound: {by_reason(found)}. Look at "
+            "the unit, or agree on wider bounds",
+            stacklevel=3,
+        )
+
+
 def _respondents(
     question: Question,
     identities: Sequence[Identity],
@@ -267,7 +285,7 @@ def _respondents(
 ) -> dict[ClientId, Respondent]:
     """All sites' halves; if some cannot or will not, all of their reasons."""
     found: dict[ClientId, Respondent] = {}
-    wrong: list[str] = []
+    wrong: dict[ClientId, str] = {}
     refusals: dict[ClientId, str] = {}
     body = encode(question)
     for identity in identities:
@@ -284,9 +302,9 @@ def _respondents(
         except QuestionRefusedError as error:
             refusals |= error.reasons
         except ParameterError as error:
-            wrong.append(f"{site}: {error}")
+            wrong[site] = str(error)
     if wrong:
-        raise ParameterError("; ".join(wrong))
+        raise ParameterError(by_reason(wrong))
     if refusals:
         raise QuestionRefusedError(refusals)
     return found
@@ -298,6 +316,11 @@ def _policies(
     """Each site's policy."""
     if not isinstance(tables, Mapping) or not tables:
         raise ParameterError("tables maps each site's id to its table; it is empty or no mapping")
+    if len(tables) < 2:
+        raise ParameterError(
+            f"tables is of {next(iter(tables))!r} alone, whose rows a sum would tell; pass those of at least "
+            "2 sites, better 3"
+        )
     if policy is None:
         policy = SitePolicy(small_cells=SmallCells.OPENED)
     if isinstance(policy, SitePolicy):

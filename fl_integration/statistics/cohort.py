@@ -133,7 +133,7 @@ class TableOne:
             what = ", ".join(each for each in (self._name(column) if column else "", whose) if each) or "all"
             notes.append(
                 f"{what}: {count} {'site has' if count == 1 else 'sites have'} too few "
-                f"{'values' if column else 'rows'}, and none in it."
+                f"{'values' if column else 'rows'}, and none of them is counted."
             )
         return tuple(notes)
 

@@ -119,7 +119,10 @@ class Category:
                 f"column {self.name!r} has {len(levels)} levels; it must have 1 to {_MOST_LEVELS}"
             )
         if {type(each) for each in levels} not in ({str}, {int}):
-            raise ParameterError(f"column {self.name!r} has levels that are neither all str nor all int")
+            raise ParameterError(
+                f"column {self.name!r} has levels that are neither all str nor all int; for False and True "
+                "take (0, 1)"
+            )
         if len(set(levels)) < len(levels):
             raise ParameterError(f"column {self.name!r} names a level twice")
         object.__setattr__(self, "levels", levels)

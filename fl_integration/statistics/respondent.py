@@ -123,6 +123,11 @@ class Respondent:
         self.seconds = time.process_time() - since
 
     @property
+    def clipped(self) -> dict[str, int]:
+        """By column, how many values counted so far lay outside the bounds; for this site's eyes."""
+        return {name: count for name, count in self._rows.clipped.items() if count}
+
+    @property
     def course(self) -> Course:
         """Where the question stands, where the clients learn the sums."""
         return self._course

@@ -85,6 +85,11 @@ class RowNoise:
             protocol=protocol,
         )
 
+    @property
+    def of_a_count(self) -> float:
+        """Standard deviation of the noise in a value that one row changes by 1."""
+        return self.plan.sigma_total / self._grid
+
     def add(self, summand: Total, *, entropy: Entropy) -> Total:
         """A site's summand with its share of the noise: int64[length]. Once for each that leaves."""
         scaled = np.zeros(self.length, dtype=np.int64)

@@ -92,12 +92,18 @@ class Rows:
         if column.name in self._hidden:
             return np.full(len(self), np.nan)
         known = _known(found)
-        if found.dtype.kind not in "biufO" or (
-            found.dtype == object and not all(isinstance(each, Real) for each in found[known])
-        ):
+        if found.dtype.kind not in "biufO":
             raise ParameterError(
-                f"column {column.name!r} holds something that is no number; repair it, or ask for a Category"
+                f"column {column.name!r} holds something that is no number, its dtype is {found.dtype}; "
+                "convert it, or ask for a Category"
             )
+        if found.dtype == object:
+            strange = [row for row in np.flatnonzero(known).tolist() if not isinstance(found[row], Real)]
+            if strange:
+                raise ParameterError(
+                    f"column {column.name!r} holds something that is no number in {len(strange)} rows, "
+                    f"first in row {strange[0]}; repair it, make it missing (NaN), or ask for a Category"
+                )
         values = np.full(len(self), np.nan)
         try:
             values[known] = found[known].astype(np.float64)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from fl_integration.command.app import app
 from fl_integration.command.main import main
+from fl_integration.command.tables import show
 from fl_integration.statistics.cohort import CategoryLine, TableOne
 from fl_integration.studies.heart import describing
 from fl_integration.studies.heart.choices import Choice
@@ -54,7 +55,9 @@ def test_it_is_the_table_of_the_pile(table):
 
 def test_switzerland_is_in_no_figure_of_what_it_lacks(table):
     notes = " ".join(table.notes)
-    assert "Serum cholesterol, mg/dl, disease: 1 site has too few values, and none in it." in notes
+    assert (
+        "Serum cholesterol, mg/dl, disease: 1 site has too few values, and none of them is counted." in notes
+    )
     assert "Serum cholesterol, mg/dl, no disease: 1 site has too few values" in notes
     assert rows("chol", 1).eq(0).sum() == 0
 
@@ -107,3 +110,17 @@ def test_hospitals_that_ask_for_more_rows_than_they_have_refuse(capsys):
     """With three hospitals each must have enough in every group, or two would be told apart."""
     assert main(["describe", "heart", "--sites", "3", "--min-rows", "60"]) == 2
     assert "sites have enough rows that count; at least 3 must" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(200, 4), (60, 8), (20, 8)])
+def test_a_narrow_terminal_cuts_no_word_in_two(columns, lines, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    heads = ("", "all\n(n = 920)", "no disease\n(n = 411)", "disease\n(n = 509)", "missing", "p")
+    row = ("Serum cholesterol, mg/dl", "246.8 (58.5)", "240.2 (55.8)", "254.0 (60.6)", "202", "<.001")
+    show(heads, [row], numbers=True)
+    said = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    words = said.split()
+    assert all(words.count(word) for cell in (*heads, *row) for word in cell.split())
+    assert len(said.splitlines()) == lines
+    assert max(map(len, said.splitlines())) <= max(columns, 60)

@@ -317,6 +317,7 @@ def test_noised_figures_go_with_privacy():
     noised = replace(POOLED, privacy=RowLevel(epsilon=8.0, delta=1e-3))
     run = federate(MaskedSum(max_clients=3), model(), sites(), standardise=noised, **given)
     assert run.standardised.answer.provenance.epsilon == pytest.approx(8.0, rel=1e-3)
+    assert "on top of what training spends" in str(run)
     exact = pile()[:, 0].mean()
     assert 0 < abs(run.standardised.scale.mean[0] - exact) < 20
 

@@ -328,7 +328,9 @@ def test_questions_that_are_none(change, said):
         unit.plan(3, **{"length": 4, "l2": 1.0, "largest": 10, **change})
 
 
-@pytest.mark.parametrize(("epsilon", "delta"), [(0, 1e-6), (21, 1e-6), (1, 0), (1, 1.0), (True, 1e-6)])
+@pytest.mark.parametrize(
+    ("epsilon", "delta"), [(0, 1e-6), (21, 1e-6), (1, 0), (1, 1.0), (1, 0.5), (1, 0.0011), (True, 1e-6)]
+)
 def test_budgets_of_rows_that_are_none(epsilon, delta):
     with pytest.raises(ParameterError, match=r"epsilon is|delta is"):
         RowLevel(epsilon=epsilon, delta=delta)

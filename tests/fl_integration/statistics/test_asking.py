@@ -125,6 +125,22 @@ def test_empty_tables_are_sites_without_rows() -> None:
         ask(MASKED, {name: {"age": []} for name in NAMES}, Moments((AGE,)), seed=1)
 
 
+def test_values_outside_their_bounds_are_warned_of_by_site() -> None:
+    sites = tables()
+    sites["wien"] = sites["wien"].assign(age=[900.0, *sites["wien"].age[1:]])
+    with pytest.warns(UserWarning, match="nearer bound: wien: 1 of 'age'. Look at the unit") as said:
+        ask(MASKED, sites, Moments((AGE,)), seed=1)
+    assert [each.filename for each in said] == [__file__]
+    assert "900" not in str(said[0].message)
+
+
+def test_what_all_sites_say_is_said_once() -> None:
+    with pytest.raises(ParameterError) as found:
+        ask(MASKED, tables(), Moments((Number("years", low=0, high=128, unit=1),)))
+    assert str(found.value).startswith("basel, bern, wien: there is no column 'years'")
+    assert str(found.value).count("no column") == 1
+
+
 class Complete(Moments):
     """Moments over the rows that lack nothing."""
 
@@ -185,12 +201,13 @@ def test_columns_that_differ_between_sites_are_named_with_their_sites() -> None:
     [
         ({"tables": {}}, "tables maps each site's id"),
         ({"tables": [1]}, "tables maps each site's id"),
-        ({"tables": dict.fromkeys(NAMES, 3)}, "basel: a table is a int"),
+        ({"tables": dict.fromkeys(NAMES, 3)}, "basel, bern, wien: a table is a int"),
         ({"tables": {name: {"age": [1.0], "sex": []} for name in NAMES}}, "must be equal"),
         ({"tables": {name: {"age": [1.0]} for name in "abcde"}}, "max_clients"),
         ({"tables": {name: {"age": [1.0] * 20} for name in "ab"}}, "a cohort of 2, min_contributors is 3"),
+        ({"tables": {"a": {"age": [1.0] * 20}}}, "tables is of 'a' alone"),
         ({"question": "mean"}, "question is a str"),
-        ({"max_rows": 39}, "basel: the table has more rows than max_rows, 39; raise it at all"),
+        ({"max_rows": 39}, "the table has more rows than max_rows, 39; raise it at all"),
         ({"max_rows": 0}, "max_rows is 0"),
         ({"max_rows": 1.5}, "max_rows is 1.5"),
         (

@@ -265,7 +265,7 @@ def test_a_site_with_few_rows_is_left_out_and_said():
     few["outcome"] = ["ill"] * 3 + ["well"] * 117
     four = PlainSum(max_clients=4)
     found = table_one(four, {**TABLES, "zug": few}, (AGE,), by=OUTCOME, max_rows=200)
-    assert "ill: 1 site has too few rows, and none in it." in found.notes
+    assert "ill: 1 site has too few rows, and none of them is counted." in found.notes
     ill = sum((TABLES[name]["outcome"] == "ill").sum() for name in TABLES)
     assert found.rows[2] == ill
 
