@@ -228,12 +228,14 @@ def test_files_that_are_none(tmp_path):
         with pytest.raises(ParameterError, match="a ledger lasts in a file"):
             BudgetLedger(name, **BUDGET)
     other = tmp_path / "other"
+    other.touch(mode=0o600)
     connection = sqlite3.connect(other)
     connection.execute("CREATE TABLE charges (site TEXT)")
     connection.close()
     with pytest.raises(ParameterError, match="holds something else than a budget ledger of version 1"):
         BudgetLedger(other, **BUDGET)
     text = tmp_path / "text"
+    text.touch(mode=0o600)
     text.write_bytes(b"no database, and longer than the header of one" * 30)
     with pytest.raises(ParameterError, match="cannot be used: file is not a database; release nothing"):
         BudgetLedger(text, **BUDGET)
