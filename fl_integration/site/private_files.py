@@ -27,6 +27,7 @@ import os
 import stat
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -88,12 +89,21 @@ def write_private(
 
 
 def create_private(path: Path) -> None:
-    """An empty file with mode 0600, for a library that would make one with the process's own mode.
+    """A file with mode 0600, for a library that would make one with the process's own mode.
 
-    What stands there already stays, whatever it is. If the disk refuses, so it will for whoever opens the
-    file next, and its own error says more.
+    What stands there already stays, if nobody else could have read or written it. If the disk refuses, so it
+    will for whoever opens the file next, and its own error says more.
+
+    Raises:
+        ParameterError: a file stands there that is open to others or of another user, or a link to nothing,
+            behind which the library would make a file with the process's own mode.
     """
     if os.path.lexists(path):
+        with suppress(OSError):  # what cannot be looked at cannot be opened either, but for a link to nothing
+            _check_owned(path, path.stat())
+            return
+        if path.is_symlink():
+            raise ParameterError(f"{str(path)!r} is a link to a file that is not there; name the file itself")
         return
     # Never by opening the place itself: to close any handle of a file drops all of SQLite's locks on it.
     # A path that names no file is a ValueError.
@@ -122,22 +132,24 @@ def read_private(
     place = file_path(path, "a private file")
     _check_modes(place, without_modes)
 
-    def owned(status: os.stat_result) -> None:
-        if not _MODES_HOLD:
-            return
-        shown, mode = str(place), stat.S_IMODE(status.st_mode)
-        if status.st_uid != os.geteuid():
-            raise ParameterError(
-                f"{shown!r} belongs to another user (number {status.st_uid}), who can read it; "
-                "make a file of your own"
-            )
-        if mode & _OTHERS:
-            raise ParameterError(
-                f"{shown!r} can be read or written by others (mode {mode:04o}); run: chmod 600, and consider "
-                "whether what stands in it is still secret"
-            )
+    return read_whole(place, maximum=maximum, check=partial(_check_owned, place))
 
-    return read_whole(place, maximum=maximum, check=owned)
+
+def _check_owned(place: Path, status: os.stat_result) -> None:
+    """Refuses a file that others could have read or written."""
+    if not _MODES_HOLD:
+        return
+    shown, mode = str(place), stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        raise ParameterError(
+            f"{shown!r} belongs to another user (number {status.st_uid}), who can read it; make a file of "
+            "your own"
+        )
+    if mode & _OTHERS:
+        raise ParameterError(
+            f"{shown!r} can be read or written by others (mode {mode:04o}); run: chmod 600, and consider "
+            "whether what stands in it is still secret"
+        )
 
 
 def _check_kept(place: Path, status: os.stat_result) -> None:

@@ -98,6 +98,7 @@ class AlleleTest(Question):
 
     cells: ClassVar[bool] = True
     complete_cases: ClassVar[bool] = True
+    needs_scipy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Question.__post_init__(self)

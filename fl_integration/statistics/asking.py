@@ -32,6 +32,7 @@ from fl_integration.statistics.refusal import QuestionRefusedError, by_reason
 from fl_integration.statistics.request import Request
 from fl_integration.statistics.respondent import Respondent, surface_of
 from fl_integration.statistics.row_noise import RowNoise
+from fl_integration.statistics.showing import load_special
 from protocols.identity import SERVER, ClientId, Identity, Roster
 from protocols.interface import IntegerSum, Learner, Outcome, Round
 from protocols.machine.parameters import MachineProtocol
@@ -180,7 +181,8 @@ def ask(
         ParameterError: an argument, or a site's table, can never work, and nothing has run; or the sums have
             no such answer, as where predictors separate the outcomes.
         BudgetExceededError: a site's budget does not allow the next sum.
-        MissingExtraError: dp-accounting is not installed, with `privacy`.
+        MissingExtraError: dp-accounting is not installed, with `privacy`; or scipy is not, and the answer has
+            p-values.
         QuestionRefusedError: a site does not answer.
         RoundAborted: a round failed.
         VerificationError: the clients did not find the same answer.
@@ -344,6 +346,8 @@ def _checked(question: object, max_rows: object) -> tuple[int, Question]:
     max_rows = plain(max_rows)
     if type(max_rows) is not int or not 1 <= max_rows <= _MOST_ROWS:
         raise ParameterError(f"max_rows is {max_rows!r}; it must be an int in [1, 2**40]")
+    if question.needs_scipy:  # found out now, and not when sums were opened and are spent
+        load_special()
     return max_rows, question
 
 

@@ -56,6 +56,7 @@ class Correlation(Question):
     numbers: tuple[Number, ...]
 
     complete_cases: ClassVar[bool] = True
+    needs_scipy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Question.__post_init__(self)

@@ -125,6 +125,7 @@ class CoxRegression(Question):
     most_steps: int = 12
     cells: ClassVar[bool] = True
     complete_cases: ClassVar[bool] = True
+    needs_scipy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Question.__post_init__(self)

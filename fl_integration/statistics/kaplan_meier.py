@@ -53,6 +53,7 @@ class KaplanMeier(Question):
     groups: Category | None = None
     cells: ClassVar[bool] = True
     complete_cases: ClassVar[bool] = True
+    needs_scipy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Question.__post_init__(self)

@@ -47,7 +47,8 @@ class MomentsAnswer(Answer):
         rows: of all sites that had enough of them, with values or without.
         count: int64[columns], rows with a value.
         mean: float64[columns]; NaN where no row has a value.
-        sd: float64[columns], with n - 1 in the denominator, as pandas has it; NaN below two values.
+        sd: float64[columns], with n - 1 in the denominator, as pandas has it; NaN below two values, and where
+            noise left less than nothing of the variance.
         population_sd: float64[columns], with n in the denominator, as StandardScaler has it.
     """
 
@@ -125,7 +126,7 @@ class Moments(Question):
         rows, (count, first, second) = int(total[0]), total[1:].reshape(3, -1).tolist()
         mean, sd, population = [], [], []
         for column, n, s, q in zip(self.numbers, count, first, second, strict=True):
-            unit, spread = Fraction(column.unit), max(n * q - s * s, 0)
+            unit, spread = Fraction(column.unit), n * q - s * s
             mean.append(float((Fraction(s, n) + column.middle) * unit) if n > 0 else math.nan)
             population.append(_root(Fraction(spread, n * n), unit) if n > 0 else math.nan)
             sd.append(_root(Fraction(spread, n * (n - 1)), unit) if n > 1 else math.nan)
@@ -144,7 +145,7 @@ class Moments(Question):
 
 
 def _root(variance: Fraction, unit: Fraction) -> float:
-    return math.sqrt(variance) * float(unit)
+    return math.sqrt(variance) * float(unit) if variance >= 0 else math.nan
 
 
 def numbers_of(given: object) -> tuple[Number, ...]:

@@ -84,6 +84,7 @@ class Question(ABC):
         cells: whether its sums open cells, numbers of rows that share something, which may be few.
         complete_cases: whether a row that lacks a value in one of `columns` is left out altogether. If not,
             each column is counted over the rows that have a value in it.
+        needs_scipy: whether its answer has p-values or intervals.
 
     Raises:
         ParameterError: `where` has something else in it.
@@ -93,6 +94,7 @@ class Question(ABC):
 
     cells: ClassVar[bool] = False
     complete_cases: ClassVar[bool] = False
+    needs_scipy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.where, tuple) or not all(isinstance(each, Condition) for each in self.where):

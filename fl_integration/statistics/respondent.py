@@ -123,14 +123,14 @@ class Respondent:
         self.seconds = time.process_time() - since
 
     @property
+    def clipped(self) -> dict[str, int]:
+        """By column, how many values were beyond the bounds; it leaves the site in no message."""
+        return {name: count for name, count in self._rows.clipped.items() if count}
+
+    @property
     def course(self) -> Course:
         """Where the question stands, where the clients learn the sums."""
         return self._course
-
-    @property
-    def clipped(self) -> dict[str, int]:
-        """By column, how many values of this site counted as a bound; it leaves the site in no message."""
-        return dict(self._rows.clipped)
 
     def answer(self, request: bytes) -> bytes:
         """The reply to one message of the server.

@@ -55,6 +55,7 @@ class RocCurve(Question):
     score: Number
     cells: ClassVar[bool] = True
     complete_cases: ClassVar[bool] = True
+    needs_scipy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Question.__post_init__(self)

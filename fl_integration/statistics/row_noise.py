@@ -6,7 +6,8 @@ by a square. So each is brought to one size before the noise and back behind it,
 are, and noise of one law hides it. What is read from the totals is post-processing and costs nothing.
 
 Under noise nothing else may depend on the rows: there is no coverage, no site leaves itself out for want of
-rows, and no two answers are compared. The guarantee covers the site alone in a column and the differencing
+rows, and no two answers are compared. What cannot be counted at all (more rows than `max_rows`, a text where
+a number is due) is still refused aloud. The guarantee covers the site alone in a column and the differencing
 pair, for as much as ε says; the budget's ledger holds the sums together.
 """
 

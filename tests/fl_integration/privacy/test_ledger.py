@@ -228,12 +228,14 @@ def test_files_that_are_none(tmp_path):
         with pytest.raises(ParameterError, match="a ledger lasts in a file"):
             BudgetLedger(name, **BUDGET)
     other = tmp_path / "other"
+    other.touch(mode=0o600)
     connection = sqlite3.connect(other)
     connection.execute("CREATE TABLE charges (site TEXT)")
     connection.close()
     with pytest.raises(ParameterError, match="holds something else than a budget ledger of version 1"):
         BudgetLedger(other, **BUDGET)
     text = tmp_path / "text"
+    text.touch(mode=0o600)
     text.write_bytes(b"no database, and longer than the header of one" * 30)
     with pytest.raises(ParameterError, match="cannot be used: file is not a database; release nothing"):
         BudgetLedger(text, **BUDGET)
@@ -247,3 +249,8 @@ def test_a_closed_ledger_charges_nothing(path):
     ledger.close()
     with pytest.raises(ParameterError, match=r"cannot be written: .*; release nothing until it can"):
         charged(ledger)
+
+
+def test_a_charge_is_on_the_disk_when_it_returns(tmp_path):
+    with BudgetLedger(tmp_path / "ledger", epsilon=1.0, delta=1e-5) as ledger:
+        assert ledger._connection.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA: the folder too

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from fl_integration.privacy.ledger import BudgetLedger
 from fl_integration.site import private_files
 from fl_integration.site.private_files import Existing, WithoutModes, read_private, write_private
+from fl_integration.site.release_log import SqliteReleaseLog
 from fl_integration.site.whole_files import read_whole, written_whole
+from fl_integration.statistics.ledger import AnswerLedger
 from secagg.errors import ParameterError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
@@ -308,3 +311,30 @@ def test_what_is_not_private_is_read_whole_and_bounded_too(tmp_path: Path) -> No
     assert read_whole(tmp_path / "roster", maximum=4) == b"text"
     with pytest.raises(ParameterError, match="more than 3 bytes"):
         read_whole(tmp_path / "roster", maximum=3)
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        SqliteReleaseLog,
+        AnswerLedger,
+        lambda path: BudgetLedger(path, epsilon=1.0, delta=1e-5),
+    ],
+    ids=["release log", "answers", "budget"],
+)
+def test_no_log_lies_in_a_file_that_others_can_read(opened: Any, tmp_path: Path) -> None:
+    """Neither in one that was there before, nor in one behind a link, made with the process's own mode."""
+    path = tmp_path / "log"
+    path.touch(mode=0o644)
+    path.chmod(0o644)
+    with pytest.raises(
+        ParameterError, match=r"can be read or written by others \(mode 0644\); run: chmod 600"
+    ):
+        opened(path)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+    with pytest.raises(ParameterError, match="is a link to a file that is not there; name the file itself"):
+        opened(link)
+    assert not (tmp_path / "target").exists()
+    path.chmod(0o600)
+    opened(path).close()

@@ -128,6 +128,7 @@ def test_a_closed_log_refuses(path):
     "content", [b"not a database, whatever its name says", b"SQLite format 3\x00" + bytes(90)]
 )
 def test_a_file_of_another_kind_is_refused_and_left_alone(path, content):
+    path.touch(mode=0o600)
     path.write_bytes(content)
     with pytest.raises(ParameterError, match="release log"):
         SqliteReleaseLog(path)
@@ -135,6 +136,7 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(path, content):
 
 
 def test_another_programs_database_is_refused(path):
+    path.touch(mode=0o600)
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE releases (x)")
     other.close()
@@ -206,6 +208,7 @@ INSERT INTO releases VALUES (CAST('s' AS BLOB), 1, 3, CAST('first' AS BLOB));
 
 def write_first_format(path):
     """A log as release 0.1.0 left it, with one entry."""
+    path.touch(mode=0o600)
     other = sqlite3.connect(path)
     other.executescript(FIRST_FORMAT)
     other.close()

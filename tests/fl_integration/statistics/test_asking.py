@@ -1,5 +1,6 @@
 """Questions among sites, over every protocol: who learns the answer, and what is refused when."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,18 @@ import pytest
 from fl_integration.statistics import asking
 from fl_integration.statistics.asking import Asker, ask
 from fl_integration.statistics.columns import Category, Number
+from fl_integration.statistics.correlation import Correlation
 from fl_integration.statistics.count import Count
 from fl_integration.statistics.course import Course
 from fl_integration.statistics.histogram import Histogram
 from fl_integration.statistics.moments import Moments
-from fl_integration.statistics.policy import SitePolicy
+from fl_integration.statistics.policy import SitePolicy, SmallCells
 from fl_integration.statistics.quantiles import Quantiles
 from fl_integration.statistics.question import Condition, Question, Step
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.respondent import Respondent, _counted
 from protocols import MaskedSum, RoundAborted
-from secagg.errors import ParameterError, VerificationError
+from secagg.errors import MissingExtraError, ParameterError, VerificationError
 from tests.fl_integration.statistics.pooled import pooled
 from tests.fl_integration.statistics.sites import AGE, CHOL, EACH, MASKED, NAMES, PROTOCOLS, SEX, tables
 from tests.fresh import run
@@ -77,9 +79,10 @@ def test_a_site_hears_how_many_of_its_values_were_beyond_the_bounds(monkeypatch:
     monkeypatch.setattr(asking, "Respondent", Kept)
     sites = tables()
     sites["wien"].loc[:2, "age"] = [200.0, -1.0, np.nan]
-    ask(MASKED, sites, Moments((AGE,)), seed=1)
+    with pytest.warns(UserWarning, match="wien: 2 of 'age'"):  # all sites are one's own, in this process
+        ask(MASKED, sites, Moments((AGE,)), seed=1)
     assert {name: each.clipped for name, each in halves.items()} == {
-        name: {"age": 2 if name == "wien" else 0} for name in NAMES
+        name: {"age": 2} if name == "wien" else {} for name in NAMES
     }
 
 
@@ -306,6 +309,16 @@ def test_clients_that_open_different_sums_have_no_answer(monkeypatch: pytest.Mon
     monkeypatch.setattr(asking, "Respondent", Doubting)
     with pytest.raises(VerificationError, match="opened different sums"):
         ask(PROTOCOLS["ckks"], tables(), Count(), seed=1)
+
+
+def test_a_missing_scipy_is_found_before_anything_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums that were opened are spent, whether an answer comes of them or not."""
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    policy = SitePolicy(small_cells=SmallCells.OPENED)
+    with pytest.raises(MissingExtraError, match=r"secagg\[statistics\]"):
+        ask(MASKED, tables(), Correlation((AGE, CHOL)), policy=policy)
+    assert [policy.ledger.answers(name) for name in NAMES] == [0] * len(NAMES)
+    assert ask(MASKED, tables(), Count(), policy=policy).rows == 120
 
 
 def test_two_columns_of_one_name_are_refused() -> None:

@@ -173,6 +173,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     if content == b"ledger":
         SqliteReleaseLog(path).close()
     else:
+        path.touch(mode=0o600)
         path.write_bytes(content)
     with pytest.raises(ParameterError, match=r"cannot be used|holds something else"):
         AnswerLedger(path)

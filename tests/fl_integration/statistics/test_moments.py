@@ -104,3 +104,12 @@ def test_columns_that_are_none(numbers: object, said: str) -> None:
 def test_another_step_is_refused() -> None:
     with pytest.raises(ParameterError, match="none of these Moments'"):
         Moments((AGE,)).summand(Step("moments", 7), Rows.of({"age": [1.0]}))
+
+
+def test_a_variance_that_noise_made_negative_is_not_told_as_none() -> None:
+    asking = Moments((Number("age", low=0, high=128, unit=1),)).asking(max_rows=100)
+    next(asking)
+    with pytest.raises(StopIteration) as done:
+        asking.send(np.array([20, 20, 40, 70]))
+    assert done.value.value.mean.tolist() == [66.0]
+    assert np.isnan([done.value.value.sd[0], done.value.value.population_sd[0]]).all()

@@ -18,7 +18,7 @@ from fl_integration.statistics.count import Count
 from fl_integration.statistics.cross_table import CrossTable
 from fl_integration.statistics.histogram import Histogram
 from fl_integration.statistics.moments import Moments
-from fl_integration.statistics.policy import SitePolicy
+from fl_integration.statistics.policy import SitePolicy, SmallCells
 from fl_integration.statistics.quantiles import Quantiles
 from fl_integration.statistics.question import Condition, Question, selected
 from fl_integration.statistics.respondent import Respondent
@@ -238,3 +238,13 @@ def test_a_site_does_not_answer_a_part_of_its_roster_under_noise() -> None:
             max_rows=1000,
             noise=noise_of("count"),
         )
+
+
+def test_a_site_of_few_rows_is_in_a_noised_sum_as_any_other() -> None:
+    """Whether it has few would be an answer without noise."""
+    pytest.importorskip("dp_accounting")
+    given = {**tables(), "wien": tables()["wien"].iloc[:9]}
+    unit = RowLevel(epsilon=20.0, delta=1e-3)
+    policy = SitePolicy(min_rows=10, small_cells=SmallCells.OPENED)
+    answer = ask(MASKED, given, Count(), privacy=unit, policy=policy, seed=1)
+    assert abs(answer.rows - sum(map(len, given.values()))) < 9 / 2
