@@ -62,7 +62,7 @@ has seen. Under ckks and paillier only the hospitals have it: it is read from th
 its operator could. The coordinator signs a record of each round, for secagg audit. On two cores ten rounds
 take about four minutes over Flower, which starts a process for each message, and with --kill a minute and a
 half more; over NVFlare less than one.
-What it needs: pip install 'secagg[cli,demo,flower]', or nvflare in place of flower.
+What it needs: pip install 'secagg[cli,demo]', with privacy for --epsilon, and flower or nvflare for --engine.
 """
 
 app = typer.Typer(cls=PlainGroup, help="Run a study, in one process or over an engine.", no_args_is_help=True)

@@ -264,9 +264,9 @@ def _run(
 def _say_clipped(respondents: Mapping[ClientId, Respondent]) -> None:
     """Warns of values outside their bounds: who calls `ask` has the tables, and may have a wrong unit."""
     found = {
-        site: ", ".join(f"{count} of {name!r}" for name, count in each.clipped.items())
+        site: ", ".join(f"{count} of {name!r}" for name, count in each.clipped.items() if count)
         for site, each in respondents.items()
-        if each.clipped
+        if any(each.clipped.values())
     }
     if found:
         warnings.warn(
