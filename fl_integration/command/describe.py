@@ -25,9 +25,9 @@ Examples:
   secagg describe heart
   secagg describe heart --sites 3 --protocol paillier
 
-A hospital answers about a group of its patients if it has at least as many of them as --min-rows says;
-counts below that are not printed either, though they may follow from those beside them. p-values are not
-corrected for their number. What it needs: pip install 'secagg[cli,statistics]', and ckks for that protocol.
+A hospital answers about a group of its patients if it has at least as many of them as --min-rows says; counts
+below that are not printed either, though they may follow from those beside them. p-values are not corrected
+for their number. What it needs: pip install 'secagg[cli,statistics]', and ckks for that protocol.
 """
 
 

@@ -93,7 +93,8 @@ class Saved:
         history: the reports so far.
         culprits, handed_over: as the loop knows them.
         seen: contributors of sums that moved nobody, see `Unmoved`.
-        account: under which a private training's rounds are paid for; empty without privacy.
+        account: under which a private training's rounds are paid for, and in which ledger; empty without
+            privacy.
     """
 
     next_round: int

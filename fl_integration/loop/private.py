@@ -44,6 +44,8 @@ __all__ = ["Budget", "Privacy", "agreed", "check_beside", "following", "moving",
 Privacy = PatientLevel | ClientLevel
 """What `federate(privacy=)` takes."""
 
+_SESSION_BYTES: Final = 16
+
 _NO_PLACE: Final = {
     "epochs": (1, "a patient would be seen more than once a round: leave it out, and run more rounds"),
     "optimiser": (None, "the server takes the step: leave it out, and pass server_optimiser="),
@@ -203,6 +205,10 @@ class Budget:
 
     Attributes:
         session: under which its rounds are paid for, those before an interruption too.
+        saved: for the checkpoint: the session, and the identity of a durable ledger.
+
+    Raises:
+        ParameterError: its rounds so far were paid for in another ledger.
     """
 
     def __init__(self, sums: NoisedSums, prepared: Prepared, saved: Saved | None) -> None:
@@ -211,7 +217,14 @@ class Budget:
         if ledger is None:  # it lasts as long as this training
             ledger = BudgetLedger(None, epsilon=privacy.epsilon, delta=privacy.delta)
         # Not of a rehearsal's randomness, either: two trainings are two, even if they draw alike.
-        self.session = os.urandom(16) if saved is None else saved.account
+        self.session = os.urandom(_SESSION_BYTES) if saved is None else saved.account[:_SESSION_BYTES]
+        kept = b"" if privacy.ledger is None else privacy.ledger.identity
+        self.saved = self.session + kept
+        if saved is not None and saved.account != self.saved:
+            raise ParameterError(
+                "the checkpoint's rounds were paid for in another ledger than privacy has, or in none: pass "
+                "that one, for this one has forgotten what is spent; or begin in another folder"
+            )
         self._accounts = {
             name: Account(ledger=ledger, site=name, roster=roster, session=self.session)
             for name in prepared.sites

@@ -379,7 +379,7 @@ class Training:
                 culprits=frozenset(self._culprits),
                 handed_over=frozenset(self._handed_over),
                 seen=frozenset(self._unmoved.seen),
-                account=b"" if self._budget is None else self._budget.session,
+                account=b"" if self._budget is None else self._budget.saved,
             )
         )
 

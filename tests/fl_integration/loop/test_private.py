@@ -236,6 +236,19 @@ def test_a_durable_ledger_is_not_charged_again_for_what_a_checkpoint_says(tmp_pa
         assert run.history[2].epsilon <= run.privacy.epsilon_by_round[2] * (1 + 1e-9)
 
 
+def test_a_training_goes_on_with_the_ledger_that_paid_for_it(tmp_path):
+    """One that was lost has forgotten, and a new one in its place would spend the budget again (D9)."""
+    with BudgetLedger(tmp_path / "ledger", epsilon=9.0, delta=1e-3) as ledger:
+        private(privacy=replace(UNIT, ledger=ledger), checkpoint=tmp_path, rounds=1)
+    with BudgetLedger(tmp_path / "another", epsilon=9.0, delta=1e-3) as another:
+        for other in (another, None):
+            with pytest.raises(ParameterError, match="were paid for in another ledger"):
+                private(privacy=replace(UNIT, ledger=other), checkpoint=tmp_path)
+        assert another.rounds(site="a", roster=roster_of(NAMES)) == 0
+    with BudgetLedger(tmp_path / "ledger", epsilon=9.0, delta=1e-3) as ledger:
+        assert len(private(privacy=replace(UNIT, ledger=ledger), checkpoint=tmp_path).history) == 3
+
+
 def test_a_training_goes_on_under_its_own_promise_alone(tmp_path):
     """Whose rows are whose is part of it; the ids are not in the file, nor in the error."""
     ids = replace(UNIT, patients={name: [f"Mrs {name}{row}" for row in range(12)] for name in NAMES})
