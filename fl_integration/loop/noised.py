@@ -150,6 +150,16 @@ class Account:
             failure=plan.failure,
         )
 
+    def check(self, plan: PrivacyPlan, *, rounds: int) -> None:
+        """Refuses rounds to come that are too many for what is left.
+
+        Raises:
+            BudgetExceededError: they are; nothing was charged.
+        """
+        self.ledger.check(
+            site=self.site, roster=self.roster, release=plan.release, rounds=rounds, failure=plan.failure
+        )
+
     @property
     def spent(self) -> float:
         """ε that is spent."""

@@ -208,6 +208,7 @@ class Budget:
         saved: for the checkpoint: the session, and the identity of a durable ledger.
 
     Raises:
+        BudgetExceededError: what is left does not do for the rounds that are to come; nothing was charged.
         ParameterError: its rounds so far were paid for in another ledger.
     """
 
@@ -233,6 +234,9 @@ class Budget:
             for report in saved.history:  # all that were asked: who sent nothing in the end is not known
                 for name in report.asked:
                     self._accounts[name].pay(sums.plan, round=report.number)
+        left = prepared.rounds - (0 if saved is None else saved.next_round)
+        for account in self._accounts.values():
+            account.check(sums.plan, rounds=left)
 
     def account(self, site: ClientId) -> Account:
         """One site's."""

@@ -29,6 +29,7 @@ import json
 import os
 import sqlite3
 import threading
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -215,6 +216,34 @@ class BudgetLedger:
         self._check_home()
         with self._lock, self._refusing("read"):
             return self._spent(site, roster)
+
+    def check(self, *, site: str, roster: bytes, release: Release, rounds: int, failure: float = 0.0) -> None:
+        """Refuses rounds that are too many for what is left, before the first of them; nothing is charged.
+
+        Args:
+            site, roster: whose budget.
+            release, failure: of each round.
+            rounds: how many are planned, at least 0.
+
+        Raises:
+            BudgetExceededError: they are too many; the text says how many there can be.
+        """
+        _place(site, roster, b"-", 0)
+        self._check_home()
+        with self._lock, self._refusing("read"):
+
+            def fits(count: int) -> bool:
+                return self._total(site, roster, Counter({release: count}), count * failure) <= self.epsilon
+
+            if not rounds or fits(rounds):
+                return
+            spent = self._spent(site, roster)
+            left = bisect_left(range(1, rounds), x=True, key=lambda count: not fits(count))
+        raise BudgetExceededError(
+            f"{site!r} has spent ε = {spent:.4g} of {self.epsilon:g} at delta {self.delta:g}, which leaves "
+            f"room for {left} of {rounds} rounds: plan so many, or more noise (a smaller epsilon), or raise "
+            "the ledger's epsilon, which its patients should hear of"
+        )
 
     def rounds(self, *, site: str, roster: bytes) -> int:
         """How many rounds were charged."""

@@ -73,6 +73,7 @@ def test_ours_goes_on_with_who_is_left(plan: str) -> None:
         assert is_mean(again, data, SEVEN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_ours_goes_on_in_the_steady_state(plan: str) -> None:
     protocol = MaskedSum(max_clients=8, requirements=PLANS[plan])

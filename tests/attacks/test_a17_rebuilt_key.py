@@ -88,6 +88,7 @@ def history() -> History:
     return recorder, updates, secrets
 
 
+@pytest.mark.slow
 def test_a_rebuilt_secret_opens_its_own_pair_secrets_and_nothing_else(
     history: History,
 ) -> None:

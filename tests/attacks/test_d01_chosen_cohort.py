@@ -175,6 +175,7 @@ class LosesAnybody(MaskedServerSteps):
         return super().close(context, state, present)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversary", Adversary)
 def test_no_dropouts_leave_the_victim_alone_with_them(adversary: Adversary) -> None:
     """The server may also lose honest clients of a larger cohort, as many as it likes."""

@@ -228,6 +228,7 @@ def test_where_nobody_judges_every_round_dies_and_the_honest_look_lost(
 
 
 @every_adversary
+@pytest.mark.slow
 def test_where_nobody_judges_a_random_graph_dies_too(adversary: Adversary) -> None:
     names = (LIAR, *CROWD)
     protocol = MaskedSum(max_clients=40, requirements=replace(RANDOM, adversary=adversary))
@@ -266,6 +267,7 @@ def test_ours_names_the_liar_in_the_first_round_and_ends_the_next_without_it(
 
 @pytest.mark.parametrize("place", [0, 12])
 @every_adversary
+@pytest.mark.slow
 def test_ours_names_it_on_a_random_graph(adversary: Adversary, place: int) -> None:
     names = (*CROWD[:place], LIAR, *CROWD[place:])
     protocol = MaskedSum(max_clients=40, requirements=replace(RANDOM, adversary=adversary))
@@ -284,6 +286,7 @@ def test_ours_names_it_on_a_random_graph(adversary: Adversary, place: int) -> No
 @pytest.mark.parametrize("lie", [LAST_EDGE, LAST_CIPHERTEXT], ids=["hash", "ciphertext"])
 @pytest.mark.parametrize("graph", ["complete", "random"])
 @every_adversary
+@pytest.mark.slow
 def test_a_proof_that_comes_before_the_liars_vector_saves_the_round(
     adversary: Adversary, graph: str, lie: FirstDealer
 ) -> None:

@@ -250,6 +250,7 @@ def test_a_filter_turns_it_into_an_error_by_its_category() -> None:
             moved("masked", TABLE)
 
 
+@pytest.mark.slow
 def test_a_script_sees_it_on_standard_error_with_its_own_line(tmp_path: Any) -> None:
     script = tmp_path / "train.py"
     script.write_text(

@@ -267,6 +267,7 @@ def opens_a_round(recording: Recording, number: int, sent: Sent) -> bool:
     return first.exchange == sent.exchange
 
 
+@pytest.mark.slow
 def test_every_state_and_message_of_the_server(family: Family) -> None:
     recording = Recording(family)
     world, violations = recording.world, 0
