@@ -114,6 +114,7 @@ def test_ours_reveals_nothing_to_so_few() -> None:
     assert all("survived; 4 are needed" in str(client.refusal) for client in stage.clients.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversary", list(Adversary))
 def test_the_least_number_is_the_plans_own(adversary: Adversary) -> None:
     """Every number of survivors: one too few is refused, the least is enough."""

@@ -54,6 +54,7 @@ def is_mean(outcome: Any, data: dict[str, Any], names: Any) -> bool:
     return bool(np.abs(outcome.total.mean - truth).max() < 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_ours_goes_on_with_who_is_left(plan: str) -> None:
     """Two of seven vanish, each in any exchange or not at all; then a steady round, or new keys for all."""

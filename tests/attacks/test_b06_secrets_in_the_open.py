@@ -186,6 +186,7 @@ def test_the_search_finds_what_is_there() -> None:
     assert in_bytes(found, b"SAGX" + secret)
 
 
+@pytest.mark.slow
 def test_no_repr_of_a_state_shows_a_secret(watched: Watched) -> None:
     assert not in_text(watched.secrets, "\n".join(watched.shown))
 

@@ -133,6 +133,7 @@ class Short(ConsortiumClientSteps):
         return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["2048 in place of 3072", "1024"])
 def test_a_custodian_with_another_key_loses_its_office(kind: str, weak: tuple[int, int]) -> None:
     """The server sees it, another client makes the key, and the round ends with it."""

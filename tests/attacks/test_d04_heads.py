@@ -267,6 +267,7 @@ def test_on_ours_it_has_another_key_before_long(name: str, restarted: bool) -> N
     assert len(shut_out.set_ups) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asking", [1, 2])
 def test_who_asks_for_no_reason_costs_a_set_up_in_some_rounds(asking: int) -> None:
     """As many as may be corrupt, in each round; the others' sums open all the same."""

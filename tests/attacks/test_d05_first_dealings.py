@@ -929,6 +929,7 @@ def test_brute_force_finds_no_smaller_group(asked: str, n: int) -> None:
         assert worst == min(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "n"), [("nobody corrupt, two contributors", 6), ("nobody corrupt", 7)])
 def test_nor_do_stories_by_chance_where_two_may_be_missing(asked: str, n: int) -> None:
     each, draws = cohort(asked, n), np.random.default_rng(1)

@@ -235,6 +235,7 @@ def test_where_the_ratchet_stands_still_later_states_open_earlier_rounds() -> No
             assert reads(recorder, played, guess, updates[client], client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_the_states_after_a_round_do_not_open_it(number: int) -> None:
     recorder, updates, _, states = recorded()

@@ -198,6 +198,7 @@ def test_scales_are_worth_what_the_page_says():
     assert markdown_of(scales.HEADERS, scales.lines_of(found)) in PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["FedAvg", "FedAdam"])
 def test_masked_is_clear_to_the_grid(row):
     """A step down the gradient of a convex function brings two models no further apart, nor does their mean,

@@ -90,6 +90,7 @@ def test_both_acts_from_the_command_line(tmp_path, capsys):
     assert not numbers["million_parameters"]["lattice"]["scaled"]
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained(tmp_path, capsys):
     assert main(["--rounds", "2", "--protocol", "masked", "--out", str(tmp_path)]) == 0
     capsys.readouterr()

@@ -191,6 +191,7 @@ def test_fewer_vouchers_than_needed_are_no_copy(tmp_path: Path, caplog: pytest.L
     study.agree("abc")
 
 
+@pytest.mark.slow
 def test_one_that_is_behind_whatever_is_done_costs_the_others_ever_less(tmp_path: Path) -> None:
     study = Learners(tmp_path)
     course = Course(study)
@@ -695,6 +696,7 @@ def test_what_waits_is_handed_out_before_the_session_changes_and_not_to_who_leav
     line.study.agree("abcd")
 
 
+@pytest.mark.slow
 def test_no_sum_is_lost_with_a_session_whose_sites_have_the_next_roster_already(
     tmp_path: Path, sums: list[Sum]
 ) -> None:

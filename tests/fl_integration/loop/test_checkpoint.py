@@ -100,6 +100,7 @@ def test_stopped_and_resumed_under_every_protocol(name: str, tmp_path: Path) -> 
         assert train(name, rounds=5, shape=shape, protocol_seed=2).digest != whole.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked", "ckks"])
 def test_with_every_option_at_once(name: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {

@@ -111,6 +111,7 @@ def test_only_who_is_drawn_trains_and_everybody_ends_with_one_model(name: str) -
     assert run.models.keys() == set(EIGHT)
 
 
+@pytest.mark.slow
 def test_where_the_clients_learn_nobody_is_lost_however_long_it_was_away() -> None:
     """Sealed sums wait for a client, the last few of them: whoever was away for longer asks a peer."""
     run, step = sampled("ckks", rounds=14)

@@ -238,6 +238,7 @@ train("masked", rounds=3, watch=Watch(), evaluate=lambda n, model: {"auc": 0.5 +
 """
 
 
+@pytest.mark.slow
 def test_quiet_in_a_pipe() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, timeout=120, check=True,

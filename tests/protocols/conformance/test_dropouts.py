@@ -138,8 +138,11 @@ def check_absorbed(world: World, reason: str) -> None:
 
 @pytest.mark.parametrize(
     "requirements",
-    [Requirements(), Requirements(min_contributors=2), TWO],
-    ids=["three", "two", "two and none corrupt"],
+    [
+        pytest.param(Requirements(), id="three"),
+        pytest.param(Requirements(min_contributors=2), id="two", marks=pytest.mark.slow),
+        pytest.param(TWO, id="two and none corrupt", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("count", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_dropout_pattern(family: Family, count: int, requirements: Requirements) -> None:

@@ -322,6 +322,7 @@ def test_ckks_sum_takes_under_31_bytes_a_parameter() -> None:
     assert len(message) <= 31 * 10**5
 
 
+@pytest.mark.slow
 def test_paillier_sum_takes_under_5_2_bytes_a_parameter() -> None:
     message = contribution(World(PaillierSum(bits=16, max_clients=10, key_bits=3072)), 10**5, collecting=2)
     assert len(message) <= 5.2 * 10**5

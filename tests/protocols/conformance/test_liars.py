@@ -121,6 +121,7 @@ def test_a_second_result_of_one_round_is_refused(consortium: Family) -> None:
     assert world.clients["a"].open(second.result).contributors == frozenset("ab")
 
 
+@pytest.mark.slow
 def test_a_key_of_another_size_is_the_custodians_fault() -> None:
     world = World(Family("paillier", FAMILIES["paillier"])(requirements=TWO))
     other = generate_key(key_bits=2112, entropy=SeededEntropy(b"another size"))
@@ -202,6 +203,7 @@ def test_an_honest_sum_of_too_few_does_not_open(name: str) -> None:
         assert_right(client.open(result_of("abc")), world.protocol, updates, "abc")
 
 
+@pytest.mark.slow
 def test_a_client_stops_opening_after_eight_failures(consortium: Family) -> None:
     world = World(consortium(max_clients=3), "abc")
 

@@ -117,6 +117,7 @@ def test_two_clients_are_asked_for_by_name() -> None:
         simulate(LatticeSum(max_clients=12), updates_of("ab"))
 
 
+@pytest.mark.slow
 def test_many_rounds_with_losses_other_lengths_and_restarts() -> None:
     world = World(LatticeSum(max_clients=12, max_weight=3, requirements=TWO), "abcdefghijkl")
     collecting = world.protocol.suite.collecting  # type: ignore[attr-defined]
