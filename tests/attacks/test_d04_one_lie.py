@@ -448,7 +448,9 @@ def test_each_lie_of_two_liars_costs_its_rounds_at_most(name: str, lie: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize(
+    "name", [name for name in PROTOCOLS if name != "lattice over paillier"]
+)  # rooms of both
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_liars_did_the_next_round_ends(name: str, data: Any) -> None:

@@ -149,6 +149,7 @@ def test_every_dropout_pattern(family: Family, count: int, requirements: Require
     if requirements not in (Requirements(), TWO) and not (family.masked and count == 3):
         pytest.skip("who is corrupt matters to shares only, and three show it")
     halves = {"ckks": TWO, "paillier": Requirements(), "lattice over paillier": TWO}
+    halves |= {"masked malicious": Requirements(), "masked semi-honest": TWO}
     if count == 4 and requirements != halves.get(family.name, requirements):
         pytest.skip("all run the same machines; each takes one half")
     try_patterns(family, count, requirements)
