@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines
 OUT ?= demo-out
-# An engine waits more than it works, so one worker more than there are processors.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: demo test test-all bench lint clean
 .DEFAULT_GOAL := test
@@ -36,7 +34,7 @@ test: lint
 	$(BIN)/pytest --numprocesses auto -m "not slow and not engine"
 
 test-all: test $(ENGINES)
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup -m "slow or engine"
+	$(BIN)/pytest --numprocesses auto --dist loadgroup -m "slow or engine"
 
 bench: $(ENGINES)
 	$(BIN)/python -m bench

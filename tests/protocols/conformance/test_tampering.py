@@ -32,7 +32,7 @@ from tests.protocols.conftest import (
 pytestmark = pytest.mark.usefixtures("one_paillier_key")
 
 FUZZ = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
