@@ -47,7 +47,7 @@ def test_machines_make_the_plain_sum_in_every_round(arm):
     assert train(arm, 10.0, runs=1, check=True).checked == private.ROUNDS
 
 
-def test_without_noise_it_is_the_prototypes_figure():
+def test_without_noise_it_is_the_figure_of_plain_gradient_descent():
     assert float(train(Arm.ALL, math.inf, runs=1).accuracy[0]) == pytest.approx(0.719, abs=0.002)
 
 
@@ -67,7 +67,7 @@ def test_noise_has_the_deviation_that_is_printed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("multiplier", "mean", "deviation"), [(24.7, 0.720, 0.019), (190.0, 0.641, 0.054)])
-def test_prototypes_figures_at_the_prototypes_noise(multiplier, mean, deviation):
+def test_figures_at_the_noise_of_a_privacy_loss_distribution(multiplier, mean, deviation):
     """Both are means of 25 runs, so that their difference has √2 times the standard error of one."""
     assert at_noise(multiplier) == pytest.approx(mean, abs=2 * math.sqrt(2) * deviation / 5)
 

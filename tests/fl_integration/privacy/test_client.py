@@ -121,7 +121,7 @@ def test_the_grid_is_as_coarse_as_one_percent_allows():
         assert most_squares(steps, length) <= (1.01 * steps) ** 2
         assert most_squares(steps - 1, length) > (1.01 * (steps - 1)) ** 2
     assert steps_for(1_000_000) == pytest.approx(3.6 * 1000, rel=0.02)
-    # Far above, rounding adds what Kairouz+ 2021 say; FEATURES' grids of 160 and 10,240 steps a clip.
+    # Far above, rounding adds what Kairouz+ 2021 say; grids of 160 and 10,240 steps a clip.
     for steps, inflation in ((160, 3.29), (640, 1.27), (10_240, 1.001)):
         assert math.sqrt(most_squares(steps, 1_000_000)) / steps == pytest.approx(inflation, abs=0.005)
 
