@@ -41,6 +41,7 @@ from typing import Final, Self
 from fl_integration.privacy.accountant import Release, epsilon_of
 from fl_integration.privacy.units import Noise, check_epsilon_delta
 from fl_integration.site.private_files import create_private
+from fl_integration.site.transactions import transaction
 from secagg.errors import ParameterError
 from secagg.numbers import is_number, plain
 from secagg.wire import Writer
@@ -107,7 +108,7 @@ class BudgetLedger:
             with self._refusing("used"):
                 self._connection.execute("PRAGMA journal_mode = PERSIST")
                 self._connection.execute("PRAGMA synchronous = EXTRA")
-                with self._transaction():
+                with transaction(self._connection):
                     self._identity = self._prepare()
         except ParameterError:
             self._connection.close()
@@ -188,7 +189,7 @@ class BudgetLedger:
         written = _written(releases)
         self._check_home()
         epsilon_of(releases, delta=self.delta)  # the accountant is there, before anybody waits for the file
-        with self._lock, self._refusing("written"), self._transaction():
+        with self._lock, self._refusing("written"), transaction(self._connection):
             stands = self._connection.execute(
                 "SELECT releases FROM charges WHERE site = ? AND roster = ? AND session = ? AND round = ?",
                 place,
@@ -349,17 +350,6 @@ class BudgetLedger:
 
     def _one(self, query: str) -> int:
         return int(self._connection.execute(query).fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing; on the disk when it is left without an exception."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:

@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from fl_integration.site.private_files import create_private
+from fl_integration.site.transactions import transaction
 from secagg.errors import ParameterError
 
 __all__ = ["SqliteReleaseLog"]
@@ -88,7 +89,7 @@ class SqliteReleaseLog:
             with self._refusing("used"):
                 self._connection.execute("PRAGMA journal_mode = PERSIST")
                 self._connection.execute("PRAGMA synchronous = EXTRA")
-                with self._transaction():
+                with transaction(self._connection):
                     self._identity = self._prepare()
         except ParameterError:
             self._connection.close()
@@ -118,7 +119,7 @@ class SqliteReleaseLog:
                 raise ParameterError(f"the {name} is {number!r}; it must be an int in [0, 2**63)")
         self._check_home()
         place = (session, round, step)
-        with self._lock, self._refusing("written"), self._transaction():
+        with self._lock, self._refusing("written"), transaction(self._connection):
             self._connection.execute(
                 "INSERT INTO releases VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (*place, digest)
             )
@@ -191,17 +192,6 @@ class SqliteReleaseLog:
 
     def _one(self, query: str, *values: bytes) -> int:
         return int(self._connection.execute(query, values).fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing; on the disk when it is left without an exception."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:

@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_integration.site.private_files import create_private
+from fl_integration.site.transactions import transaction
 from fl_integration.statistics.refusal import QuestionRefusedError
 from fl_integration.statistics.row_names import bits_of, distance, names_of
 from secagg.errors import ParameterError
@@ -128,7 +129,7 @@ class AnswerLedger:
             with self._refusing("used"):
                 self._connection.execute("PRAGMA journal_mode = PERSIST")
                 self._connection.execute("PRAGMA synchronous = EXTRA")
-                with self._transaction():
+                with transaction(self._connection):
                     self._key = self._prepare()
         except ParameterError:
             self._connection.close()
@@ -166,7 +167,7 @@ class AnswerLedger:
             ParameterError: the file cannot be written, or was opened in another process. Nothing may leave.
         """
         self._check_home()
-        with self._lock, self._refusing("written"), self._transaction():
+        with self._lock, self._refusing("written"), transaction(self._connection):
             place = (site, session, number)
             known = self._all(_KNOWN, *place)
             if known == [(asked.question,)]:
@@ -201,7 +202,7 @@ class AnswerLedger:
             ParameterError: the file cannot be written, or was opened in another process.
         """
         self._check_home()
-        with self._lock, self._refusing("written"), self._transaction():
+        with self._lock, self._refusing("written"), transaction(self._connection):
             self._check_answers(site, max_answers)
             self._connection.execute("INSERT INTO sums VALUES (?, ?, 0, ?)", (site, session, _REFUSED))
 
@@ -367,17 +368,6 @@ class AnswerLedger:
 
     def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(query, values).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing; on the disk when it is left without an exception."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
