@@ -78,14 +78,19 @@ def test_a_step_too_far_is_halved():
 
 def test_a_likelihood_without_a_maximum_is_refused():
     """-exp(-x) rises for ever: every step is 1."""
-    rising = lambda beta: Likelihood(-np.exp(-beta[0]), np.exp(-beta), np.exp(-beta)[:, None])  # noqa: E731
+
+    def rising(beta):
+        return Likelihood(-np.exp(-beta[0]), np.exp(-beta), np.exp(-beta)[:, None])
+
     with pytest.raises(ParameterError, match="the predictors separate the outcomes: the coefficient of 'a'"):
         found(rising)
     assert found(rising, ridge=0.1).beta[0] > 0
 
 
 def test_a_coefficient_beyond_its_limit_is_refused():
-    slope = lambda beta: Likelihood(float(1e-3 * beta[0]), np.array([1e-3]), np.array([[1e-6]]))  # noqa: E731
+    def slope(beta):
+        return Likelihood(float(1e-3 * beta[0]), np.array([1e-3]), np.array([[1e-6]]))
+
     with pytest.raises(
         ParameterError, match=r"'a' would be larger than 256 .* declare bounds that are nearer"
     ):
